@@ -1,0 +1,103 @@
+"""Redis clients, made by one recipe: own pool, jittered retries, time-outs, keep-alive.
+
+The recipe is FAULTS R-07: ``OSError`` among the retried errors is the decisive one, and the retry
+object must be the asyncio one. Producers and the server fail within 2 s; workers never give up.
+"""
+
+import socket
+from typing import Any, Final
+
+from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import FullJitterBackoff
+from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
+    ConnectionError,  # noqa: A004 - redis-py's name
+    NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    TimeoutError,  # noqa: A004 - redis-py's name
+)
+
+from app.errors import RedisRefused, RedisUnavailable
+from app.settings import masked_url
+
+#: what a lost or silent Redis looks like
+GONE: Final = (ConnectionError, TimeoutError, BusyLoadingError, OSError)
+#: what a Redis that answers but will not write looks like, beside the texts in ``is_refusal``
+_REFUSALS: Final = (OutOfMemoryError, ReadOnlyError, NoPermissionError, AuthenticationError)
+_REFUSAL_WORDS: Final = (
+    "OOM",
+    "READONLY",
+    "MISCONF",
+    "NOPERM",
+    "NOREPLICAS",
+    "NOAUTH",
+    "WRONGPASS",
+)
+
+_KEEPALIVE: Final = {
+    getattr(socket, name): value
+    for name, value in (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3))
+    if hasattr(socket, name)
+}
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether Redis answered *error* because it refuses to write or to let us in."""
+    if isinstance(error, _REFUSALS):
+        return True
+    text = str(error)
+    return isinstance(error, ResponseError) and any(word in text[:200] for word in _REFUSAL_WORDS)
+
+
+def pool_arguments(
+    *, timeout_s: float, retries: int, connect_timeout_s: float | None = None
+) -> dict[str, Any]:
+    """Keyword arguments of a connection pool made by the recipe."""
+    return {
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": connect_timeout_s or min(timeout_s, 2.0),
+        "socket_keepalive": True,
+        "socket_keepalive_options": _KEEPALIVE,
+        "health_check_interval": 15,
+        "retry": Retry(FullJitterBackoff(cap=1.0, base=0.05), retries),
+        "retry_on_error": list(GONE),
+    }
+
+
+def connect(
+    url: str, *, timeout_s: float = 1.5, retries: int = 1, max_connections: int = 64, **more: Any
+) -> "Redis":
+    """Return a client for *url* that decodes replies to str and fails within about 2 s.
+
+    *more* goes to the pool (``decode_responses=False`` for raw bytes). Nothing is sent yet.
+    """
+    arguments = {"decode_responses": True, "encoding_errors": "surrogateescape"}
+    unix = url.startswith("unix:")
+    recipe = pool_arguments(timeout_s=timeout_s, retries=retries)
+    if unix:
+        recipe.pop("socket_keepalive")
+        recipe.pop("socket_keepalive_options")
+    pool: ConnectionPool = BlockingConnectionPool.from_url(
+        url,
+        max_connections=max_connections,
+        timeout=timeout_s,
+        **{**arguments, **recipe, **more},
+    )
+    return Redis.from_pool(pool)
+
+
+def explained(error: Exception, url: str) -> Exception:
+    """Turn a redis-py error into ours: refused or unavailable, with the masked URL."""
+    where = masked_url(url)
+    if is_refusal(error):
+        return RedisRefused(f"Redis at {where} refuses: {str(error)[:200]}")
+    if isinstance(error, GONE) or isinstance(error, RedisError):
+        return RedisUnavailable(
+            f"Redis at {where} does not answer ({type(error).__name__}: {str(error)[:200]})"
+        )
+    return error

@@ -1,0 +1,159 @@
+"""Put jobs on a queue: the producer's side. Idempotent by job id, bounded, and clear when refused."""
+
+import secrets
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from app import keys
+from app.connections import explained
+from app.errors import InvalidRequest
+from app.payload import Codec
+from app.scripts import script
+from app.settings import NAME_PATTERN, Settings
+
+#: Payloads outlive their due time by a year: arq's 24 h silently destroys a backlog (ARQ.md G2).
+PAYLOAD_TTL_MS: Final = 365 * 86_400_000
+MAX_DELAY_S: Final = 365 * 86_400.0
+#: ids per script call: a batch must not block Redis for more than a few ms
+BATCH: Final = 500
+#: Redis' name in errors; the URL is the caller's
+_WHERE: Final = "redis://queue"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobRequest:
+    """A job somebody wants run; checked on construction, InvalidRequest names the field.
+
+    ``id`` empty: a random one is made. Ask again with the same id after an unknown outcome: it
+    makes one job. ``attempts``, ``backoff_s`` and ``timeout_s`` replace the queue's policy.
+    """
+
+    name: str
+    args: Sequence[Any] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    id: str = ""
+    delay_s: float = 0.0
+    due: datetime | None = None
+    expires_s: float | None = None
+    timeout_s: float | None = None
+    attempts: int | None = None
+    backoff_s: float | None = None
+    correlation_id: str = ""
+    then: Sequence[Mapping[str, Any]] = ()  #: jobs to enqueue when this one ended well
+
+    def __post_init__(self) -> None:
+        _check_id("name", self.name)
+        if self.id:
+            _check_id("jobId", self.id)
+        _check_range("delay", self.delay_s, 0, MAX_DELAY_S)
+        _check_range("timeout", self.timeout_s, 0.001, 86_400)
+        _check_range("backoff", self.backoff_s, 0, 3_600)
+        _check_range("expires", self.expires_s, 0.001, MAX_DELAY_S)
+        _check_range("attempts", self.attempts, 1, 1_000)
+        if self.due is not None and self.due.tzinfo is None:
+            raise InvalidRequest(
+                f"due={self.due.isoformat()} has no time zone", field="due", hint="add one: +00:00"
+            )
+
+    def options(self) -> dict[str, Any]:
+        """Return what the payload carries beside arq's own fields."""
+        asked = {
+            "timeout": self.timeout_s,
+            "attempts": self.attempts,
+            "backoff": self.backoff_s,
+            "cid": self.correlation_id or None,
+            "then": list(self.then) or None,
+        }
+        return {name: value for name, value in asked.items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class Enqueued:
+    """What became of one request."""
+
+    id: str
+    created: bool  #: False: a job or result of that id exists, nothing was changed
+
+
+async def enqueue(
+    redis: Redis, queue: str, request: JobRequest, *, codec: Codec | None = None
+) -> Enqueued:
+    """Put one job on *queue*.
+
+    Raises InvalidRequest or PayloadTooLarge for what cannot be stored, RedisUnavailable or
+    RedisRefused within about 2 s when Redis is down; then the outcome is unknown, and asking again
+    with the same id is safe.
+    """
+    return (await enqueue_many(redis, queue, [request], codec=codec))[0]
+
+
+async def enqueue_many(
+    redis: Redis, queue: str, requests: Iterable[JobRequest], *, codec: Codec | None = None
+) -> list[Enqueued]:
+    """Put jobs on *queue*, a script call per 500; every request is checked before the first is sent."""
+    _check_id("queue", queue)
+    codec = codec or Codec()
+    now_ms = int(time.time() * 1000)
+    ids: list[str] = []
+    rows: list[list[Any]] = []
+    for request in requests:
+        job_id = request.id or secrets.token_hex(16)
+        payload = codec.encode_job(
+            request.name,
+            tuple(request.args),
+            request.kwargs,
+            enqueued_ms=now_ms,
+            options=request.options(),
+        )
+        when = (
+            f"@{request.due.timestamp() * 1000:.0f}"
+            if request.due
+            else f"{request.delay_s * 1000:.0f}"
+        )
+        ttl = PAYLOAD_TTL_MS if request.expires_s is None else int(request.expires_s * 1000)
+        ids.append(job_id)
+        rows.append([job_id, when, ttl, payload])
+    names = [keys.totals(queue), keys.QUEUES]
+    replies: list[int] = []
+    for start in range(0, len(rows), BATCH):
+        flat = [item for row in rows[start : start + BATCH] for item in row]
+        try:
+            replies += await script(__file__, "enqueue").run(
+                redis,
+                [queue, keys.wake(queue), *names],
+                [queue, keys.ARQ_RESULT, keys.ARQ_JOB, *flat],
+            )
+        except (RedisError, OSError) as error:
+            raise explained(error, _WHERE) from error
+    return [Enqueued(job_id, bool(reply)) for job_id, reply in zip(ids, replies, strict=True)]
+
+
+def codec_of(settings: Settings, *, worker: bool = False) -> Codec:
+    """Return the codec the settings ask for; only a worker's may read pickle."""
+    key = settings.payload_key.get_secret_value().encode() if settings.payload_key else None
+    return Codec(key=key, allow_pickle=worker and settings.allow_pickle)
+
+
+def _check_id(name: str, value: str) -> None:
+    if not isinstance(value, str) or not NAME_PATTERN.fullmatch(value):
+        raise InvalidRequest(
+            f"{name}={str(value)[:140]!r} is not valid",
+            field=name,
+            hint="letters, digits and _.:-~ only, starting with a letter or digit, at most 128",
+        )
+
+
+def _check_range(name: str, value: float | None, low: float, high: float) -> None:
+    if value is None:
+        return
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not low <= value <= high:  # NaN fails both comparisons
+        raise InvalidRequest(
+            f"{name}={value!r} is out of range", field=name, hint=f"between {low:g} and {high:g}"
+        )

@@ -1,0 +1,198 @@
+"""Every Redis key and channel this project uses, with its type, owner, TTL and growth bound.
+
+arq's own keys keep arq's names and formats so that stock producers and workers share a queue with
+ours; they are imported from arq. Ours start with ``arqscope:`` and carry the queue (or stream) as a
+hash tag. Every key below says: type · who writes · TTL · what bounds its growth.
+"""
+
+from typing import Final
+
+from arq.constants import (
+    abort_jobs_ss,
+    in_progress_key_prefix,
+    job_key_prefix,
+    result_key_prefix,
+    retry_key_prefix,
+)
+
+# --- arq's keys, on the queue Redis -----------------------------------------------------------
+
+#: ZSET id → ms of the abort call · Job.abort · none · the engine's janitor drops entries > 1 h old
+ARQ_ABORT: Final = abort_jobs_ss
+ARQ_JOB: Final = job_key_prefix
+ARQ_RESULT: Final = result_key_prefix
+ARQ_IN_PROGRESS: Final = in_progress_key_prefix
+ARQ_RETRY: Final = retry_key_prefix
+
+
+def arq_job(job_id: str) -> str:
+    """STRING payload of a waiting or running job · producer · ≥ 365 d · one per queued job."""
+    return f"{ARQ_JOB}{job_id}"
+
+
+def arq_result(job_id: str) -> str:
+    """STRING result of a finished job · engine · keep_result · one per recent job."""
+    return f"{ARQ_RESULT}{job_id}"
+
+
+def arq_in_progress(job_id: str) -> str:
+    """STRING ``worker:attempt``, the lease · engine · lease length, renewed · one per running job."""
+    return f"{ARQ_IN_PROGRESS}{job_id}"
+
+
+def arq_retry(job_id: str) -> str:
+    """STRING tries counted by stock workers · stock arq · 88,400 s · one per retried job."""
+    return f"{ARQ_RETRY}{job_id}"
+
+
+# --- ours, one per deployment, on the queue Redis ---------------------------------------------
+
+#: SET of queue names · our producers and workers · none · one per queue
+QUEUES: Final = "arqscope:queues"
+#: SET of names of queues that take no new job · actions · none · one per queue
+PAUSED_QUEUES: Final = "arqscope:paused"
+#: ZSET worker id → last heartbeat ms · every worker process · none · trimmed to 1 day at each beat
+WORKERS: Final = "arqscope:workers"
+#: STREAM of what operators did · audit · none · capped
+AUDIT: Final = "arqscope:audit"
+
+
+def worker(worker_id: str) -> str:
+    """HASH of one worker process (see records.WorkerInfo) · that process · 20 s · live workers."""
+    return f"arqscope:worker:{worker_id}"
+
+
+def lease(role: str) -> str:
+    """STRING holder of a role only one process may act in · that process · lease · one per role."""
+    return f"arqscope:lease:{role}"
+
+
+# --- ours, one per queue, on the queue Redis --------------------------------------------------
+
+
+def running(queue: str) -> str:
+    """HASH id → ``started_ms:due_ms:attempt:worker`` · claim, finish · none · running jobs."""
+    return f"arqscope:{{{queue}}}:running"
+
+
+def attempts(queue: str) -> str:
+    """HASH id → JSON (errors, shutdowns, crashes, last errors) · finish · none · unfinished jobs
+    that failed, were shut down or crashed at least once."""
+    return f"arqscope:{{{queue}}}:attempts"
+
+
+def wake(queue: str) -> str:
+    """LIST of wake-up tokens idle workers block on · enqueue · none · ≤ 16 tokens."""
+    return f"arqscope:{{{queue}}}:wake"
+
+
+def runs(queue: str) -> str:
+    """STREAM, one entry per finished run: field ``r``, a JobRun as JSON · finish · capped ~10,000."""
+    return f"arqscope:{{{queue}}}:runs"
+
+
+def totals(queue: str) -> str:
+    """HASH of counters that only grow (see records.TOTALS) · enqueue, finish, actions · none · fixed."""
+    return f"arqscope:{{{queue}}}:totals"
+
+
+def minute(queue: str, epoch_minute: int) -> str:
+    """HASH ``function|outcome|complete`` or ``function|wait|12`` → count · finish · 2 h · functions
+    x buckets."""
+    return f"arqscope:{{{queue}}}:minute:{epoch_minute}"
+
+
+def progress(queue: str, job_id: str) -> str:
+    """HASH progress, checkpoint and log lines of a job · the job · 7 d, removed at the end · one
+    per job that reports."""
+    return f"arqscope:{{{queue}}}:progress:{job_id}"
+
+
+def concurrency(queue: str) -> str:
+    """STRING slots per worker set at run time · actions · none · one per queue."""
+    return f"arqscope:{{{queue}}}:concurrency"
+
+
+def control(queue: str) -> str:
+    """PUB/SUB channel of control messages (JSON) to the workers of a queue."""
+    return f"arqscope:{{{queue}}}:control"
+
+
+def functions(queue: str) -> str:
+    """ZSET function name → last heartbeat ms of a worker that knows it · workers · none · functions."""
+    return f"arqscope:{{{queue}}}:functions"
+
+
+# --- dead letters: *source* is a queue (queue Redis) or a stream (streams Redis) ---------------
+
+
+def dead_open(source: str) -> str:
+    """ZSET letter id → died ms, awaiting a decision · finish, actions · none · reviewed by people."""
+    return f"arqscope:{{{source}}}:dead:open"
+
+
+def dead_retrying(source: str) -> str:
+    """ZSET letter id → redriven ms, a retry is under way · actions, finish · none · open retries."""
+    return f"arqscope:{{{source}}}:dead:retrying"
+
+
+def dead_closed(source: str) -> str:
+    """ZSET letter id → closed ms (resolved, discarded, archived) · actions, finish · trimmed after
+    retention."""
+    return f"arqscope:{{{source}}}:dead:closed"
+
+
+def dead_record(source: str, letter_id: str) -> str:
+    """HASH of one dead letter (records.DeadLetter) · finish, actions · none while open · letters."""
+    return f"arqscope:{{{source}}}:dead:record:{letter_id}"
+
+
+def dead_payload(source: str, letter_id: str) -> str:
+    """STRING raw payload bytes of a dead job · finish · none while open · one per letter."""
+    return f"arqscope:{{{source}}}:dead:payload:{letter_id}"
+
+
+# --- streams Redis ----------------------------------------------------------------------------
+
+
+def handled(stream: str, entry_id: str) -> str:
+    """HASH handler → outcome, the dedup of effects · event processor · 7 d · recent entries."""
+    return f"arqscope:{{{stream}}}:handled:{entry_id}"
+
+
+def event_attempts(stream: str) -> str:
+    """HASH entry id → failed deliveries · event processor · none · pending entries."""
+    return f"arqscope:{{{stream}}}:attempts"
+
+
+def event_totals(stream: str) -> str:
+    """HASH of counters (processed, failed, dead, unmatched, malformed) · processor · none · fixed."""
+    return f"arqscope:{{{stream}}}:totals"
+
+
+def recent_events(stream: str) -> str:
+    """STREAM of handled events with handlers and outcome, for the page · processor · capped ~1,000."""
+    return f"arqscope:{{{stream}}}:recent"
+
+
+# --- cache Redis ------------------------------------------------------------------------------
+
+#: LISTs of JSON, newest first · dead-letter processor · 7 d for alerts · capped at 10,000
+DLQ_ALERTS: Final = "dlq:alerts"
+DLQ_ESCALATIONS: Final = "dlq:escalations"
+DLQ_DISCARDED: Final = "dlq:discarded"
+DLQ_ARCHIVE: Final = "dlq:archive"
+
+
+def user_channel(user_id: str) -> str:
+    """PUB/SUB channel of one user's notifications (cache Redis)."""
+    return f"user:{user_id}"
+
+
+def workspace_channel(workspace_id: str) -> str:
+    """PUB/SUB channel of one workspace's notifications (cache Redis)."""
+    return f"workspace:{workspace_id}"
+
+
+#: PUB/SUB channel everyone hears (cache Redis)
+BROADCAST_CHANNEL: Final = "system:broadcast"

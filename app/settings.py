@@ -1,0 +1,364 @@
+"""Settings, read once at the door into one frozen object that travels as an argument.
+
+The only module (with ``embedded``, which hands its processes an environment) that looks at the
+environment. Sources, strongest first: the environment, ``.env``, ``arqscope.toml`` (queues only).
+"""
+
+import difflib
+import os
+import re
+import socket
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Final
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
+
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+)
+
+from app.errors import NotFound, SettingsError
+
+NAME_PATTERN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:~-]{0,127}")
+DEAD_LETTER_QUEUE: Final = "dead-letter-queue"
+
+
+class QueuePolicy(BaseModel):
+    """How one queue treats its jobs; the defaults of the specification's three queues are built in."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    timeout_s: float = Field(default=600.0, gt=0, le=86_400)
+    attempts: int = Field(default=3, ge=1, le=1_000)  #: runs that may fail before a job is dead
+    backoff_s: float = Field(default=2.0, ge=0, le=3_600)  #: base of the exponential backoff
+    backoff_cap_s: float = Field(default=600.0, ge=0, le=86_400)
+    crashes: int = Field(default=3, ge=1, le=100)  #: runs that may take the worker down
+    keep_result_s: int | None = None  #: None: COMPLETED_JOB_TTL
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_plain(cls, name: str) -> str:
+        if not NAME_PATTERN.fullmatch(name) or name == DEAD_LETTER_QUEUE:
+            raise ValueError(
+                f"{name!r} is not a queue name: letters, digits and _.:~- only, at most 128, "
+                f"and not {DEAD_LETTER_QUEUE!r}"
+            )
+        return name
+
+
+BUILT_IN_QUEUES: Final = (
+    QueuePolicy(name="long-running-jobs", timeout_s=3600, attempts=3, backoff_s=5),
+    QueuePolicy(name="async-processing", timeout_s=600, attempts=3, backoff_s=2),
+    QueuePolicy(name="event-driven-jobs", timeout_s=300, attempts=5, backoff_s=1),
+)
+
+
+class Settings(BaseModel):
+    """Everything an operator may change; every field has a safe default.
+
+    The specification's names come without prefix (``REDIS_URL``), ours with ``ARQSCOPE_``.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    # -- Redis ---------------------------------------------------------------------------------
+    redis_url: str = Field(
+        default="redis://127.0.0.1:6379/0", description="cache role: pub/sub, alert lists, sessions"
+    )
+    redis_streams_url: str = Field(
+        default="redis://127.0.0.1:6380/0", description="event streams role"
+    )
+    redis_queue_url: str = Field(default="redis://127.0.0.1:6381/0", description="job queue role")
+    redis_password: SecretStr | None = Field(
+        default=None, description="used where a URL has no password"
+    )
+
+    # -- access --------------------------------------------------------------------------------
+    api_key: SecretStr | None = Field(
+        default=None, description="key that the HTTP API and the login ask for"
+    )
+    require_api_key: bool = Field(
+        default=False, description="refuse to start without API_KEY even on loopback"
+    )
+
+    # -- events --------------------------------------------------------------------------------
+    stream_name: str = Field(default="pyairtable-events", description="stream events are read from")
+    stream_consumer_group: str = Field(default="event-processors", description="consumer group")
+    stream_consumer_name: str = Field(
+        default="", description="consumer name; empty: host and process id"
+    )
+    batch_size: int = Field(default=100, ge=1, le=10_000, description="entries per stream read")
+    block_time: int = Field(
+        default=1000, ge=10, le=60_000, description="ms a stream read waits for an entry"
+    )
+
+    # -- jobs ----------------------------------------------------------------------------------
+    concurrency: int = Field(default=5, ge=1, le=10_000, description="jobs a worker runs at a time")
+    max_job_attempts: int | None = Field(
+        default=None, ge=1, le=1_000, description="attempts of every queue, in place of its own"
+    )
+    job_timeout: int | None = Field(
+        default=None, ge=1, description="ms; timeout of every queue, in place of its own"
+    )
+    completed_job_ttl: int = Field(
+        default=3600, ge=0, description="s that results of completed jobs are kept"
+    )
+    failed_job_ttl: int = Field(
+        default=604_800, ge=0, description="s that closed dead letters are kept"
+    )
+    dlq_queue_name: str = Field(
+        default=DEAD_LETTER_QUEUE, description="name dead letters have in /stats"
+    )
+    retry_attempts: int = Field(
+        default=3, ge=0, le=100, description="automatic retries of one dead letter at most"
+    )
+    retry_delay: int = Field(
+        default=5000, ge=0, description="ms before the first automatic retry of a dead letter"
+    )
+    generic_jobs: bool = Field(
+        default=False, description="run jobs of unknown name as 'generic' instead of refusing them"
+    )
+
+    # -- server --------------------------------------------------------------------------------
+    queue_ui_host: str = Field(default="127.0.0.1", description="address the dashboard listens on")
+    queue_ui_port: int = Field(default=8009, ge=0, le=65_535, description="port of the dashboard")
+    environment: str = Field(default="development", description="name shown in the header")
+    log_level: str = Field(default="INFO", description="DEBUG, INFO, WARNING or ERROR")
+
+    # -- ours ----------------------------------------------------------------------------------
+    functions: str = Field(
+        default="",
+        validation_alias=AliasChoices("ARQSCOPE_FUNCTIONS", "functions"),
+        description="modules with the user's own job functions, comma separated",
+    )
+    handlers: str = Field(
+        default="",
+        validation_alias=AliasChoices("ARQSCOPE_HANDLERS", "handlers"),
+        description="modules with the user's own event handlers, comma separated",
+    )
+    allow_pickle: bool = Field(
+        default=False,
+        validation_alias=AliasChoices("ARQSCOPE_ALLOW_PICKLE", "allow_pickle"),
+        description="workers may read pickled jobs of stock producers (this executes what they hold)",
+    )
+    payload_key: SecretStr | None = Field(
+        default=None,
+        validation_alias=AliasChoices("ARQSCOPE_PAYLOAD_KEY", "payload_key"),
+        description="when set, payloads are signed with it and unsigned ones refused",
+    )
+    lease_s: float = Field(
+        default=30.0,
+        ge=0.5,
+        le=600,
+        validation_alias=AliasChoices("ARQSCOPE_LEASE_S", "lease_s"),
+        description="s a running job stays claimed without renewal",
+    )
+    drain_s: float = Field(
+        default=25.0,
+        ge=0,
+        le=3600,
+        validation_alias=AliasChoices("ARQSCOPE_DRAIN_S", "drain_s"),
+        description="s a stopping worker lets running jobs finish",
+    )
+    event_attempts: int = Field(
+        default=5,
+        ge=1,
+        le=100,
+        validation_alias=AliasChoices("ARQSCOPE_EVENT_ATTEMPTS", "event_attempts"),
+        description="deliveries of an event before it is a dead letter",
+    )
+    sample_interval_s: float = Field(
+        default=1.0,
+        ge=0.1,
+        le=60,
+        validation_alias=AliasChoices("ARQSCOPE_SAMPLE_INTERVAL_S", "sample_interval_s"),
+        description="s between two samples of the collector",
+    )
+    read_only: bool = Field(
+        default=False,
+        validation_alias=AliasChoices("ARQSCOPE_READ_ONLY", "read_only"),
+        description="refuse every action, show everything",
+    )
+    config_file: Path = Field(
+        default=Path("arqscope.toml"),
+        validation_alias=AliasChoices("ARQSCOPE_CONFIG_FILE", "config_file"),
+        description="TOML file with further queues",
+    )
+    data_dir: Path = Field(
+        default=Path(".arqscope"),
+        validation_alias=AliasChoices("ARQSCOPE_DATA_DIR", "data_dir"),
+        description="where the embedded stack keeps its data",
+    )
+    queues: tuple[QueuePolicy, ...] = BUILT_IN_QUEUES
+
+    #: fields whose name is not an environment variable
+    _NOT_ENVIRONMENT: ClassVar[frozenset[str]] = frozenset({"queues"})
+
+    @field_validator("redis_url", "redis_streams_url", "redis_queue_url")
+    @classmethod
+    def _url_is_redis(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if parts.scheme not in ("redis", "rediss", "unix") or not (parts.hostname or parts.path):
+            raise ValueError("not a redis://, rediss:// or unix:// URL with a host")
+        return url
+
+    @field_validator("stream_name", "stream_consumer_group", "dlq_queue_name")
+    @classmethod
+    def _is_plain_name(cls, name: str) -> str:
+        if not NAME_PATTERN.fullmatch(name):
+            raise ValueError("letters, digits and _.:~- only, at most 128")
+        return name
+
+    @field_validator("log_level")
+    @classmethod
+    def _level_is_known(cls, level: str) -> str:
+        if level.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR"):
+            raise ValueError("one of DEBUG, INFO, WARNING, ERROR")
+        return level.upper()
+
+    @classmethod
+    def load(
+        cls, environ: Mapping[str, str] | None = None, *, env_file: Path | None = Path(".env")
+    ) -> "Settings":
+        """Read the environment (or *environ*), then *env_file*, then the TOML file with queues.
+
+        Raises SettingsError, naming the variable, its value (never a secret) and the remedy.
+        """
+        world = os.environ if environ is None else environ
+        values = {**_read_env_file(env_file), **{k: v for k, v in world.items() if v != ""}}
+        _refuse_unknown(values)
+        wanted = {name: values[name] for name in environment_names() if name in values}
+        arguments: dict[str, Any] = {
+            _field_of(name): (None if value == "" else value) for name, value in wanted.items()
+        }
+        config_file = Path(arguments.get("config_file", cls.model_fields["config_file"].default))
+        if config_file.exists():
+            arguments["queues"] = _read_queues(config_file)
+        try:
+            return cls(**arguments)
+        except ValidationError as error:
+            raise SettingsError(_explain(error)) from error
+
+    def queue(self, name: str) -> QueuePolicy:
+        """Return the policy of *name* with the specification's overrides applied; NotFound else."""
+        for policy in self.queues:
+            if policy.name == name:
+                overrides: dict[str, Any] = {}
+                if self.max_job_attempts is not None:
+                    overrides["attempts"] = self.max_job_attempts
+                if self.job_timeout is not None:
+                    overrides["timeout_s"] = self.job_timeout / 1000
+                if policy.keep_result_s is None:
+                    overrides["keep_result_s"] = self.completed_job_ttl
+                return policy.model_copy(update=overrides)
+        raise NotFound("queue", name, self.queue_names)
+
+    @property
+    def queue_names(self) -> tuple[str, ...]:
+        """Names of the declared queues, in order."""
+        return tuple(policy.name for policy in self.queues)
+
+    @property
+    def consumer_name(self) -> str:
+        """This process's name in the consumer group."""
+        return self.stream_consumer_name or f"{socket.gethostname()}-{os.getpid()}"
+
+    def url(self, role: str) -> str:
+        """URL of a *role* (``cache``, ``streams``, ``queue``), the shared password filled in."""
+        url = {
+            "cache": self.redis_url,
+            "streams": self.redis_streams_url,
+            "queue": self.redis_queue_url,
+        }[role]
+        parts = urlsplit(url)
+        if self.redis_password is None or parts.password is not None or parts.scheme == "unix":
+            return url
+        user = parts.username or ""
+        secret = quote(self.redis_password.get_secret_value(), safe="")
+        host = parts.netloc.rpartition("@")[2]
+        return urlunsplit(parts._replace(netloc=f"{user}:{secret}@{host}"))
+
+
+def masked_url(url: str) -> str:
+    """Return *url* with its password replaced by ``***``."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit(parts._replace(netloc=f"{unquote(parts.username or '')}:***@{host}"))
+
+
+def environment_names() -> dict[str, str]:
+    """Map every environment variable we read to the description of its setting."""
+    names: dict[str, str] = {}
+    for name, field in Settings.model_fields.items():
+        if name in Settings._NOT_ENVIRONMENT:
+            continue
+        alias = field.validation_alias
+        variable = str(alias.choices[0]) if isinstance(alias, AliasChoices) else name.upper()
+        names[variable] = field.description or ""
+    return names
+
+
+def _field_of(variable: str) -> str:
+    return variable.removeprefix("ARQSCOPE_").lower()
+
+
+def _refuse_unknown(values: Mapping[str, str]) -> None:
+    known = environment_names()
+    for name in values:
+        if name.startswith("ARQSCOPE_") and name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+            raise SettingsError(f"{name} is not a setting; did you mean {near[0]}?")
+
+
+def _read_env_file(path: Path | None) -> dict[str, str]:
+    if path is None or not path.is_file():
+        return {}
+    values: dict[str, str] = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        text = line.strip()
+        if not text or text.startswith("#"):
+            continue
+        name, equals, value = text.removeprefix("export ").partition("=")
+        if not equals:
+            raise SettingsError(f"{path} line {number}: expected NAME=value, got {text[:40]!r}")
+        value = value.strip()
+        if len(value) >= 2 and value[0] == value[-1] and value[0] in "\"'":
+            value = value[1:-1]
+        values[name.strip()] = value
+    return values
+
+
+def _read_queues(path: Path) -> tuple[QueuePolicy, ...]:
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{path} is not TOML: {error}") from error
+    policies = {policy.name: policy for policy in BUILT_IN_QUEUES}
+    for name, fields in table.get("queues", {}).items():
+        before = policies[name].model_dump() if name in policies else {}
+        try:
+            policies[name] = QueuePolicy(**{**before, **fields, "name": name})
+        except (ValidationError, TypeError) as error:
+            raise SettingsError(f"{path}, [queues.{name}]: {error}") from error
+    return tuple(policies.values())
+
+
+def _explain(error: ValidationError) -> str:
+    variables = {_field_of(name): name for name in environment_names()}
+    lines = []
+    for problem in error.errors():
+        field = str(problem["loc"][0]) if problem["loc"] else "?"
+        variable = variables.get(field, variables.get(_field_of(field), field))
+        shown = "" if "KEY" in variable or "PASSWORD" in variable else f"={problem['input']!r}"
+        lines.append(f"{variable}{shown}: {problem['msg']}")
+    return "; ".join(lines)

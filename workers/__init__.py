@@ -1,0 +1,1 @@
+"""The processes that do the work: workers, event processor, dead-letter processor."""
