@@ -71,12 +71,12 @@ def lease(role: str) -> str:
 
 
 def running(queue: str) -> str:
-    """HASH id → ``started_ms:due_ms:attempt:worker`` · claim, finish · none · running jobs."""
+    """HASH id → ``started_ms:due_ms:attempt:worker#claim`` · claim, finish · none · running jobs."""
     return f"arqscope:{{{queue}}}:running"
 
 
 def attempts(queue: str) -> str:
-    """HASH id → JSON (errors, shutdowns, crashes, last errors) · finish · none · unfinished jobs
+    """HASH id → ``runs:errors:shutdowns:crashes|json`` · claim, finish · none · unfinished jobs
     that failed, were shut down or crashed at least once."""
     return f"arqscope:{{{queue}}}:attempts"
 

@@ -1,0 +1,566 @@
+"""The worker: arq's, with its loop, claim, run and finish replaced. Same Redis format, no losses.
+
+``claims`` hands over due jobs, ``runner`` runs one and says how it ended, ``outcomes`` commits the
+endings, ``leases`` keeps what runs claimed; this module is the loop that ties them together.
+"""
+
+import asyncio
+import importlib.metadata
+import inspect
+import json
+import logging
+import random
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from signal import Signals
+from typing import Any, Final, cast
+
+import arq.worker
+from arq.connections import ArqRedis, create_pool
+from redis.asyncio import ConnectionPool, Redis
+from redis.exceptions import RedisError
+
+from app import keys
+from app.connections import is_refusal, pool_arguments
+from app.errors import SettingsError
+from app.payload import Codec, safe_str
+from workers.claims import BATCH, Claimer
+from workers.heartbeat import Heartbeat
+from workers.leases import LeaseKeeper
+from workers.outcomes import Outbox
+from workers.retry_policy import RetryPolicy
+from workers.runner import Runner
+
+log = logging.getLogger("arqscope.worker")
+
+#: the releases of arq whose worker this engine was tested against
+TESTED_ARQ: Final = ("0.28.",)
+#: s between two looks of an idle worker at the head of its queue: what stock producers may wait
+#: where the server sends no keyspace events
+POLL_S: Final = 0.5
+POLL_WITH_EVENTS_S: Final = 2.0
+#: s between two rounds of the supervision (timeouts, aborts, lease watch)
+ROUND_S: Final = 0.1
+ABORT_ROUND_S: Final = 0.5
+#: s a cancelled job has to end before the worker stops waiting for it
+CANCEL_GRACE_S: Final = 2.0
+#: endings that may wait for Redis before no new job is claimed, per slot
+OUTBOX_PER_SLOT: Final = 4
+ABORT_KEPT_MS: Final = 3_600_000
+JANITOR_S: Final = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineOptions:
+    """What arq's settings have no word for; passed as ``ctx={"arqscope": EngineOptions(...)}``."""
+
+    url: str = ""  #: Redis URL; empty: arq's redis_settings or redis_pool
+    policy: RetryPolicy = field(default_factory=lambda: RetryPolicy(retry_errors=False))
+    codec: Codec | None = None  #: None: arq's own serializers (pickle)
+    lease_s: float = 30.0
+    drain_s: float | None = None  #: None: arq's job_completion_wait
+    generic_jobs: bool = False  #: run functions nobody registered as ``generic``
+    unknown_grace_s: float = (
+        300.0  #: a function nobody here knows waits this long for a newer worker
+    )
+
+
+class Worker(arq.worker.Worker):
+    """arq's worker with leases, batches, fenced endings and dead letters.
+
+    Takes arq's own arguments; ``ctx["arqscope"]`` may hold EngineOptions.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        version = importlib.metadata.version("arq")
+        if not version.startswith(TESTED_ARQ):
+            raise SettingsError(
+                f"arq {version} was not tested with this worker; install arq {TESTED_ARQ[0]}x"
+            )
+        given = dict(kwargs.get("ctx") or {})
+        options = given.pop("arqscope", None)
+        kwargs["ctx"] = given
+        super().__init__(*args, **kwargs)
+        self.stock = options is None
+        self.options: EngineOptions = options or EngineOptions(
+            policy=RetryPolicy(attempts=self.max_tries, retry_errors=False)
+        )
+        self.id = ""
+        self.trouble = ""
+        self.quiet = False
+        self._trouble_at = 0.0
+        self._draining = False
+        self._signals = 0
+        self._claims_made = 0
+        self._solo = False
+        self._outbox: Outbox | None = None
+        self._leases: LeaseKeeper | None = None
+        self._runner: Runner | None = None
+        self._slot_free = asyncio.Event()
+        self._wake = asyncio.Event()
+        self._stop_wanted = asyncio.Event()
+        self._clock_offset_ms = 0.0
+        self._has_events = False
+        self._side_tasks: list[asyncio.Task[Any]] = []
+        self._blocking: Redis | None = None
+
+    # -- life ----------------------------------------------------------------------------------
+
+    async def main(self) -> None:
+        """Run until stopped (or, in burst mode, until the queue is empty)."""
+        self.loop = asyncio.get_running_loop()
+        await self._connect()
+        if self.job_serializer is None and self.options.codec is not None:
+            self.pool.job_serializer = self.options.codec.encode
+            self.pool.job_deserializer = self.options.codec.decode
+        self.ctx["redis"] = self.pool
+        heartbeat = Heartbeat(self.pool, "worker", self.queue_name, describe=self._describe)
+        self.id = heartbeat.id
+        outbox = self._outbox = Outbox(self.pool, self.queue_name, on_trouble=self._on_trouble)
+        leases = self._leases = self._make_leases()
+        self._runner = Runner(self, outbox, leases)
+        if self.on_startup:
+            await self.on_startup(self.ctx)
+        log.info("worker started", extra={"worker": self.id, "queue": self.queue_name})
+        outbox.start()
+        leases.start()
+        if not self.burst:
+            await heartbeat.start()
+            self._spawn(self._listen())
+        self._spawn(self._supervise())
+        try:
+            await self._work()
+            await self._finish_running()
+        finally:
+            for task in self._side_tasks:
+                task.cancel()
+            await asyncio.gather(*self._side_tasks, return_exceptions=True)
+            self._side_tasks.clear()
+            if not self.burst:
+                await heartbeat.stop()
+            await outbox.stop()
+            await asyncio.get_running_loop().run_in_executor(None, leases.stop)
+            if self._blocking is not None:
+                await self._blocking.aclose()
+
+    async def close(self) -> None:
+        """Run the shutdown hook and close the connections."""
+        if not self._pool:
+            return
+        if self.on_shutdown:
+            try:
+                await self.on_shutdown(self.ctx)
+            except Exception:
+                log.exception("on_shutdown raised")
+        await self.pool.aclose(close_connection_pool=True)
+        self._pool = None
+
+    def handle_sig(self, signum: Signals) -> None:
+        """Drain: claim nothing more, let running jobs end; a second signal cancels them now."""
+        self._signals += 1
+        self.allow_pick_jobs = False
+        self._draining = True
+        log.info("stopping", extra={"signal": Signals(signum).name, "running": len(self.tasks)})
+        self._stop_wanted.set()
+        self._slot_free.set()
+        self._wake.set()
+        if self.on_stop:
+            self.on_stop(Signals(signum))
+
+    def handle_sig_wait_for_completion(self, signum: Signals) -> None:
+        """Do as ``handle_sig``: this worker always lets running jobs end within the drain time."""
+        self.handle_sig(signum)
+
+    @property
+    def draining(self) -> bool:
+        """Whether the worker is on its way out."""
+        return self._draining
+
+    # -- the loop ------------------------------------------------------------------------------
+
+    async def _work(self) -> None:
+        claimer = Claimer(
+            queue=self.queue_name,
+            worker_id=self.id,
+            lease_ms=int(self.options.lease_s * 1000),
+            crashes=self.options.policy.crashes,
+        )
+        pause_s = 0.05
+        while not self._draining:
+            wanted = self._claimable()
+            if wanted <= 0:
+                self._slot_free.clear()
+                if self._claimable() <= 0 and not self._draining:
+                    await self._wait(self._slot_free, ROUND_S)
+                if self._burst_is_over():
+                    return
+                continue
+            self._claims_made += 1
+            token = f"{self.id}#{self._claims_made}"
+            try:
+                found = await claimer.claim(
+                    self.pool, wanted, token=token, idle=not self.tasks and not len(self.outbox)
+                )
+            except (RedisError, OSError) as error:
+                self._on_trouble(f"cannot claim jobs: {safe_str(error, 200)}")
+                if is_refusal(error):
+                    await self.pool.connection_pool.disconnect(inuse_connections=False)
+                await self._wait(self._stop_wanted, pause_s * (0.5 + random.random()))  # noqa: S311
+                pause_s = min(1.0, pause_s * 2)
+                continue
+            pause_s = 0.05
+            self.trouble = ""
+            self._clock_offset_ms = found.now_ms - time.time() * 1000
+            if found.claims:
+                self._solo = found.claims[0].attempts.crashes >= 2 and len(found.claims) == 1
+                for claim in found.claims:
+                    self.runner.start(claim)
+                await asyncio.sleep(0)
+                continue
+            if self.burst:
+                if await self._burst_queue_is_empty():
+                    return
+                await self._wait(self._slot_free, min(POLL_S, self.poll_delay_s))
+                continue
+            await self._idle(found.next_due_ms, paused=found.paused)
+
+    def _claimable(self) -> int:
+        """Jobs this worker may claim now."""
+        if self._draining or self.quiet or not self.allow_pick_jobs or self._solo_runs():
+            return 0
+        leases = self._leases
+        if leases is not None and (
+            not leases.alive or leases.silent_s > self.options.lease_s * 0.67
+        ):
+            return 0  # without renewal nothing new may start
+        if len(self.outbox) > OUTBOX_PER_SLOT * max(self.max_jobs, 25):
+            return 0
+        free = self.max_jobs - len(self.tasks)
+        if self.burst and self.max_burst_jobs >= 0:
+            free = min(free, self.max_burst_jobs - self._jobs_started())
+        return min(free, BATCH)
+
+    def _solo_runs(self) -> bool:
+        if self._solo and not self.tasks:
+            self._solo = False
+        return self._solo
+
+    def _burst_is_over(self) -> bool:
+        return self.burst and 0 <= self.max_burst_jobs <= self._jobs_started()
+
+    async def _burst_queue_is_empty(self) -> bool:
+        if self.tasks or len(self.outbox):
+            await self._wait(self._slot_free, ROUND_S)
+            await self.outbox.drained()
+        return not self.tasks and await self.pool.zcard(self.queue_name) == 0
+
+    async def _idle(self, next_due_ms: int | None, *, paused: bool) -> None:
+        """Sleep until a producer signals, a deferred job falls due, or the poll finds something."""
+        poll_s = POLL_WITH_EVENTS_S if self._has_events else min(POLL_S, self.poll_delay_s)
+        while not self._draining:
+            limit_s = poll_s
+            if next_due_ms is not None:
+                now_ms = time.time() * 1000 + self._clock_offset_ms
+                limit_s = min(limit_s, max(0.0, (next_due_ms - now_ms) / 1000))
+            if limit_s <= 0.001:
+                await asyncio.sleep(limit_s)
+                return
+            if self.tasks or paused:  # slots are busy or nothing may start: no blocking read needed
+                self._wake.clear()
+                await self._wait(self._wake, limit_s)
+                if self._wake.is_set() or paused or self.tasks:
+                    return
+            if await self._signalled(limit_s):
+                return
+            if not self._has_events and next_due_ms is None and await self._head_is_due():
+                return
+            if next_due_ms is not None or self._has_events:
+                return
+
+    async def _signalled(self, limit_s: float) -> bool:
+        """Block on the wake list, or until a keyspace event or stop; whether to claim now."""
+        client = self._blocking
+        if client is None:
+            client = self._blocking = Redis.from_pool(
+                ConnectionPool(**self._connection_arguments(timeout_s=POLL_WITH_EVENTS_S + 10))
+            )
+        self._wake.clear()
+        pop = asyncio.ensure_future(
+            cast(Any, client).blpop([keys.wake(self.queue_name)], timeout=max(0.01, limit_s))
+        )
+        wake = asyncio.ensure_future(self._wake.wait())
+        done, pending = await asyncio.wait({pop, wake}, return_when=asyncio.FIRST_COMPLETED)
+        for task in pending:
+            task.cancel()
+        await asyncio.gather(*pending, return_exceptions=True)
+        if pop in done:
+            try:
+                return pop.result() is not None
+            except (RedisError, OSError) as error:
+                self._on_trouble(f"cannot wait for jobs: {safe_str(error, 200)}")
+                await self._wait(self._stop_wanted, 0.2)
+                return True
+        await client.connection_pool.disconnect()  # the cancelled read may still pop a token
+        return True
+
+    async def _head_is_due(self) -> bool:
+        try:
+            head = await cast(Any, self.pool.zrange(self.queue_name, 0, 0, withscores=True))
+        except (RedisError, OSError):
+            return True  # the claim will meet the same error, and reports it
+        return bool(head) and head[0][1] <= time.time() * 1000 + self._clock_offset_ms
+
+    async def _listen(self) -> None:
+        """Hear control messages and, where the server sends them, the queue's keyspace events."""
+        control = keys.control(self.queue_name)
+        database = self.pool.connection_pool.connection_kwargs.get("db", 0)
+        space = f"__keyspace@{database}__:{self.queue_name}"
+        while True:
+            client = Redis.from_pool(ConnectionPool(**self._connection_arguments(timeout_s=None)))
+            try:
+                flags = await self.pool.config_get("notify-keyspace-events")
+                enabled = str(flags.get("notify-keyspace-events", ""))
+                self._has_events = "K" in enabled and ("z" in enabled or "A" in enabled)
+            except (RedisError, OSError):
+                self._has_events = False
+            try:
+                async with client.pubsub() as channel:
+                    await channel.subscribe(control, space)
+                    while True:
+                        message = await channel.get_message(
+                            ignore_subscribe_messages=True, timeout=30
+                        )
+                        if message is None:
+                            continue
+                        if message["channel"].decode() == control:
+                            self._obey(message["data"])
+                        elif message["data"] in (b"zadd", b"zincr") and not self.tasks:
+                            self._wake.set()
+            except (RedisError, OSError) as error:
+                self._has_events = False
+                self._on_trouble(f"control channel lost: {safe_str(error, 200)}")
+                await asyncio.sleep(0.2 + random.random() * 0.8)  # noqa: S311
+            finally:
+                await client.aclose(close_connection_pool=True)
+
+    def _obey(self, data: bytes) -> None:
+        try:
+            message = json.loads(data)
+            action, target = message["action"], message.get("worker")
+        except (ValueError, KeyError, TypeError, AttributeError):
+            log.warning("control message ignored", extra={"data": safe_str(data, 200)})
+            return
+        if target not in (None, self.id):
+            return
+        log.info("control", extra={"action": action})
+        if action == "quiet":
+            self.quiet = True
+        elif action == "resume":
+            self.quiet = False
+        elif action == "stop":
+            self.handle_sig(Signals.SIGTERM)
+        self._wake.set()
+        self._slot_free.set()
+
+    # -- supervision ---------------------------------------------------------------------------
+
+    async def _supervise(self) -> None:
+        """Watch timeouts, aborts, leases, cron, run-time concurrency; never dies of an error."""
+        next_abort = next_janitor = next_setting = 0.0
+        while True:
+            await asyncio.sleep(ROUND_S)
+            now = time.monotonic()
+            self.runner.enforce_timeouts(now)
+            leases = self._leases
+            if leases is not None and (
+                not leases.alive or leases.silent_s > self.options.lease_s * 0.9
+            ):
+                self.runner.stop_all("the leases could not be renewed")
+            try:
+                if now >= next_abort and self.tasks:
+                    next_abort = now + ABORT_ROUND_S
+                    await self._abort_asked()
+                if now >= next_setting and not self.burst:
+                    next_setting = now + 5.0
+                    await self._announce_functions()
+                    await self._read_concurrency()
+                if now >= next_janitor:
+                    next_janitor = now + JANITOR_S
+                    await self.pool.zremrangebyscore(
+                        keys.ARQ_ABORT, 2, int(time.time() * 1000) - ABORT_KEPT_MS
+                    )
+                if self.cron_jobs or self.health_check_interval < 3600:
+                    await self.heart_beat()
+            except (RedisError, OSError) as error:
+                self._on_trouble(f"supervision: {safe_str(error, 200)}")
+
+    async def _abort_asked(self) -> None:
+        ids = list(self.tasks)
+        scores = await cast(Any, self.pool.zmscore(keys.ARQ_ABORT, ids))
+        for job_id, score in zip(ids, scores, strict=True):
+            if score is not None:
+                self.runner.abort(job_id)
+
+    async def _announce_functions(self) -> None:
+        """Say which functions this queue's workers know, so that producers can refuse others."""
+        now_ms = int(time.time() * 1000)
+        async with self.pool.pipeline(transaction=False) as pipe:
+            pipe.sadd(keys.QUEUES, self.queue_name)
+            pipe.zadd(keys.functions(self.queue_name), dict.fromkeys(self.functions, now_ms))
+            pipe.zremrangebyscore(keys.functions(self.queue_name), 0, now_ms - 86_400_000)
+            await pipe.execute()
+
+    async def _read_concurrency(self) -> None:
+        wanted = await self.pool.get(keys.concurrency(self.queue_name))
+        if not wanted or not wanted.isdigit() or int(wanted) == self.max_jobs:
+            return
+        if 1 <= int(wanted) <= 10_000:
+            log.info("concurrency changed", extra={"slots": int(wanted)})
+            self.max_jobs = int(wanted)
+            self._slot_free.set()
+
+    async def _finish_running(self) -> None:
+        """Let running jobs end within the drain time, then lay the rest back for free."""
+        drain_s = self.options.drain_s
+        if drain_s is None:
+            drain_s = float(self._job_completion_wait)
+        if self.burst and not self._draining:
+            drain_s = float("inf")
+        end = time.monotonic() + drain_s
+        while self.tasks and self._signals < 2 and time.monotonic() < end:
+            self._slot_free.clear()
+            await self._wait(self._slot_free, ROUND_S)
+        if self.tasks:
+            self.runner.stop_all("the worker stops")
+            end = time.monotonic() + CANCEL_GRACE_S
+            while self.tasks and time.monotonic() < end:
+                self._slot_free.clear()
+                await self._wait(self._slot_free, ROUND_S)
+            self.runner.lay_back_stubborn()
+        try:
+            # what Redis will not take now stays leased, falls due by itself, and runs again
+            await asyncio.wait_for(self.outbox.drained(), timeout=self.options.lease_s)
+        except TimeoutError:
+            log.error("outcomes not recorded", extra={"count": len(self.outbox)})
+
+    # -- odds and ends -------------------------------------------------------------------------
+
+    @property
+    def outbox(self) -> Outbox:
+        """Endings on their way to Redis."""
+        return cast(Outbox, self._outbox)
+
+    @property
+    def runner(self) -> Runner:
+        """Runs claimed jobs."""
+        return cast(Runner, self._runner)
+
+    def slot_freed(self) -> None:
+        """A run ended: claim the next job at once."""
+        self._slot_free.set()
+        self._wake.set()
+
+    def _on_trouble(self, text: str) -> None:
+        self.trouble = text
+        now = time.monotonic()
+        if now - self._trouble_at > 5:  # loud, but not a flood
+            self._trouble_at = now
+            log.error("worker in trouble", extra={"worker": self.id, "trouble": text})
+
+    def _describe(self) -> Mapping[str, Any]:
+        state = "draining" if self._draining else "quiet" if self.quiet else "running"
+        return {
+            "slots": self.max_jobs,
+            "busy": len(self.tasks),
+            "state": "degraded" if self.trouble else state,
+            "trouble": self.trouble,
+            "functions": ",".join(sorted(self.functions)),
+            "jobs": json.dumps(self.runner.running()[:50]) if self._runner else "[]",
+        }
+
+    def _spawn(self, coroutine: Any) -> None:
+        self._side_tasks.append(asyncio.get_running_loop().create_task(coroutine))
+
+    async def _wait(self, event: asyncio.Event, limit_s: float) -> None:
+        try:
+            await asyncio.wait_for(event.wait(), limit_s)
+        except TimeoutError:
+            return
+
+    async def _connect(self) -> None:
+        recipe = pool_arguments(timeout_s=10.0, retries=1)
+        if self._pool is None and self.options.url:
+            pool = ConnectionPool.from_url(self.options.url, **recipe)
+            self._pool = ArqRedis(
+                pool,
+                job_serializer=self.job_serializer,
+                job_deserializer=self.job_deserializer,
+                default_queue_name=self.queue_name,
+                expires_extra_ms=self.expires_extra_ms,
+            )
+        elif self._pool is None:
+            self._pool = await create_pool(
+                self.redis_settings,
+                job_deserializer=self.job_deserializer,
+                job_serializer=self.job_serializer,
+                default_queue_name=self.queue_name,
+                expires_extra_ms=self.expires_extra_ms,
+            )
+            self._pool.connection_pool.connection_kwargs.update(recipe)
+        pause_s = 0.1
+        while not self._draining:
+            try:
+                await self._pool.ping()
+            except (RedisError, OSError) as error:
+                self._on_trouble(f"cannot reach Redis: {safe_str(error, 200)}")
+                await self._wait(self._stop_wanted, pause_s * (0.5 + random.random()))  # noqa: S311
+                pause_s = min(2.0, pause_s * 2)
+            else:
+                self.trouble = ""
+                return
+
+    def _connection_arguments(self, *, timeout_s: float | None) -> dict[str, Any]:
+        """Arguments of a pool to the same server, for blocking reads on a connection of their own."""
+        source = self.pool.connection_pool
+        arguments = dict(source.connection_kwargs)
+        arguments["connection_class"] = source.connection_class
+        arguments.update(pool_arguments(timeout_s=timeout_s or 60.0, retries=0))
+        arguments["socket_timeout"] = timeout_s
+        arguments["socket_connect_timeout"] = 2.0
+        if "path" in arguments:
+            arguments.pop("socket_keepalive")
+            arguments.pop("socket_keepalive_options")
+        return arguments
+
+    def _make_leases(self) -> LeaseKeeper:
+        kwargs = self.pool.connection_pool.connection_kwargs
+        names = ("host", "port", "db", "username", "password")
+        plain: dict[str, Any] = {name: kwargs[name] for name in names if name in kwargs}
+        return LeaseKeeper(
+            self.options.url,
+            self.queue_name,
+            lease_s=self.options.lease_s,
+            on_lost=self._leases_lost,
+            connection=None if self.options.url else plain,
+        )
+
+    def _leases_lost(self, ids: list[str]) -> None:
+        self.loop.call_soon_threadsafe(self.runner.lost, ids)
+
+
+Worker.__signature__ = inspect.signature(arq.worker.Worker.__init__).replace(  # type: ignore[attr-defined]
+    parameters=[
+        p
+        for name, p in inspect.signature(arq.worker.Worker.__init__).parameters.items()
+        if name != "self"
+    ]
+)
+
+
+def install() -> None:
+    """Make the stock ``arq`` command build this worker instead of arq's."""
+    arq.worker.Worker = Worker  # type: ignore[misc]
+
+
+__all__ = ["EngineOptions", "Worker", "install"]

@@ -1,0 +1,116 @@
+"""Keep the leases of running jobs alive from a thread of their own.
+
+Job code that blocks the event loop must not lose its lease, so renewal does not run on the loop.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from redis import ConnectionPool, Redis
+from redis.exceptions import NoScriptError, RedisError
+
+from app import keys
+from app.scripts import script
+
+log = logging.getLogger("arqscope.worker")
+
+#: renewals per lease: three tries must fit before it ends
+RENEWALS_PER_LEASE: Final = 3
+BATCH: Final = 500
+
+
+class LeaseKeeper:
+    """Renews the leases in ``held`` (job id → token) until they are released.
+
+    ``on_lost`` is called from the renewing thread with the ids that went to another worker.
+    ``silent_s`` tells how long ago the last renewal succeeded.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        queue: str,
+        *,
+        lease_s: float,
+        on_lost: Callable[[list[str]], None],
+        connection: dict[str, Any] | None = None,
+    ) -> None:
+        self.held: dict[str, str] = {}
+        self._queue = queue
+        self._lease_s = lease_s
+        self._on_lost = on_lost
+        timeout_s = min(5.0, lease_s / RENEWALS_PER_LEASE)
+        arguments = {
+            "socket_timeout": timeout_s,
+            "socket_connect_timeout": timeout_s,
+            "socket_keepalive": True,
+            **(connection or {}),
+        }
+        pool = ConnectionPool.from_url(url, **arguments) if url else ConnectionPool(**arguments)
+        self._redis = Redis(connection_pool=pool)
+        self._stop = threading.Event()
+        self._renewed_at = time.monotonic()
+        self._thread = threading.Thread(target=self._run, name="arqscope-leases", daemon=True)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the renewing thread still runs."""
+        return self._thread.is_alive()
+
+    @property
+    def silent_s(self) -> float:
+        """Seconds since the last successful renewal."""
+        return time.monotonic() - self._renewed_at
+
+    def start(self) -> None:
+        """Begin to renew."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread; leases still held run out by themselves."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=6)
+        self._redis.close()
+
+    def _run(self) -> None:
+        pause_s = self._lease_s / RENEWALS_PER_LEASE
+        wait_s = pause_s
+        while not self._stop.wait(wait_s):
+            try:
+                self._renew()
+            except (RedisError, OSError) as error:
+                log.warning("leases not renewed", extra={"error": str(error)[:200]})
+                wait_s = min(0.5, pause_s)
+            else:
+                self._renewed_at = time.monotonic()
+                wait_s = pause_s
+
+    def _renew(self) -> None:
+        held = list(self.held.items())
+        if not held:
+            self._redis.ping()
+            return
+        renew = script(__file__, "renew")
+        lost: list[str] = []
+        for start in range(0, len(held), BATCH):
+            flat = [text for pair in held[start : start + BATCH] for text in pair]
+            arguments: list[Any] = [
+                self._queue,
+                keys.running(self._queue),
+                keys.ARQ_IN_PROGRESS,
+                int(self._lease_s * 1000),
+                *flat,
+            ]
+            try:
+                gone: Any = self._redis.evalsha(renew.sha, 2, *arguments)
+            except NoScriptError:
+                gone = self._redis.eval(renew.source, 2, *arguments)
+            lost += [job_id.decode("utf-8", "surrogateescape") for job_id in gone]
+        # a job that ended between the copy of `held` and the reply has released its lease itself
+        lost = [job_id for job_id in lost if job_id in self.held]
+        if lost:
+            self._on_lost(lost)

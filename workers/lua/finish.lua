@@ -1,0 +1,119 @@
+-- Record how a batch of runs ended: result, report, counters, dead letter and removal in one step.
+-- KEYS  1 queue (ZSET)  2 running (HASH)  3 attempts (HASH)  4 wake (LIST)  5 totals (HASH)
+--       6 runs (STREAM)  7 minute (HASH)  8 dead open  9 dead retrying  10 dead closed (ZSETs)
+--      11 arq:abort (ZSET)
+-- ARGV  1 in-progress prefix  2 job prefix  3 result prefix  4 retry prefix  5 dead record prefix
+--       6 dead payload prefix  7 cap of the runs stream
+--       then per run, 12 values: id, token, kind (C complete, D dead, A aborted, R retry, S shutdown,
+--       L laid back), result, result TTL ms (0 none, -1 for ever), report, function, wait bucket, run
+--       bucket, delay ms, attempts, letter (JSON object of the record's fields, or "")
+-- Reply one integer per run: 1 recorded, 0 refused because the lease is lost.
+-- Atomic and fenced: nothing of a run whose lease went to another worker is written, and a job never
+-- leaves the queue without its result, report, count and (when it died) its raw payload being kept.
+local t = redis.call('TIME')
+local now = t[1] * 1000 + math.floor(t[2] / 1000)
+local int = function(n) return string.format('%.0f', n) end
+local WIDTH, FIRST = 12, 8
+local ids, locks = {}, {}
+for i = FIRST, #ARGV, WIDTH do
+  ids[#ids + 1] = ARGV[i]
+  locks[#locks + 1] = ARGV[1] .. ARGV[i]
+end
+local marks = redis.call('HMGET', KEYS[2], unpack(ids))
+local tokens = redis.call('MGET', unpack(locks))
+local outcome = {C = 'complete', D = 'dead', A = 'aborted', R = 'retry', S = 'shutdown'}
+local total = {C = 'complete', D = 'dead', A = 'aborted', R = 'retried', S = 'shutdown'}
+local replies, gone, unlock, drop, scores, counts, minute, put = {}, {}, {}, {}, {}, {}, {}, {}
+local function count(into, field) into[field] = (into[field] or 0) + 1 end
+for n = 1, #ids do
+  local a = FIRST + (n - 1) * WIDTH
+  local id, token, kind = ids[n], ARGV[a + 1], ARGV[a + 2]
+  local owner = marks[n] and string.match(marks[n], '^%d+:%d+:%d+:(.*)$')
+  if owner ~= token or (tokens[n] and tokens[n] ~= token) then
+    replies[n] = 0
+  else
+    replies[n] = 1
+    gone[#gone + 1] = id
+    unlock[#unlock + 1] = locks[n]
+    if kind ~= 'L' then
+      redis.call('XADD', KEYS[6], 'MAXLEN', '~', ARGV[7], '*', 'r', ARGV[a + 5])
+      count(counts, total[kind])
+      local name = ARGV[a + 6]
+      count(minute, name .. '|o|' .. outcome[kind])
+      if ARGV[a + 7] ~= '' then count(minute, name .. '|w|' .. ARGV[a + 7]) end
+      if ARGV[a + 8] ~= '' then count(minute, name .. '|r|' .. ARGV[a + 8]) end
+    end
+    if kind == 'R' or kind == 'S' or kind == 'L' then
+      local delay = tonumber(ARGV[a + 9])
+      scores[#scores + 1] = int(now + delay)
+      scores[#scores + 1] = id
+      put[#put + 1] = id
+      put[#put + 1] = ARGV[a + 10]
+      if kind == 'R' then count(counts, 'failed') end
+      local ttl = redis.call('PTTL', ARGV[2] .. id)
+      if ttl > 0 and ttl < delay + 86400000 then  -- a long retry must not outlive its payload
+        redis.call('PEXPIRE', ARGV[2] .. id, int(delay + 86400000))
+      end
+    else
+      drop[#drop + 1] = id
+      local ttl = ARGV[a + 4]
+      if ARGV[a + 3] ~= '' and ttl ~= '0' then
+        if ttl == '-1' then redis.call('SET', ARGV[3] .. id, ARGV[a + 3])
+        else redis.call('SET', ARGV[3] .. id, ARGV[a + 3], 'PX', ttl) end
+      end
+      local root = string.match(id, '^(.*)~r%d+$')
+      if kind == 'D' then
+        count(counts, 'failed')
+        local letter = root or id
+        local record, kept = ARGV[5] .. letter, ARGV[6] .. letter
+        if root and redis.call('EXISTS', record) == 1 then
+          redis.call('COPY', ARGV[2] .. id, kept)
+        else
+          redis.call('DEL', record)
+          redis.call('COPY', ARGV[2] .. id, kept, 'REPLACE')
+        end
+        redis.call('PERSIST', kept)
+        redis.call('PERSIST', record)
+        local fields = cjson.decode(ARGV[a + 11])
+        local flat = {'id', letter, 'died_ms', int(now), 'changed_ms', int(now), 'state', 'new', 'decision', '', 'decision_reason', ''}
+        for k, v in pairs(fields) do
+          flat[#flat + 1] = k
+          flat[#flat + 1] = v
+        end
+        redis.call('HSET', record, unpack(flat))
+        redis.call('ZADD', KEYS[8], int(now), letter)
+        redis.call('ZREM', KEYS[9], letter)
+        redis.call('ZREM', KEYS[10], letter)
+      elseif root and redis.call('ZREM', KEYS[9], root) == 1 then
+        local state = kind == 'C' and 'resolved' or 'new'
+        redis.call('HSET', ARGV[5] .. root, 'state', state, 'changed_ms', int(now))
+        if kind == 'C' then
+          redis.call('ZADD', KEYS[10], int(now), root)
+          count(counts, 'resolved')
+        else
+          redis.call('ZADD', KEYS[8], int(now), root)
+        end
+      end
+      unlock[#unlock + 1] = ARGV[2] .. id
+      unlock[#unlock + 1] = ARGV[4] .. id
+    end
+  end
+end
+if #gone == 0 then return replies end
+redis.call('DEL', unpack(unlock))
+redis.call('HDEL', KEYS[2], unpack(gone))
+if #drop > 0 then
+  redis.call('ZREM', KEYS[1], unpack(drop))
+  redis.call('HDEL', KEYS[3], unpack(drop))
+  redis.call('ZREM', KEYS[11], unpack(drop))
+end
+if #scores > 0 then
+  redis.call('ZADD', KEYS[1], unpack(scores))
+  redis.call('HSET', KEYS[3], unpack(put))
+  redis.call('LPUSH', KEYS[4], '1')  -- a sleeper must learn of the new due time
+  redis.call('LTRIM', KEYS[4], 0, 15)
+end
+for field, n in pairs(counts) do redis.call('HINCRBY', KEYS[5], field, n) end
+for field, n in pairs(minute) do redis.call('HINCRBY', KEYS[7], field, n) end
+redis.call('EXPIRE', KEYS[7], 7200)
+return replies

@@ -1,0 +1,473 @@
+"""Run claimed jobs and say how each ended: the only module that calls a user's function."""
+
+import asyncio
+import contextlib
+import json
+import logging
+import pickle  # results of pickled jobs go back to the stock producer that asked
+import time
+import traceback
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from arq.jobs import SerializationError, deserialize_job_raw
+from arq.worker import Function, JobExecutionFailed, Retry, RetryJob
+
+from app.errors import ArqscopeError, BadPayload
+from app.fingerprint import fingerprint
+from app.payload import MAX_PAYLOAD_BYTES, JobPayload, safe_str
+from app.records import MAX_ERROR_BYTES, bucket_of, utc
+from workers.claims import Attempts, Claim
+from workers.job_context import JobHandle
+from workers.outcomes import ABORTED, COMPLETE, DEAD, LAID_BACK, RETRY, SHUTDOWN, Ending, Outbox
+from workers.retry_policy import GiveUp, RetryPolicy, after_failure
+
+if TYPE_CHECKING:
+    from workers.engine import Worker
+    from workers.leases import LeaseKeeper
+
+log = logging.getLogger("arqscope.worker")
+
+_WORDS: Final = {
+    COMPLETE: "complete",
+    DEAD: "dead",
+    ABORTED: "aborted",
+    RETRY: "retry",
+    SHUTDOWN: "shutdown",
+}
+#: s between two tries of a job whose function this worker does not know
+UNKNOWN_DELAY_MS: Final = 5_000
+_quoted = json.encoder.encode_basestring_ascii
+_NO_JOB: Final = JobPayload("<unknown>", (), {}, 0, None, {})
+
+
+@dataclass(slots=True)
+class _Run:
+    """A job between its claim and its ending."""
+
+    claim: Claim
+    job: JobPayload
+    function: Any
+    started_ms: int
+    started_at: float  #: monotonic
+    deadline: float  #: monotonic
+    task: asyncio.Task[None] | None = None
+    stopped: str = ""  #: why we cancelled it: timeout · abort · stop · lost
+    ended: bool = False  #: its ending is in the outbox
+
+
+class Runner:
+    """Runs the jobs of one worker."""
+
+    def __init__(self, worker: "Worker", outbox: Outbox, leases: "LeaseKeeper") -> None:
+        self._worker = worker
+        self._outbox = outbox
+        self._leases = leases
+        self._runs: dict[str, _Run] = {}
+        self._queue = worker.queue_name
+        self._codec = worker.options.codec if worker.job_deserializer is None else None
+
+    # -- from claim to ending ------------------------------------------------------------------
+
+    def start(self, claim: Claim) -> None:
+        """Begin to run *claim*; everything that can be wrong with it becomes an ending."""
+        worker = self._worker
+        self._leases.held[claim.id] = claim.token
+        now_at = time.monotonic()
+        run = _Run(claim, _NO_JOB, None, claim.claimed_ms, now_at, float("inf"))
+        try:
+            if claim.payload is None:
+                return self._bury(run, "expired", JobExecutionFailed("job expired"))
+            run.job = job = self._decode(claim.payload)
+        except (BadPayload, SerializationError) as error:
+            return self._bury(run, "malformed", error)
+        if claim.aborted:
+            return self._end_aborted(run)
+        policy = self._policy(run)
+        if claim.attempts.crashes >= policy.crashes:
+            crash = JobExecutionFailed(
+                f"the worker vanished {claim.attempts.crashes} times while it ran this job"
+            )
+            return self._bury(run, "crash", crash)
+        if claim.stock_tries >= policy.attempts and claim.stock_tries > claim.attempts.runs:
+            spent = JobExecutionFailed(f"max {policy.attempts} retries exceeded")
+            return self._bury(run, "attempts", spent)
+        function = worker.functions.get(job.function)
+        if function is None and worker.options.generic_jobs:
+            function = worker.functions.get("generic")
+        if function is None:
+            return self._lay_back_unknown(run)
+        run.function = function
+        timeout_s = job.options.get("timeout") or function.timeout_s or worker.job_timeout_s
+        if timeout_s is not None:
+            run.deadline = now_at + float(timeout_s)
+        self._runs[claim.id] = run
+        run.task = worker.loop.create_task(self._run(run))
+        worker.tasks[claim.id] = run.task
+
+    async def _run(self, run: _Run) -> None:
+        worker, claim, job = self._worker, run.claim, run.job
+        attempt = max(claim.attempts.runs + 1, claim.stock_tries + 1, job.job_try or 0)
+        job_id = claim.id
+        try:
+            ctx = {
+                **worker.ctx,
+                "job_id": job_id,
+                "job_try": attempt,
+                "enqueue_time": utc(job.enqueued_ms),
+                "score": claim.due_ms,
+                "job": JobHandle(
+                    worker.pool,
+                    self._queue,
+                    job_id,
+                    attempt,
+                    str(job.options.get("cid", "")),
+                    lambda: worker.draining or bool(run.stopped),
+                ),
+            }
+            if worker.on_job_start:
+                await _hook(worker.on_job_start, ctx)
+            try:
+                result = await run.function.coroutine(ctx, *job.args, **job.kwargs)
+            except asyncio.CancelledError as error:
+                self._end_cancelled(run, error)
+            except BaseException as error:  # noqa: BLE001, RUF100 - SystemExit in a job ends the job
+                if isinstance(error, GeneratorExit):
+                    raise
+                self._end_failed(run, error)
+            else:
+                self._end_complete(run, result, attempt)
+            if worker.on_job_end:
+                await _hook(worker.on_job_end, ctx)
+            if worker.after_job_end:
+                await self._outbox.drained()
+                await _hook(worker.after_job_end, ctx)
+        except asyncio.CancelledError:
+            if job_id in self._leases.held and not run.ended:
+                self._end_cancelled(run, asyncio.CancelledError())
+        finally:
+            if self._runs.get(job_id) is run:
+                del self._runs[job_id]
+                worker.tasks.pop(job_id, None)
+            worker.slot_freed()
+
+    # -- endings -------------------------------------------------------------------------------
+
+    def _end_complete(self, run: _Run, result: Any, attempt: int) -> None:
+        if run.stopped == "lost":
+            return
+        self._worker.jobs_complete += 1
+        self._put(run, COMPLETE, self._result(run, attempt, True, result))
+
+    def _end_failed(self, run: _Run, error: BaseException) -> None:
+        if run.stopped == "lost":
+            return
+        worker, claim = self._worker, run.claim
+        if isinstance(error, RetryJob) and worker.retry_jobs:
+            worker.jobs_retried += 1
+            self._put(run, RETRY, attempts=claim.attempts.failed(run.started_ms, "RetryJob", ""))
+            return
+        defer_s: float | None = None
+        shown: BaseException = error
+        if isinstance(error, Retry):
+            defer_s = (error.defer_score or 0) / 1000
+            if not worker.retry_jobs:
+                defer_s = None
+        failures = max(claim.attempts.errors, claim.stock_tries) + 1
+        trace = _traceback(shown)
+        decision = after_failure(failures, shown, self._policy(run), defer_s=defer_s)
+        text = f"{type(shown).__name__}: {safe_str(shown, 500)}"
+        attempts = claim.attempts.failed(run.started_ms, text, trace)
+        if isinstance(decision, GiveUp):
+            if isinstance(error, Retry):
+                shown = JobExecutionFailed(f"max {self._policy(run).attempts} retries exceeded")
+            self._bury(run, decision.reason, shown, trace=trace, attempts=attempts)
+            return
+        worker.jobs_retried += 1
+        log.info(
+            "job will be retried",
+            extra={"job": claim.id, "in_s": round(decision.delay_s, 3), "error": text[:200]},
+        )
+        self._put(run, RETRY, attempts=attempts, delay_s=decision.delay_s, error=text)
+
+    def _end_cancelled(self, run: _Run, error: BaseException) -> None:
+        match run.stopped:
+            case "lost":
+                return
+            case "abort":
+                self._end_aborted(run)
+            case "timeout":
+                limit = run.deadline - run.started_at
+                self._end_failed(run, TimeoutError(f"ran longer than its timeout of {limit:g} s"))
+            case _ if run.stopped == "stop" and not self._worker.retry_jobs:
+                self._bury(run, "shutdown", error)
+            case _:  # the worker stops, or the job cancelled itself: run again, for free
+                self._worker.jobs_retried += 1
+                self._put(run, SHUTDOWN, attempts=run.claim.attempts.shut_down())
+
+    def _end_aborted(self, run: _Run) -> None:
+        self._worker.jobs_failed += 1
+        result = self._result(run, run.claim.attempts.runs + 1, False, asyncio.CancelledError())
+        self._put(run, ABORTED, result)
+
+    def _lay_back_unknown(self, run: _Run) -> None:
+        """A rolling deploy must not destroy jobs: wait for a worker that knows the function."""
+        worker, claim = self._worker, run.claim
+        since = claim.attempts.unknown_since_ms or claim.claimed_ms
+        if claim.claimed_ms - since >= worker.options.unknown_grace_s * 1000 or worker.stock:
+            error = JobExecutionFailed(f"function {run.job.function!r} not found")
+            self._bury(run, "unknown-function", error)
+            return
+        attempts = claim.attempts.unknown(since)
+        self._put(run, LAID_BACK, attempts=attempts, delay_s=UNKNOWN_DELAY_MS / 1000)
+
+    def _bury(
+        self,
+        run: _Run,
+        reason: str,
+        error: BaseException,
+        *,
+        trace: str = "",
+        attempts: Attempts | None = None,
+    ) -> None:
+        """End the job as a dead letter with everything known about why."""
+        worker, claim, job = self._worker, run.claim, run.job
+        worker.jobs_failed += 1
+        attempts = attempts or claim.attempts
+        text = safe_str(error, 4096)
+        kind = type(error).__name__
+        trace = trace or f"{kind}: {text}"
+        letter = {
+            "kind": "job",
+            "source": self._queue,
+            "name": job.function,
+            "reason": reason,
+            "error_type": kind,
+            "error": text,
+            "traceback": trace,
+            "fingerprint": fingerprint(kind, text, trace),
+            "attempts": str(max(attempts.runs, 1)),
+            "worker": worker.id,
+            "enqueued_ms": str(job.enqueued_ms),
+            "correlation_id": str(job.options.get("cid", "")),
+            "history": json.dumps(attempts.failures),
+        }
+        log.error("job is dead", extra={"job": claim.id, "reason": reason, "error": text[:200]})
+        result = self._result(run, max(attempts.runs, 1), False, error)
+        self._put(run, DEAD, result, error=f"{kind}: {text}", letter=json.dumps(letter))
+
+    def _put(
+        self,
+        run: _Run,
+        kind: str,
+        result: bytes = b"",
+        *,
+        attempts: Attempts | None = None,
+        delay_s: float = 0.0,
+        error: str = "",
+        letter: str = "",
+    ) -> None:
+        if run.ended:
+            return
+        claim, job = run.claim, run.job
+        ran_ms = (time.monotonic() - run.started_at) * 1000
+        function = job.function if "|" not in job.function else job.function.replace("|", "/")
+        report = ""
+        if kind != LAID_BACK:
+            report = (
+                f'{{"job_id":{_quoted(claim.id)},"queue":{_quoted(self._queue)},'
+                f'"function":{_quoted(job.function)},"outcome":"{_WORDS[kind]}",'
+                f'"attempt":{claim.attempts.runs + 1},"worker":{_quoted(self._worker.id)},'
+                f'"enqueued_ms":{job.enqueued_ms},"due_ms":{claim.due_ms},'
+                f'"started_ms":{run.started_ms},"finished_ms":{int(run.started_ms + ran_ms)},'
+                f'"error":{_quoted(error[:300])},'
+                f'"correlation_id":{_quoted(str(job.options.get("cid", "")))}}}'
+            )
+        waited_ms = claim.claimed_ms - claim.due_ms
+        self._outbox.put(
+            Ending(
+                claim.id,
+                claim.token,
+                kind,
+                result,
+                self._result_ttl_ms(run) if result else 0,
+                report,
+                function[:128],
+                bucket_of(waited_ms) if run.function is not None else "",
+                bucket_of(ran_ms) if run.function is not None else "",
+                int(delay_s * 1000),
+                attempts.encode() if attempts is not None else "",
+                letter,
+                lambda _recorded: self._release(claim),
+            )
+        )
+        run.claim.payload = None
+        run.ended = True
+
+    def _release(self, claim: Claim) -> None:
+        if self._leases.held.get(claim.id) == claim.token:
+            del self._leases.held[claim.id]
+
+    # -- steering ------------------------------------------------------------------------------
+
+    def enforce_timeouts(self, now: float) -> None:
+        """Cancel runs past their deadline."""
+        for run in list(self._runs.values()):
+            if now >= run.deadline and not run.stopped and not run.ended:
+                self._cancel(run, "timeout")
+
+    def abort(self, job_id: str) -> None:
+        """Cancel a running job for good."""
+        run = self._runs.get(job_id)
+        if run is not None and not run.stopped and not run.ended:
+            self._cancel(run, "abort")
+
+    def lost(self, ids: list[str]) -> None:
+        """Cancel jobs another worker took over; nothing of them is written."""
+        for job_id in ids:
+            self._leases.held.pop(job_id, None)
+            run = self._runs.get(job_id)
+            if run is not None and not run.ended:
+                log.warning("lease lost, job cancelled", extra={"job": job_id})
+                run.stopped = ""
+                self._cancel(run, "lost")
+
+    def stop_all(self, why: str) -> None:
+        """Cancel everything that runs; each is laid back without costing an attempt."""
+        for run in list(self._runs.values()):
+            if not run.stopped and not run.ended:
+                log.info("job interrupted", extra={"job": run.claim.id, "why": why})
+                self._cancel(run, "stop")
+
+    def lay_back_stubborn(self) -> None:
+        """Lay back jobs that ignore their cancellation, so that the worker can leave."""
+        for job_id, run in list(self._runs.items()):
+            if not run.ended and run.stopped != "lost":
+                log.error("job ignores its cancellation", extra={"job": job_id})
+                self._end_cancelled(run, asyncio.CancelledError())
+                run.stopped = "lost"
+
+    def running(self) -> list[dict[str, Any]]:
+        """Return what runs now: id, function, started_ms, attempt."""
+        return [
+            {
+                "id": run.claim.id,
+                "function": run.job.function,
+                "started_ms": run.started_ms,
+                "attempt": run.claim.attempts.runs + 1,
+            }
+            for run in list(self._runs.values())
+        ]
+
+    def _cancel(self, run: _Run, why: str) -> None:
+        run.stopped = why
+        if run.task is not None:
+            run.task.cancel()
+
+    # -- decoding and encoding -----------------------------------------------------------------
+
+    def _decode(self, raw: bytes) -> JobPayload:
+        if self._codec is not None:
+            return self._codec.decode_job(raw)
+        function, args, kwargs, tried, enqueued = deserialize_job_raw(
+            raw, deserializer=self._worker.job_deserializer
+        )
+        shapes = (
+            isinstance(function, str)
+            and isinstance(args, list | tuple)
+            and isinstance(kwargs, dict)
+            and isinstance(enqueued, int)
+            and isinstance(tried, int | None)
+        )
+        if not shapes:
+            raise BadPayload("the payload has fields of the wrong type")
+        return JobPayload(function, tuple(args), kwargs, enqueued, tried, {}, pickled=True)
+
+    def _policy(self, run: _Run) -> RetryPolicy:
+        policy = self._worker.options.policy
+        function: Any = self._worker.functions.get(run.job.function)
+        if function is not None and function.max_tries is not None:
+            policy = policy.with_options(None, None)
+            policy = RetryPolicy(
+                attempts=function.max_tries,
+                base_s=policy.base_s,
+                cap_s=policy.cap_s,
+                crashes=policy.crashes,
+                retry_errors=policy.retry_errors,
+            )
+        options = run.job.options
+        attempts, backoff = options.get("attempts"), options.get("backoff")
+        if isinstance(attempts, int) or isinstance(backoff, int | float):
+            policy = policy.with_options(attempts, backoff)
+        return policy
+
+    def _result_ttl_ms(self, run: _Run) -> int:
+        worker, function = self._worker, run.function
+        forever, seconds = worker.keep_result_forever, worker.keep_result_s
+        if isinstance(function, Function):
+            forever = (
+                forever if function.keep_result_forever is None else function.keep_result_forever
+            )
+            seconds = seconds if function.keep_result_s is None else function.keep_result_s
+        elif function is not None:
+            seconds = seconds if function.keep_result_s is None else function.keep_result_s
+        if forever:
+            return -1
+        return int((seconds or 0) * 1000)
+
+    def _result(self, run: _Run, attempt: int, success: bool, value: Any) -> bytes:
+        if self._result_ttl_ms(run) == 0:
+            return b""
+        job, claim = run.job, run.claim
+        finished = int(run.started_ms + (time.monotonic() - run.started_at) * 1000)
+        data = {
+            "t": attempt,
+            "f": job.function,
+            "a": job.args,
+            "k": job.kwargs,
+            "et": job.enqueued_ms,
+            "s": success,
+            "r": value,
+            "st": run.started_ms,
+            "ft": finished,
+            "q": self._queue,
+            "id": claim.id,
+        }
+        encode: Any = self._worker.job_serializer
+        if encode is None:
+            plain = self._codec is None or (job.pickled and self._codec.allow_pickle)
+            encode = pickle.dumps if plain or self._codec is None else self._codec.encode
+        for replacement in (value, f"unable to serialize result: {safe_str(value, 500)}"):
+            data["r"] = replacement
+            with contextlib.suppress(Exception):
+                raw: bytes = encode(data)
+                if len(raw) <= 2 * MAX_PAYLOAD_BYTES:
+                    return raw
+        data.update(a=(), k={}, r="unable to serialize result")
+        with contextlib.suppress(ArqscopeError, TypeError, ValueError):
+            last: bytes = encode(data)
+            return last
+        return b""
+
+
+async def _hook(hook: Any, ctx: dict[str, Any]) -> None:
+    """Call one of arq's hooks; one that raises is logged, and neither job nor worker suffers."""
+    try:
+        await hook(ctx)
+    except Exception:
+        log.exception("hook raised", extra={"hook": getattr(hook, "__name__", "?")})
+
+
+def _traceback(error: BaseException) -> str:
+    """Format at most 16 KB of traceback; survives exceptions that cannot be printed."""
+    try:
+        text = "".join(
+            traceback.TracebackException.from_exception(error, limit=-30, compact=True).format()
+        )
+    except BaseException:  # noqa: BLE001, RUF100 - __str__ of anything in the chain may raise
+        frames = "".join(traceback.format_tb(error.__traceback__, limit=-30))
+        text = f"{frames}{type(error).__name__}: {safe_str(error, 500)}"
+    if len(text) > MAX_ERROR_BYTES:
+        half = MAX_ERROR_BYTES // 2 - 20
+        text = f"{text[:half]}\n… cut …\n{text[-half:]}"
+    return text

@@ -1,0 +1,176 @@
+"""Settings classes for the stock ``arq`` command, and the same worker for ``arqscope worker``.
+
+Importing this module makes ``arq workers.settings.AsyncProcessing`` build our worker (engine.install).
+"""
+
+import asyncio
+import importlib
+import inspect
+import json
+import logging
+import sys
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from types import ModuleType
+from typing import Any
+
+from arq.worker import Function, func
+from redis.exceptions import RedisError
+
+from app import keys
+from app.connections import connect
+from app.enqueue import codec_of
+from app.errors import SettingsError
+from app.settings import QueuePolicy, Settings
+from workers import engine
+from workers.jobs import BUILT_IN
+from workers.retry_policy import RetryPolicy
+from workers.sync_functions import in_child_process
+
+try:
+    import uvloop
+except ImportError:  # no wheel for this platform: asyncio's own loop serves
+    uvloop = None  # type: ignore[assignment]
+
+engine.install()
+log = logging.getLogger("arqscope.worker")
+
+
+def functions(settings: Settings) -> list[Function]:
+    """Return the built-in functions and the user's own (``ARQSCOPE_FUNCTIONS``), ours first."""
+    found: dict[str, Callable[..., Any]] = dict(BUILT_IN)
+    for name in filter(None, (part.strip() for part in settings.functions.split(","))):
+        try:
+            module = importlib.import_module(name)
+        except ImportError as error:
+            raise SettingsError(
+                f"ARQSCOPE_FUNCTIONS={settings.functions!r}: cannot import {name!r} ({error})"
+            ) from error
+        found.update(_job_functions(module))
+    return [func(_runnable(f), name=name) for name, f in found.items()]
+
+
+def _job_functions(module: ModuleType) -> dict[str, Callable[..., Any]]:
+    """Public functions defined in *module* whose first parameter is ``ctx``."""
+    found: dict[str, Callable[..., Any]] = {}
+    for name, value in vars(module).items():
+        if name.startswith("_") or not inspect.isfunction(value):
+            continue
+        parameters = list(inspect.signature(value).parameters)
+        if value.__module__ == module.__name__ and parameters[:1] == ["ctx"]:
+            found[name] = value
+    return found
+
+
+def _runnable(function: Callable[..., Any]) -> Any:
+    if inspect.iscoroutinefunction(function):
+        return function
+    return in_child_process(function)
+
+
+def worker_settings(queue: str, settings: Settings | None = None) -> dict[str, Any]:
+    """Return arq's settings of the worker of *queue*; NotFound names the declared queues."""
+    settings = settings or Settings.load()
+    policy: QueuePolicy = settings.queue(queue)
+
+    async def startup(ctx: dict[str, Any]) -> None:
+        cache = ctx["cache"] = connect(settings.url("cache"))
+
+        async def notify(data: Mapping[str, Any]) -> int:
+            if data.get("workspaceId"):
+                channel = keys.workspace_channel(str(data["workspaceId"]))
+            elif data.get("userId"):
+                channel = keys.user_channel(str(data["userId"]))
+            else:
+                channel = keys.BROADCAST_CHANNEL
+            message = {
+                "type": str(data.get("type", "notification")),
+                "message": data.get("message", ""),
+                "timestamp": datetime.now(UTC).isoformat(),
+            }
+            return int(await cache.publish(channel, json.dumps(message)))
+
+        ctx["notify"] = notify
+
+    async def shutdown(ctx: dict[str, Any]) -> None:
+        try:
+            await ctx["cache"].aclose(close_connection_pool=True)
+        except (RedisError, OSError):
+            log.warning("cache connection did not close cleanly")
+
+    return {
+        "functions": functions(settings),
+        "queue_name": queue,
+        "on_startup": startup,
+        "on_shutdown": shutdown,
+        "max_jobs": settings.concurrency,
+        "job_timeout": policy.timeout_s,
+        "max_tries": policy.attempts,
+        "keep_result": policy.keep_result_s,
+        "poll_delay": 0.5,
+        "health_check_interval": 10,
+        "allow_abort_jobs": True,
+        "ctx": {
+            "arqscope": engine.EngineOptions(
+                url=settings.url("queue"),
+                policy=RetryPolicy(
+                    attempts=policy.attempts,
+                    base_s=policy.backoff_s,
+                    cap_s=policy.backoff_cap_s,
+                    crashes=policy.crashes,
+                ),
+                codec=codec_of(settings, worker=True),
+                lease_s=settings.lease_s,
+                drain_s=settings.drain_s,
+                generic_jobs=settings.generic_jobs,
+            )
+        },
+    }
+
+
+def run(queue: str, *, burst: bool = False) -> None:
+    """Run the worker of *queue* until SIGTERM or SIGINT; in burst mode until the queue is empty."""
+    settings = Settings.load()
+    logging.basicConfig(
+        level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s"
+    )
+    if uvloop is not None:
+        asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
+    asyncio.set_event_loop(asyncio.new_event_loop())
+    engine.Worker(**worker_settings(queue, settings), burst=burst).run()
+
+
+def _class_of(queue: str) -> type[Any]:
+    """Make the class the stock command reads: attributes on the class itself, arq ignores bases."""
+    return type(_class_name(queue), (), {"__module__": __name__, **worker_settings(queue)})
+
+
+def _class_name(queue: str) -> str:
+    return "".join(part.capitalize() for part in queue.replace("_", "-").split("-"))
+
+
+def __getattr__(name: str) -> Any:
+    """Build ``LongRunningJobs``, ``AsyncProcessing`` … on demand, one class per declared queue."""
+    if name.startswith("_"):
+        raise AttributeError(name)
+    for queue in Settings.load().queue_names:
+        if _class_name(queue) == name:
+            if uvloop is not None and not _loop_runs():
+                asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
+            made = _class_of(queue)
+            globals()[name] = made
+            return made
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _loop_runs() -> bool:
+    """Whether a running event loop forbids changing the loop policy."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+if __name__ == "__main__":
+    run(sys.argv[1], burst="--burst" in sys.argv[2:])
