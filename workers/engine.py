@@ -18,7 +18,7 @@ from typing import Any, Final, cast
 
 import arq.worker
 from arq.connections import ArqRedis, create_pool
-from redis.asyncio import ConnectionPool, Redis
+from redis.asyncio import ConnectionPool
 from redis.exceptions import RedisError
 
 from app import keys
@@ -31,15 +31,12 @@ from workers.leases import LeaseKeeper
 from workers.outcomes import Outbox
 from workers.retry_policy import RetryPolicy
 from workers.runner import Runner
+from workers.wakeups import POLL_S, Wakeups
 
 log = logging.getLogger("arqscope.worker")
 
 #: the releases of arq whose worker this engine was tested against
 TESTED_ARQ: Final = ("0.28.",)
-#: s between two looks of an idle worker at the head of its queue: what stock producers may wait
-#: where the server sends no keyspace events
-POLL_S: Final = 0.5
-POLL_WITH_EVENTS_S: Final = 2.0
 #: s between two rounds of the supervision (timeouts, aborts, lease watch)
 ROUND_S: Final = 0.1
 ABORT_ROUND_S: Final = 0.5
@@ -98,12 +95,9 @@ class Worker(arq.worker.Worker):
         self._leases: LeaseKeeper | None = None
         self._runner: Runner | None = None
         self._slot_free = asyncio.Event()
-        self._wake = asyncio.Event()
         self._stop_wanted = asyncio.Event()
-        self._clock_offset_ms = 0.0
-        self._has_events = False
         self._side_tasks: list[asyncio.Task[Any]] = []
-        self._blocking: Redis | None = None
+        self._wakeups: Wakeups | None = None
 
     # -- life ----------------------------------------------------------------------------------
 
@@ -118,6 +112,13 @@ class Worker(arq.worker.Worker):
         heartbeat = Heartbeat(self.pool, "worker", self.queue_name, describe=self._describe)
         self.id = heartbeat.id
         outbox = self._outbox = Outbox(self.pool, self.queue_name, on_trouble=self._on_trouble)
+        self._wakeups = Wakeups(
+            self.pool,
+            self.queue_name,
+            poll_s=self.poll_delay_s,
+            on_trouble=self._on_trouble,
+            on_control=self._obey,
+        )
         leases = self._leases = self._make_leases()
         self._runner = Runner(self, outbox, leases)
         if self.on_startup:
@@ -127,7 +128,7 @@ class Worker(arq.worker.Worker):
         leases.start()
         if not self.burst:
             await heartbeat.start()
-            self._spawn(self._listen())
+            self._spawn(self.wakeups.listen())
         self._spawn(self._supervise())
         try:
             await self._work()
@@ -141,8 +142,7 @@ class Worker(arq.worker.Worker):
                 await heartbeat.stop()
             await outbox.stop()
             await asyncio.get_running_loop().run_in_executor(None, leases.stop)
-            if self._blocking is not None:
-                await self._blocking.aclose()
+            await self.wakeups.close()
 
     async def close(self) -> None:
         """Run the shutdown hook and close the connections."""
@@ -163,8 +163,7 @@ class Worker(arq.worker.Worker):
         self._draining = True
         log.info("stopping", extra={"signal": Signals(signum).name, "running": len(self.tasks)})
         self._stop_wanted.set()
-        self._slot_free.set()
-        self._wake.set()
+        self._stir()
         if self.on_stop:
             self.on_stop(Signals(signum))
 
@@ -211,7 +210,7 @@ class Worker(arq.worker.Worker):
                 continue
             pause_s = 0.05
             self.trouble = ""
-            self._clock_offset_ms = found.now_ms - time.time() * 1000
+            self.wakeups.clock_offset_ms = found.now_ms - time.time() * 1000
             if found.claims:
                 self._solo = found.claims[0].attempts.crashes >= 2 and len(found.claims) == 1
                 for claim in found.claims:
@@ -223,7 +222,10 @@ class Worker(arq.worker.Worker):
                     return
                 await self._wait(self._slot_free, min(POLL_S, self.poll_delay_s))
                 continue
-            await self._idle(found.next_due_ms, paused=found.paused)
+            await self.wakeups.idle(
+                found.next_due_ms,
+                may_block=lambda p=found.paused: not self.tasks and not p and not self._draining,  # type: ignore[misc]
+            )
 
     def _claimable(self) -> int:
         """Jobs this worker may claim now."""
@@ -255,95 +257,6 @@ class Worker(arq.worker.Worker):
             await self.outbox.drained()
         return not self.tasks and await self.pool.zcard(self.queue_name) == 0
 
-    async def _idle(self, next_due_ms: int | None, *, paused: bool) -> None:
-        """Sleep until a producer signals, a deferred job falls due, or the poll finds something."""
-        poll_s = POLL_WITH_EVENTS_S if self._has_events else min(POLL_S, self.poll_delay_s)
-        while not self._draining:
-            limit_s = poll_s
-            if next_due_ms is not None:
-                now_ms = time.time() * 1000 + self._clock_offset_ms
-                limit_s = min(limit_s, max(0.0, (next_due_ms - now_ms) / 1000))
-            if limit_s <= 0.001:
-                await asyncio.sleep(limit_s)
-                return
-            if self.tasks or paused:  # slots are busy or nothing may start: no blocking read needed
-                self._wake.clear()
-                await self._wait(self._wake, limit_s)
-                if self._wake.is_set() or paused or self.tasks:
-                    return
-            if await self._signalled(limit_s):
-                return
-            if not self._has_events and next_due_ms is None and await self._head_is_due():
-                return
-            if next_due_ms is not None or self._has_events:
-                return
-
-    async def _signalled(self, limit_s: float) -> bool:
-        """Block on the wake list, or until a keyspace event or stop; whether to claim now."""
-        client = self._blocking
-        if client is None:
-            client = self._blocking = Redis.from_pool(
-                ConnectionPool(**self._connection_arguments(timeout_s=POLL_WITH_EVENTS_S + 10))
-            )
-        self._wake.clear()
-        pop = asyncio.ensure_future(
-            cast(Any, client).blpop([keys.wake(self.queue_name)], timeout=max(0.01, limit_s))
-        )
-        wake = asyncio.ensure_future(self._wake.wait())
-        done, pending = await asyncio.wait({pop, wake}, return_when=asyncio.FIRST_COMPLETED)
-        for task in pending:
-            task.cancel()
-        await asyncio.gather(*pending, return_exceptions=True)
-        if pop in done:
-            try:
-                return pop.result() is not None
-            except (RedisError, OSError) as error:
-                self._on_trouble(f"cannot wait for jobs: {safe_str(error, 200)}")
-                await self._wait(self._stop_wanted, 0.2)
-                return True
-        await client.connection_pool.disconnect()  # the cancelled read may still pop a token
-        return True
-
-    async def _head_is_due(self) -> bool:
-        try:
-            head = await cast(Any, self.pool.zrange(self.queue_name, 0, 0, withscores=True))
-        except (RedisError, OSError):
-            return True  # the claim will meet the same error, and reports it
-        return bool(head) and head[0][1] <= time.time() * 1000 + self._clock_offset_ms
-
-    async def _listen(self) -> None:
-        """Hear control messages and, where the server sends them, the queue's keyspace events."""
-        control = keys.control(self.queue_name)
-        database = self.pool.connection_pool.connection_kwargs.get("db", 0)
-        space = f"__keyspace@{database}__:{self.queue_name}"
-        while True:
-            client = Redis.from_pool(ConnectionPool(**self._connection_arguments(timeout_s=None)))
-            try:
-                flags = await self.pool.config_get("notify-keyspace-events")
-                enabled = str(flags.get("notify-keyspace-events", ""))
-                self._has_events = "K" in enabled and ("z" in enabled or "A" in enabled)
-            except (RedisError, OSError):
-                self._has_events = False
-            try:
-                async with client.pubsub() as channel:
-                    await channel.subscribe(control, space)
-                    while True:
-                        message = await channel.get_message(
-                            ignore_subscribe_messages=True, timeout=30
-                        )
-                        if message is None:
-                            continue
-                        if message["channel"].decode() == control:
-                            self._obey(message["data"])
-                        elif message["data"] in (b"zadd", b"zincr") and not self.tasks:
-                            self._wake.set()
-            except (RedisError, OSError) as error:
-                self._has_events = False
-                self._on_trouble(f"control channel lost: {safe_str(error, 200)}")
-                await asyncio.sleep(0.2 + random.random() * 0.8)  # noqa: S311
-            finally:
-                await client.aclose(close_connection_pool=True)
-
     def _obey(self, data: bytes) -> None:
         try:
             message = json.loads(data)
@@ -360,8 +273,7 @@ class Worker(arq.worker.Worker):
             self.quiet = False
         elif action == "stop":
             self.handle_sig(Signals.SIGTERM)
-        self._wake.set()
-        self._slot_free.set()
+        self._stir()
 
     # -- supervision ---------------------------------------------------------------------------
 
@@ -456,10 +368,19 @@ class Worker(arq.worker.Worker):
         """Runs claimed jobs."""
         return cast(Runner, self._runner)
 
+    @property
+    def wakeups(self) -> Wakeups:
+        """How this worker learns of work."""
+        return cast(Wakeups, self._wakeups)
+
     def slot_freed(self) -> None:
         """A run ended: claim the next job at once."""
+        self._stir()
+
+    def _stir(self) -> None:
         self._slot_free.set()
-        self._wake.set()
+        if self._wakeups is not None:
+            self._wakeups.stir()
 
     def _on_trouble(self, text: str) -> None:
         self.trouble = text
@@ -519,19 +440,6 @@ class Worker(arq.worker.Worker):
             else:
                 self.trouble = ""
                 return
-
-    def _connection_arguments(self, *, timeout_s: float | None) -> dict[str, Any]:
-        """Arguments of a pool to the same server, for blocking reads on a connection of their own."""
-        source = self.pool.connection_pool
-        arguments = dict(source.connection_kwargs)
-        arguments["connection_class"] = source.connection_class
-        arguments.update(pool_arguments(timeout_s=timeout_s or 60.0, retries=0))
-        arguments["socket_timeout"] = timeout_s
-        arguments["socket_connect_timeout"] = 2.0
-        if "path" in arguments:
-            arguments.pop("socket_keepalive")
-            arguments.pop("socket_keepalive_options")
-        return arguments
 
     def _make_leases(self) -> LeaseKeeper:
         kwargs = self.pool.connection_pool.connection_kwargs

@@ -13,7 +13,9 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from types import ModuleType
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
+from arq.connections import RedisSettings
 from arq.worker import Function, func
 from redis.exceptions import RedisError
 
@@ -68,6 +70,23 @@ def _runnable(function: Callable[..., Any]) -> Any:
     return in_child_process(function)
 
 
+def redis_settings(url: str) -> RedisSettings:
+    """Return *url* as arq's settings, for ``arq --check``; arq's own from_dsn keeps %-escapes."""
+    parts = urlsplit(url)
+    if parts.scheme == "unix":
+        return RedisSettings(unix_socket_path=parts.path)
+    return RedisSettings(
+        host=parts.hostname or "127.0.0.1",
+        port=parts.port or 6379,
+        database=int(parts.path.strip("/") or 0),
+        username=unquote(parts.username) if parts.username else None,
+        password=unquote(parts.password) if parts.password else None,
+        ssl=parts.scheme == "rediss",
+        ssl_check_hostname=parts.scheme == "rediss",
+        conn_retries=1,
+    )
+
+
 def worker_settings(queue: str, settings: Settings | None = None) -> dict[str, Any]:
     """Return arq's settings of the worker of *queue*; NotFound names the declared queues."""
     settings = settings or Settings.load()
@@ -101,6 +120,7 @@ def worker_settings(queue: str, settings: Settings | None = None) -> dict[str, A
     return {
         "functions": functions(settings),
         "queue_name": queue,
+        "redis_settings": redis_settings(settings.url("queue")),
         "on_startup": startup,
         "on_shutdown": shutdown,
         "max_jobs": settings.concurrency,

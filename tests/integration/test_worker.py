@@ -96,7 +96,9 @@ async def totals(redis: Redis) -> dict[str, int]:
 
 async def leftovers(redis: Redis) -> set[bytes]:
     """Keys of unfinished business: whatever a finished job must not leave behind."""
-    found = {k for k in await redis.keys("*") if k.startswith((b"arq:job", b"arq:in-p", b"arq:ret"))}
+    found = {
+        k for k in await redis.keys("*") if k.startswith((b"arq:job", b"arq:in-p", b"arq:ret"))
+    }
     for key in (QUEUE, keys.running(QUEUE), keys.attempts(QUEUE)):
         if await redis.exists(key):
             found.add(key.encode())
@@ -401,7 +403,9 @@ async def test_an_idle_worker_starts_a_job_within_milliseconds(
 ) -> None:
     worker = make_worker(burst=False)
     running = asyncio.create_task(worker.main())
-    await until(lambda: asyncio.sleep(0, worker._blocking is not None))
+    await until(
+        lambda: asyncio.sleep(0, worker._wakeups is not None and worker.wakeups.is_listening)
+    )
     for number in range(10):
         await enqueue(raw_redis, QUEUE, JobRequest(name="succeed", id=f"j{number}"))
         await until(lambda n=number: raw_redis.exists(keys.arq_result(f"j{n}")))
