@@ -123,6 +123,8 @@ class Heartbeat:
             pipe.pexpire(key, TTL_MS)
             pipe.zadd(keys.WORKERS, {self.id: info.beat_ms})
             pipe.zremrangebyscore(keys.WORKERS, "-inf", info.beat_ms - INDEX_KEPT_MS)
+            if self._role == "worker":
+                pipe.sadd(keys.QUEUES, self._source)
             if self._role == "worker" and info.functions:
                 names = dict.fromkeys(info.functions.split(","), info.beat_ms)
                 pipe.zadd(keys.functions(self._source), names)
