@@ -45,7 +45,6 @@ class JobRequest:
     attempts: int | None = None
     backoff_s: float | None = None
     correlation_id: str = ""
-    then: Sequence[Mapping[str, Any]] = ()  #: jobs to enqueue when this one ended well
 
     def __post_init__(self) -> None:
         _check_id("name", self.name)
@@ -68,7 +67,6 @@ class JobRequest:
             "attempts": self.attempts,
             "backoff": self.backoff_s,
             "cid": self.correlation_id or None,
-            "then": list(self.then) or None,
         }
         return {name: value for name, value in asked.items() if value is not None}
 

@@ -108,6 +108,11 @@ def progress(queue: str, job_id: str) -> str:
     return f"arqscope:{{{queue}}}:progress:{job_id}"
 
 
+def vault(queue: str, job_id: str) -> str:
+    """STRING copy of a payload about to expire · janitor · 30 d · jobs of stock producers."""
+    return f"arqscope:{{{queue}}}:vault:{job_id}"
+
+
 def concurrency(queue: str) -> str:
     """STRING slots per worker set at run time · actions · none · one per queue."""
     return f"arqscope:{{{queue}}}:concurrency"

@@ -27,6 +27,7 @@ from app.errors import SettingsError
 from app.payload import Codec, safe_str
 from workers.claims import BATCH, Claimer
 from workers.heartbeat import Heartbeat
+from workers.janitor import Janitor
 from workers.leases import LeaseKeeper
 from workers.outcomes import Outbox
 from workers.retry_policy import RetryPolicy
@@ -44,7 +45,6 @@ ABORT_ROUND_S: Final = 0.5
 CANCEL_GRACE_S: Final = 2.0
 #: endings that may wait for Redis before no new job is claimed, per slot
 OUTBOX_PER_SLOT: Final = 4
-ABORT_KEPT_MS: Final = 3_600_000
 JANITOR_S: Final = 30.0
 
 
@@ -130,6 +130,8 @@ class Worker(arq.worker.Worker):
             await heartbeat.start()
             self._spawn(self.wakeups.listen())
         self._spawn(self._supervise())
+        if self.cron_jobs:
+            await self.heart_beat()
         try:
             await self._work()
             await self._finish_running()
@@ -280,6 +282,7 @@ class Worker(arq.worker.Worker):
     async def _supervise(self) -> None:
         """Watch timeouts, aborts, leases, cron, run-time concurrency; never dies of an error."""
         next_abort = next_janitor = next_setting = 0.0
+        janitor = Janitor(self.queue_name)
         while True:
             await asyncio.sleep(ROUND_S)
             now = time.monotonic()
@@ -299,9 +302,7 @@ class Worker(arq.worker.Worker):
                     await self._read_concurrency()
                 if now >= next_janitor:
                     next_janitor = now + JANITOR_S
-                    await self.pool.zremrangebyscore(
-                        keys.ARQ_ABORT, 2, int(time.time() * 1000) - ABORT_KEPT_MS
-                    )
+                    await janitor.round(self.pool, int(time.time() * 1000))
                 if self.cron_jobs or self.health_check_interval < 3600:
                     await self.heart_beat()
             except (RedisError, OSError) as error:

@@ -129,6 +129,7 @@ class Outbox:
             keys.dead_record(queue, ""),
             keys.dead_payload(queue, ""),
             RUNS_KEPT,
+            keys.vault(queue, ""),
         ]
         for e in endings:
             args += (

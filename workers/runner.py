@@ -37,6 +37,8 @@ _WORDS: Final = {
 }
 #: s between two tries of a job whose function this worker does not know
 UNKNOWN_DELAY_MS: Final = 5_000
+#: s the result of a cron tick is kept at least: it stops a late worker from running the tick again
+TICK_KEPT_S: Final = 3600
 _quoted = json.encoder.encode_basestring_ascii
 _NO_JOB: Final = JobPayload("<unknown>", (), {}, 0, None, {})
 
@@ -411,6 +413,8 @@ class Runner:
             seconds = seconds if function.keep_result_s is None else function.keep_result_s
         elif function is not None:
             seconds = seconds if function.keep_result_s is None else function.keep_result_s
+            if run.claim.id.rpartition(":")[2].isdigit():  # one tick of a unique cron
+                seconds = max(seconds or 0, TICK_KEPT_S)
         if forever:
             return -1
         return int((seconds or 0) * 1000)

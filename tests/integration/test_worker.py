@@ -7,11 +7,11 @@ import os
 import pickle
 import time
 from collections.abc import AsyncIterator, Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from arq import Retry
+from arq import Retry, cron
 from arq.connections import ArqRedis
 from arq.jobs import Job, JobStatus
 from arq.worker import func
@@ -25,6 +25,7 @@ from app.records import DeadLetter, JobRun, LetterState
 from tests.conftest import RunningRedis
 from tests.waiting import until
 from workers.engine import EngineOptions, Worker
+from workers.janitor import Janitor
 from workers.retry_policy import RetryPolicy
 
 QUEUE = "async-processing"
@@ -440,3 +441,41 @@ async def test_jobs_survive_a_restart_of_redis_and_the_worker_stays(
     worker.handle_sig(15)
     await running
     assert await leftovers(raw_redis) == set()
+
+
+async def test_a_payload_about_to_expire_is_kept_for_the_letter(
+    raw_redis: Redis, make_worker: Callable[..., Worker]
+) -> None:
+    """
+    Stock arq: "job expired", arguments gone for ever.
+    """
+    payload = Codec().encode_job("succeed", (7,), {}, enqueued_ms=1)
+    await raw_redis.set(keys.arq_job("j1"), payload, px=60_000)
+    await raw_redis.zadd(QUEUE, {"j1": 1})
+    assert await Janitor(QUEUE).round(raw_redis, int(time.time() * 1000)) == 1
+    await raw_redis.delete(keys.arq_job("j1"))
+
+    await make_worker().main()
+
+    assert (await letter(raw_redis, "j1")).reason == "expired"
+    assert await raw_redis.get(keys.dead_payload(QUEUE, "j1")) == payload
+
+
+async def test_a_late_worker_does_not_run_a_cron_tick_again(
+    raw_redis: Redis, make_worker: Callable[..., Worker]
+) -> None:
+    """
+    arq issue 196: the finished tick is enqueued once more and runs twice.
+    """
+    ran: list[int] = []
+
+    async def tick(ctx: dict[str, Any]) -> None:
+        ran.append(1)
+
+    for _ in range(2):
+        job = cron(tick, hour=None, minute=None, second=None, microsecond=0)
+        worker = make_worker(succeed, cron_jobs=[job])
+        job.next_run = datetime.fromtimestamp(1_700_000_000, UTC)
+        await worker.main()
+
+    assert len(ran) == 1

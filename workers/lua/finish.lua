@@ -3,7 +3,7 @@
 --       6 runs (STREAM)  7 minute (HASH)  8 dead open  9 dead retrying  10 dead closed (ZSETs)
 --      11 arq:abort (ZSET)
 -- ARGV  1 in-progress prefix  2 job prefix  3 result prefix  4 retry prefix  5 dead record prefix
---       6 dead payload prefix  7 cap of the runs stream
+--       6 dead payload prefix  7 cap of the runs stream  8 vault prefix (payload copies)
 --       then per run, 12 values: id, token, kind (C complete, D dead, A aborted, R retry, S shutdown,
 --       L laid back), result, result TTL ms (0 none, -1 for ever), report, function, wait bucket, run
 --       bucket, delay ms, attempts, letter (JSON object of the record's fields, or "")
@@ -13,7 +13,7 @@
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
 local int = function(n) return string.format('%.0f', n) end
-local WIDTH, FIRST = 12, 8
+local WIDTH, FIRST = 12, 9
 local ids, locks = {}, {}
 for i = FIRST, #ARGV, WIDTH do
   ids[#ids + 1] = ARGV[i]
@@ -70,7 +70,10 @@ for n = 1, #ids do
           redis.call('COPY', ARGV[2] .. id, kept)
         else
           redis.call('DEL', record)
-          redis.call('COPY', ARGV[2] .. id, kept, 'REPLACE')
+          if redis.call('COPY', ARGV[2] .. id, kept, 'REPLACE') == 0 then  -- expired: is there a copy?
+            redis.call('COPY', ARGV[8] .. id, kept, 'REPLACE')
+            redis.call('DEL', ARGV[8] .. id)
+          end
         end
         redis.call('PERSIST', kept)
         redis.call('PERSIST', record)
