@@ -21,6 +21,7 @@ from redis.exceptions import RedisError
 from app import __version__, keys
 from app.payload import safe_str
 from app.records import WorkerInfo
+from workers.cancellation import end
 
 log = logging.getLogger("arqscope.heartbeat")
 
@@ -82,9 +83,7 @@ class Heartbeat:
 
     async def stop(self) -> None:
         """Stop beating and remove this process from the index."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(self._tasks)
         self._tasks.clear()
         try:
             async with asyncio.timeout(GOODBYE_S), self._redis.pipeline(transaction=True) as pipe:

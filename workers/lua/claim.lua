@@ -37,6 +37,10 @@ for _ = 1, 5 do  -- ids a stock worker runs stay in the due range: look past the
         redis.call('ZADD', KEYS[1], int(now + math.max(1, redis.call('PTTL', locks[i]))), id)
         offset = offset - 1
       end
+    elseif score == 1 and not ran[i] and not redis.call('ZSCORE', KEYS[6], id) then
+      -- arq's Job.abort() makes a deferred job due with score 1 and only then asks for the abort
+      redis.call('ZADD', KEYS[1], int(now + 100), id)
+      offset = offset - 1
     else
       local history = past[i] or ''
       local runs, errors, shutdowns, crashes, rest = string.match(history, '^(%d+):(%d+):(%d+):(%d+)|(.*)$')

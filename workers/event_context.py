@@ -1,0 +1,154 @@
+"""What a handler may do, once however often an event is delivered: enqueue, publish, notify.
+
+The id of every effect derives from the event, the handler and the how-manieth effect of its kind it
+is, so a processor killed between two Redis servers neither loses nor doubles it.
+"""
+
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from app import keys
+from app.connections import explained
+from app.enqueue import Enqueued, JobRequest, enqueue
+from app.events import Event, NewEvent, check_text
+from app.payload import Codec
+from app.publisher import Publisher, notification
+from app.scripts import script
+
+EVENT_QUEUE: Final = "event-driven-jobs"
+#: s an event's dedup of effects is kept: longer than any outage it must bridge
+HANDLED_S: Final = 7 * 86_400
+#: s the mark of a sent notification is kept: one per notification, so not for long
+NOTIFIED_S: Final = 600
+
+
+def notified(stream: str, identity: str, effect: str) -> str:
+    """STRING mark of a notification sent (cache Redis) · event processor · 10 min · recent ones."""
+    return f"arqscope:{{{stream}}}:notified:{identity}:{effect}"
+
+
+class Effects:
+    """The connections effects go through; one per processor."""
+
+    def __init__(
+        self, streams: Redis, queue: Redis, cache: Redis, *, stream: str, codec: Codec
+    ) -> None:
+        self.streams = streams
+        self.queue = queue
+        self.cache = cache
+        self.codec = codec
+        self.publisher = Publisher(streams, cache, stream=stream, source="event-processor")
+
+
+class EventContext:
+    """One handler's hands while it handles one event."""
+
+    __slots__ = ("_counts", "_effects", "_handler", "attempt", "event")
+
+    def __init__(self, effects: Effects, event: Event, handler: str, attempt: int) -> None:
+        self.event = event
+        self.attempt = attempt  #: 1 on the first
+        self._effects = effects
+        self._handler = handler
+        self._counts: Counter[str] = Counter()
+
+    @property
+    def publisher(self) -> Publisher:
+        """The plain publisher: what it does is repeated when the event is delivered again."""
+        return self._effects.publisher
+
+    @property
+    def idempotency_key(self) -> str:
+        """The same for every delivery: hand it to services that deduplicate."""
+        return f"{self.event.identity}:{self._handler}"
+
+    async def enqueue(
+        self, function: str, data: Any, *, queue: str = EVENT_QUEUE, **options: Any
+    ) -> Enqueued:
+        """Put a job on *queue* once; *options* are those of JobRequest (``delay_s`` …)."""
+        suffix = self._effect("job").removeprefix("job:").replace(":", "-")
+        request = JobRequest(
+            name=function,
+            args=(data,),
+            id=f"evt-{self.event.identity}-{suffix}",
+            correlation_id=self.event.trace_id,
+            **options,
+        )
+        return await enqueue(self._effects.queue, queue, request, codec=self._effects.codec)
+
+    async def publish(
+        self, event_type: str, data: Any = None, *, user_id: str = "", workspace_id: str = ""
+    ) -> str:
+        """Append a further event once, with this one's correlation id; return its entry id."""
+        publisher = self._effects.publisher
+        fields = publisher.fields(
+            NewEvent(
+                type=event_type,
+                data={} if data is None else data,
+                user_id=user_id or self.event.user_id,
+                workspace_id=workspace_id or self.event.workspace_id,
+                correlation_id=self.event.trace_id,
+            )
+        )
+        flat = [text for pair in fields.items() for text in pair]
+        handled = keys.handled(publisher.stream, self.event.identity)
+        return str(
+            await _asked(
+                lambda: script(__file__, "publish_event").run(
+                    self._effects.streams,
+                    [publisher.stream, handled],
+                    [self._effect("event"), HANDLED_S, *flat],
+                ),
+                "redis://streams",
+            )
+        )
+
+    async def notify_user(self, user_id: str, message: Any, kind: str = "notification") -> int:
+        """Tell one user once; return the listeners, -1 when an earlier delivery told them."""
+        check_text("userId", user_id)
+        return await self._notify(keys.user_channel(user_id), message, kind, userId=user_id)
+
+    async def notify_workspace(
+        self, workspace_id: str, message: Any, kind: str = "notification"
+    ) -> int:
+        """Tell one workspace once; return the listeners, -1 when an earlier delivery told them."""
+        check_text("workspaceId", workspace_id)
+        return await self._notify(
+            keys.workspace_channel(workspace_id), message, kind, workspaceId=workspace_id
+        )
+
+    async def broadcast(self, message: Any, kind: str = "broadcast") -> int:
+        """Tell everyone once; return the listeners, -1 when an earlier delivery told them."""
+        return await self._notify(keys.BROADCAST_CHANNEL, message, kind)
+
+    async def _notify(self, channel: str, message: Any, kind: str, **more: str) -> int:
+        text = notification(
+            message, kind, correlationId=self.event.trace_id, eventId=self.event.id, **more
+        )
+        stream = self._effects.publisher.stream
+        mark = notified(stream, self.event.identity, self._effect("notification"))
+        return int(
+            await _asked(
+                lambda: script(__file__, "notify_event").run(
+                    self._effects.cache, [mark], [NOTIFIED_S, channel, text]
+                ),
+                "redis://cache",
+            )
+        )
+
+    def _effect(self, kind: str) -> str:
+        """Name the next effect of *kind*: the same at every delivery of a deterministic handler."""
+        self._counts[kind] += 1
+        number = self._counts[kind]
+        return f"{kind}:{self._handler}" + (f":{number}" if number > 1 else "")
+
+
+async def _asked(ask: Callable[[], Awaitable[Any]], where: str) -> Any:
+    try:
+        return await ask()
+    except (RedisError, OSError) as error:
+        raise explained(error, where) from error

@@ -1,0 +1,52 @@
+-- Record that a batch of events was handled: acknowledge, count, show and resolve in one step.
+-- KEYS  1 stream  2 totals (HASH)  3 recent (STREAM)  4 attempts (HASH)  5 dead retrying
+--       6 dead closed (ZSETs)  7 checkpoints (HASH group -> id)
+-- ARGV  1 group  2 cap of the recent stream  3 dead record prefix  4 handled prefix
+--       5 seconds the dedup of a settled event is still kept
+--       then per event, 8 values: id, identity, type, handlers, outcome (handled, unmatched, trimmed),
+--       ms, correlation id, letter id (of a redriven event, or "")
+-- Reply one integer per event: 1 settled now, 0 somebody else did.
+-- Atomic, so that an event is never acknowledged without being counted nor counted twice, and a dead
+-- letter is resolved in the moment its redriven copy is. The checkpoint (nothing at or below it is
+-- pending) is what a destroyed group is made again from.
+local t = redis.call('TIME')
+local now = string.format('%.0f', t[1] * 1000 + math.floor(t[2] / 1000))
+local counts, replies, settled = {}, {}, {}
+local function count(field) counts[field] = (counts[field] or 0) + 1 end
+for i = 6, #ARGV, 8 do
+  local id, identity, kind, outcome, letter = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 4], ARGV[i + 7]
+  local won = redis.call('XACK', KEYS[1], ARGV[1], id)
+  replies[#replies + 1] = won
+  if outcome == 'trimmed' then  -- Redis 7 takes a deleted entry off the pending list by itself
+    count('trimmed')
+    settled[#settled + 1] = id
+  elseif won == 1 then
+    settled[#settled + 1] = id
+    count('processed')
+    if outcome == 'unmatched' then count('unmatched') end
+    redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[2], '*', 'id', id, 'type', kind,
+      'handlers', ARGV[i + 3], 'outcome', outcome, 'ms', ARGV[i + 5], 'correlationId', ARGV[i + 6])
+    redis.call('EXPIRE', ARGV[4] .. identity, ARGV[5])
+    if letter ~= '' and redis.call('EXISTS', ARGV[3] .. letter) == 1 then
+      redis.call('HSET', ARGV[3] .. letter, 'state', 'resolved', 'changed_ms', now)
+      redis.call('ZREM', KEYS[5], letter)
+      redis.call('ZADD', KEYS[6], now, letter)
+      count('resolved')
+    end
+  end
+end
+if #settled > 0 then redis.call('HDEL', KEYS[4], unpack(settled)) end
+for field, n in pairs(counts) do redis.call('HINCRBY', KEYS[2], field, n) end
+local pending = redis.call('XPENDING', KEYS[1], ARGV[1])
+if pending[1] == 0 then
+  for _, group in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
+    local facts = {}
+    for i = 1, #group, 2 do facts[group[i]] = group[i + 1] end
+    if facts['name'] == ARGV[1] then
+      redis.call('HSET', KEYS[7], ARGV[1], facts['last-delivered-id'])
+    end
+  end
+else
+  redis.call('HSET', KEYS[7], ARGV[1], '(' .. pending[2])
+end
+return replies
