@@ -1,0 +1,138 @@
+"""Actions on jobs: submit, cancel, abort, run now."""
+
+import re
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Final
+
+from redis.asyncio import Redis
+
+from app import keys
+from app.actions.asking import ActionReport, Actor, Connections, asked, check_queue, permit
+from app.enqueue import Enqueued, JobRequest, codec_of, enqueue_many
+from app.errors import ActionRefused, InvalidRequest, NotFound, UnknownFunction
+from app.scripts import script
+from app.settings import Settings
+
+MAX_JOBS: Final = 1_000  #: per call
+_RETRY_ID: Final = re.compile(r"(.*)~r\d+")
+_HERE: Final = str(Path(__file__).parent)  #: "beside" it lie the scripts, in app/lua
+
+
+async def submit_jobs(
+    connections: Connections,
+    settings: Settings,
+    actor: Actor,
+    queue: str,
+    requests: Sequence[JobRequest],
+    functions_known: Collection[str] | None = None,
+) -> list[Enqueued]:
+    """Put jobs on *queue*, each once per id.
+
+    *functions_known* None: the names workers of the queue told. A name nobody registered raises
+    UnknownFunction, unless GENERIC_JOBS is set or no worker has told any name yet.
+    """
+    await check_queue(connections, settings, queue)
+    if not 0 < len(requests) <= MAX_JOBS:
+        raise InvalidRequest(f"{len(requests)} jobs at once", hint=f"1 to {MAX_JOBS:,}")
+    if not settings.generic_jobs:
+        known = functions_known
+        if known is None:
+            known = await asked(connections.queue.zrange(keys.functions(queue), 0, 999))
+        for request in requests:
+            if known and request.name not in known:
+                raise UnknownFunction(request.name, sorted(known))
+    detail = {
+        "jobs": len(requests),
+        "functions": sorted({request.name for request in requests}),
+        "ids": [request.id for request in requests if request.id][:20],
+    }
+    await permit(connections, settings, actor, "submit_jobs", queue, detail)
+    return await enqueue_many(connections.queue, queue, requests, codec=codec_of(settings))
+
+
+async def cancel_job(
+    connections: Connections, settings: Settings, actor: Actor, queue: str, job_id: str
+) -> ActionReport:
+    """Take a queued job off its queue; ActionRefused when it runs (abort it instead)."""
+    await check_queue(connections, settings, queue)
+    await permit(connections, settings, actor, "cancel_job", f"{queue}/{job_id}")
+    word = await cancel(connections.queue, queue, job_id)
+    if word == "running":
+        raise ActionRefused(f"{job_id} is running; abort it instead")
+    return _report("cancel_job", queue, job_id, word)
+
+
+async def abort_job(
+    connections: Connections, settings: Settings, actor: Actor, queue: str, job_id: str
+) -> ActionReport:
+    """Ask the worker to stop a running job, or take a queued one off its queue."""
+    await check_queue(connections, settings, queue)
+    await permit(connections, settings, actor, "abort_job", f"{queue}/{job_id}")
+    return _report(
+        "abort_job", queue, job_id, await cancel(connections.queue, queue, job_id, abort=True)
+    )
+
+
+async def promote_job(
+    connections: Connections, settings: Settings, actor: Actor, queue: str, job_id: str
+) -> ActionReport:
+    """Make a deferred job due now."""
+    await check_queue(connections, settings, queue)
+    await permit(connections, settings, actor, "promote_job", f"{queue}/{job_id}")
+    word = await asked(
+        script(_HERE, "promote_job").run(
+            connections.queue, [queue, keys.arq_in_progress(job_id), keys.wake(queue)], [job_id]
+        )
+    )
+    return _report("promote_job", queue, job_id, str(word))
+
+
+async def cancel(
+    redis: Redis, queue: str, job_id: str, *, abort: bool = False, due_before_ms: int | None = None
+) -> str:
+    """Run the script that cancels or aborts one job; not audited, for actions that were."""
+    retry = _RETRY_ID.fullmatch(job_id)
+    root = retry.group(1) if retry else ""
+    word = await asked(
+        script(_HERE, "cancel_job").run(
+            redis,
+            [
+                queue,
+                keys.running(queue),
+                keys.attempts(queue),
+                keys.totals(queue),
+                keys.ARQ_ABORT,
+                keys.arq_job(job_id),
+                keys.arq_in_progress(job_id),
+                keys.arq_retry(job_id),
+                keys.dead_open(queue),
+                keys.dead_retrying(queue),
+                keys.dead_record(queue, root),
+                keys.progress(queue, job_id),
+            ],
+            [job_id, "1" if abort else "0", root, "" if due_before_ms is None else due_before_ms],
+        )
+    )
+    return str(word)
+
+
+_SENTENCES: Final = {
+    "cancelled": (True, "{} was taken off the queue"),
+    "aborting": (True, "{} is asked to stop"),
+    "promoted": (True, "{} is due now"),
+    "due": (False, "{} is due already"),
+    "running": (False, "{} is running already"),
+}
+
+
+def _report(action: str, queue: str, job_id: str, word: str) -> ActionReport:
+    if word == "missing":
+        raise NotFound("job", job_id)
+    changed, sentence = _SENTENCES[word]
+    return ActionReport(
+        action=action,
+        changed=changed,
+        detail={"queue": queue, "id": job_id, "outcome": word},
+        message=sentence.format(job_id),
+    )

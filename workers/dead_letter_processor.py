@@ -1,0 +1,301 @@
+"""The dead-letter processor: decide about open dead letters, retry, close, tell. One leads, others wait.
+
+Every change is one script compared with the letter's state (``app.redrive``), so a processor that is
+killed anywhere leaves each letter in exactly one place; what was not decided is looked at again.
+"""
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import signal
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from app import keys, redrive
+from app.connections import connect
+from app.errors import ArqscopeError, BadRecord
+from app.payload import safe_str
+from app.records import DeadLetter, LetterState
+from app.redrive import POLICY, Shelf, Verdict
+from app.scripts import script
+from app.settings import Settings
+from workers.alerts import push_notice
+from workers.heartbeat import Heartbeat
+from workers.open_letters import Place, open_page, undecided
+from workers.policies import Action, Decision, Rule, decide, load_rules
+
+log = logging.getLogger("arqscope.dead_letters")
+
+ROLE: Final = "dead-letters"
+ROUND_S: Final = 1.0
+LEASE_MS: Final = 10_000  #: ten rounds: a slow Redis must not change the leader
+PAGES_A_ROUND: Final = 50  #: per source, so that a storm on one does not keep the others waiting
+CHORES_S: Final = 10.0  #: between two looks for lost retries and for letters past retention
+RESCAN_S: Final = (
+    600.0  #: between two looks at all open letters, should Redis' clock have gone back
+)
+#: a retry that is neither queued nor running for so long is lost; finishing takes milliseconds
+LOST_S: Final = 60.0
+
+_CLOSED: Final = {Action.DISCARD: LetterState.DISCARDED, Action.ARCHIVE: LetterState.ARCHIVED}
+
+
+class LeaseLost(Exception):
+    """Another process leads now."""
+
+
+class DeadLetterProcessor:
+    """Look at open letters round by round while holding the lease."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        queue: Redis,
+        streams: Redis,
+        cache: Redis,
+        rules: Sequence[Rule] | None = None,
+    ) -> None:
+        self._settings = settings
+        self._queue = queue
+        self._streams = streams
+        self._cache = cache
+        self._rules = load_rules(settings.config_file) if rules is None else tuple(rules)
+        self._token = secrets.token_hex(8)
+        self._places: dict[str, Place] = {}
+        self._lost_after: dict[str, str] = {}
+        self._alerts_down = False
+        self._next_chores = 0.0
+        self._next_rescan = 0.0
+        self.leads = False
+        self.trouble = ""
+        self.decided: dict[str, int] = dict.fromkeys(Action, 0)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until *stop*; gives the lease back. No error ends it, every error shows."""
+        while not stop.is_set():
+            try:
+                await self.round()
+            except Exception as error:
+                self._on_trouble(error)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), ROUND_S)
+        with contextlib.suppress(RedisError, OSError, TimeoutError):
+            async with asyncio.timeout(2):
+                await self._hold(0)
+
+    async def round(self) -> int:
+        """Decide about what is open, when this process leads; returns how many letters."""
+        self.leads = await self._hold(LEASE_MS)
+        if not self.leads:
+            self.trouble = ""
+            self._places.clear()  # whoever led meanwhile may have left something
+            return 0
+        now = time.monotonic()
+        if now >= self._next_rescan:
+            self._next_rescan = now + RESCAN_S
+            self._places.clear()
+        is_chores = now >= self._next_chores
+        if is_chores:
+            self._next_chores = now + CHORES_S
+        self._alerts_down = False
+        count, troubles = 0, []
+        for shelf in await self._shelves():
+            try:
+                count += await self._look_at(shelf)
+                if is_chores:
+                    await self._do_chores(shelf)
+            except LeaseLost:
+                self.leads = False
+                break
+            except (ArqscopeError, RedisError, OSError) as error:
+                troubles.append(f"{shelf.source}: {safe_str(error, 200)}")
+        if self._alerts_down:
+            troubles.append("the cache Redis takes no alerts; they wait")
+        if troubles:
+            self._on_trouble("; ".join(troubles))
+        else:
+            self.trouble = ""
+        return count
+
+    def describe(self) -> Mapping[str, Any]:
+        """What the heartbeat says of this process."""
+        state = "running" if self.leads else "quiet"
+        return {
+            "slots": 1,
+            "busy": 0,
+            "state": "degraded" if self.trouble else state,
+            "trouble": self.trouble,
+            **{f"decided_{action.lower()}": n for action, n in self.decided.items()},
+        }
+
+    # -- one round -----------------------------------------------------------------------------
+
+    async def _shelves(self) -> list[Shelf]:
+        found: Any = self._queue.smembers(keys.QUEUES)
+        names = dict.fromkeys([*self._settings.queue_names, *sorted(await found)])
+        shelves = [Shelf(self._queue, name, "job") for name in names]
+        return [*shelves, Shelf(self._streams, self._settings.stream_name, "event")]
+
+    async def _look_at(self, shelf: Shelf) -> int:
+        """Decide about the open letters after the place this source was left at."""
+        place = self._places.setdefault(shelf.source, Place())
+        count = 0
+        for page in range(PAGES_A_ROUND):
+            if page and not await self._hold(LEASE_MS):
+                raise LeaseLost
+            rows = await open_page(shelf, place)
+            gone = 0
+            for raw, died_ms in await undecided(shelf, rows):
+                try:
+                    letter = DeadLetter.from_fields(raw)
+                except BadRecord as error:
+                    log.warning(
+                        "dead letter unreadable", extra={"letter": raw["id"], "error": str(error)}
+                    )
+                    continue
+                done = await self._settle(shelf, letter)
+                if done is None:
+                    place.leave(died_ms)
+                else:
+                    count += 1
+                    gone += done
+            if not place.move_on(rows, gone):
+                break
+        return count
+
+    async def _settle(self, shelf: Shelf, letter: DeadLetter) -> int | None:
+        """Carry out what is decided. 1: no longer open, 0: open and decided, None: left for later."""
+        decision = decide(letter, self._rules, self._settings)
+        if decision.action is Action.RETRY:
+            if shelf.kind == "event" and time.time() < letter.died_ms / 1000 + decision.delay_s:
+                return None  # a stream has no future: the copy is appended when its time has come
+            done = await redrive.redrive(
+                shelf, letter.id, self._verdict(shelf, letter, decision), delay_s=decision.delay_s
+            )
+            if done.word == "fenced":
+                raise LeaseLost
+            if done.word != "no-payload":
+                self._tell(letter, decision, done.word)
+                return 1
+            decision = Decision(
+                action=Action.ALERT,
+                delay_s=0.0,
+                reason="cannot be retried: its payload is gone",
+                rule=decision.rule,
+            )
+        if not await self._notify(letter, decision):
+            return None
+        verdict = self._verdict(shelf, letter, decision)
+        state = _CLOSED.get(decision.action)
+        if state is None:
+            word = await redrive.note_decision(shelf, letter.id, verdict)
+        else:
+            word = await redrive.close(shelf, letter.id, state, verdict)
+        if word == "fenced":
+            raise LeaseLost
+        self._tell(letter, decision, word)
+        return 0 if state is None else 1
+
+    def _verdict(self, shelf: Shelf, letter: DeadLetter, decision: Decision) -> Verdict:
+        return Verdict(
+            actor=POLICY,
+            decision=str(decision.action),
+            reason=decision.reason,
+            token=self._token if shelf.kind == "job" else "",  # the lease lies on the queue Redis
+            seen_redrives=letter.redrives,
+        )
+
+    async def _notify(self, letter: DeadLetter, decision: Decision) -> bool:
+        """Put a notice on the action's list, once per cause and window; False when it cannot be put."""
+        if self._alerts_down:
+            return False
+        try:
+            await push_notice(self._cache, letter, decision)
+        except (RedisError, OSError):
+            self._alerts_down = True
+            return False
+        return True
+
+    async def _do_chores(self, shelf: Shelf) -> None:
+        """Reopen letters whose retry is nowhere; forget closed ones past retention."""
+        if shelf.kind == "job":
+            after, reopened = await redrive.reopen_lost(
+                shelf, self._lost_after.get(shelf.source, ""), LOST_S
+            )
+            self._lost_after[shelf.source] = after
+            if reopened:
+                log.error("retries lost", extra={"source": shelf.source, "letters": reopened[:20]})
+        await redrive.trim_closed(shelf, self._settings.failed_job_ttl)
+
+    # -- odds and ends -------------------------------------------------------------------------
+
+    async def _hold(self, ttl_ms: int) -> bool:
+        reply = await script(__file__, "hold_lease").run(
+            self._queue, [keys.lease(ROLE)], [self._token, ttl_ms]
+        )
+        return bool(reply)
+
+    def _tell(self, letter: DeadLetter, decision: Decision, word: str) -> None:
+        self.decided[decision.action] += 1
+        log.info(
+            "dead letter decided",
+            extra={
+                "letter": letter.id,
+                "source": letter.source,
+                "action": str(decision.action),
+                "reason": decision.reason,
+                "outcome": word,
+            },
+        )
+
+    def _on_trouble(self, error: Exception | str) -> None:
+        text = safe_str(error, 400)
+        if text != self.trouble:  # loud, but not a flood
+            log.error(
+                "dead-letter processor in trouble",
+                extra={"trouble": text},
+                exc_info=error if isinstance(error, Exception) else None,
+            )
+        self.trouble = text
+
+
+async def serve(settings: Settings, stop: asyncio.Event) -> None:
+    """Run one processor with its own connections and heartbeat until *stop*."""
+    queue, streams, cache = (
+        connect(settings.url(role), timeout_s=5.0) for role in ("queue", "streams", "cache")
+    )
+    processor = DeadLetterProcessor(settings, queue, streams, cache)
+    heartbeat = Heartbeat(queue, ROLE, settings.dlq_queue_name, describe=processor.describe)
+    await heartbeat.start()
+    try:
+        await processor.run(stop)
+    finally:
+        await heartbeat.stop()
+        for client in (queue, streams, cache):
+            await client.aclose()
+
+
+def main(settings: Settings | None = None) -> None:
+    """Run the process; SIGTERM and SIGINT end it after the letter in hand, with exit code 0."""
+    settings = settings or Settings.load()
+    logging.basicConfig(
+        level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s"
+    )
+    asyncio.run(_until_signalled(settings))
+
+
+async def _until_signalled(settings: Settings) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, stop.set)
+    await serve(settings, stop)
+
+
+if __name__ == "__main__":
+    main()
