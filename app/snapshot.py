@@ -1,0 +1,103 @@
+"""The snapshot: the immutable bundle of frames that pages, API and notebook all see."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from types import MappingProxyType
+from typing import Any, Self
+
+import pandas as pd
+
+from app import frames
+from app.settings import Settings
+
+_NONE: Mapping[str, Any] = MappingProxyType({})
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Snapshot:
+    """What one sample saw. Frames and their units: ``frames``; nobody edits them.
+
+    A source that did not answer is named in ``problems``, its numbers are NaN, and its lists
+    (workers, dead letters …) are those of ``stale_since``.
+    """
+
+    taken_at: pd.Timestamp
+    problems: Mapping[str, str] = field(default_factory=lambda: _NONE)  #: source -> error, masked
+    stale_since: Mapping[str, pd.Timestamp] = field(default_factory=lambda: _NONE)
+    cost_commands: int = 0  #: Redis commands this sample sent, all sources
+    cost_ms: float = 0.0  #: time from asking to having the frames
+    number: int = 0  #: samples the collector took so far; 0: none yet
+    queues: pd.DataFrame
+    workers: pd.DataFrame
+    running: pd.DataFrame
+    runs: pd.DataFrame
+    dead_letters: pd.DataFrame
+    causes: pd.DataFrame
+    streams: pd.DataFrame
+    groups: pd.DataFrame
+    events: pd.DataFrame
+    redis: pd.DataFrame
+    history: pd.DataFrame
+    stream_history: pd.DataFrame
+
+    @classmethod
+    def empty(cls, taken_at: pd.Timestamp | None = None) -> Self:
+        """Return the snapshot before the first sample: no rows, every column with its dtype."""
+        empty: dict[str, Any] = {
+            name: frames.empty_frame(columns) for name, columns in frames.FRAMES.items()
+        }
+        return cls(taken_at=taken_at or pd.Timestamp(0, unit="us", tz="UTC"), **empty)
+
+    def frame(self, name: str) -> pd.DataFrame:
+        """Return the frame called *name*; KeyError with the known names."""
+        if name not in frames.FRAMES:
+            raise KeyError(f"no frame {name!r}; there are {', '.join(frames.FRAMES)}")
+        found: pd.DataFrame = getattr(self, name)
+        return found
+
+
+def _count(frame: pd.DataFrame, column: str) -> int | None:
+    """Sum of *column*; None when a row of it is unknown or there is no row."""
+    values = frame[column]
+    return None if values.isna().any() or values.empty else int(values.sum())
+
+
+def stats(snapshot: Snapshot, settings: Settings) -> dict[str, dict[str, int | bool | None]]:
+    """The specification's ``/stats``: counts per queue, dead letters as a queue; unknown is None.
+
+    ``failed`` are jobs that ran out of attempts; runs that failed and were tried again are
+    ``failedRuns``.
+    """
+    answer: dict[str, dict[str, int | bool | None]] = {}
+    for name in dict.fromkeys((*settings.queue_names, *snapshot.queues["queue"])):
+        row = snapshot.queues[snapshot.queues["queue"] == name]
+        answer[name] = {
+            "waiting": _count(row, "waiting"),
+            "active": _count(row, "running"),
+            "completed": _count(row, "complete"),
+            "failed": _count(row, "dead_total"),
+            "delayed": _count(row, "deferred"),
+            "aborted": _count(row, "aborted"),
+            "failedRuns": _count(row, "failed"),
+            "retried": _count(row, "retried"),
+            "accepted": _count(row, "accepted"),
+            "workers": _count(row, "workers"),
+            "paused": bool(row["paused"].any()),
+        }
+    answer[settings.dlq_queue_name] = {
+        word: _added(_count(snapshot.queues, column), _count(snapshot.streams, column))
+        for word, column in (
+            ("waiting", "dead_open"),
+            ("active", "dead_retrying"),
+            ("completed", "resolved"),
+            ("failed", "discarded"),
+        )
+    } | {"delayed": 0}
+    return answer
+
+
+def _added(jobs: int | None, events: int | None) -> int | None:
+    return None if jobs is None or events is None else jobs + events
+
+
+assert {f.name for f in fields(Snapshot)} >= set(frames.FRAMES)  # noqa: S101 - one vocabulary
