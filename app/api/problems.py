@@ -1,0 +1,188 @@
+"""Errors as answers: one shape for all, a status and a code per kind, never an inside detail."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any, Final
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+
+from app.api.strict_json import RefusedBody
+from app.asgi import request_id_of
+from app.connections import GONE, is_refusal
+from app.errors import (
+    ActionRefused,
+    ArqscopeError,
+    BadRecord,
+    InvalidRequest,
+    NotFound,
+    PayloadTooLarge,
+    RedisRefused,
+    RedisUnavailable,
+)
+
+#: parts of pydantic's path that name no field of the caller
+_PLACES: Final = ("body", "query", "path", "header", "one", "many")
+
+log = logging.getLogger("arqscope.api")
+
+
+class Problem(BaseModel):
+    """What went wrong, for a program (code, field) and for a person (message, hint)."""
+
+    code: str = Field(examples=["invalid"])
+    message: str
+    field: str | None = None
+    hint: str | None = None
+
+
+class ProblemAnswer(BaseModel):
+    """The body of every answer that is an error."""
+
+    error: Problem
+    requestId: str
+
+
+_MEANING: Final[Mapping[int, str]] = {
+    400: "The body is not JSON",
+    401: "No valid key",
+    403: "Not allowed, or sent by a page of another site",
+    404: "No such thing",
+    405: "Not with this method",
+    409: "Does not apply in this state",
+    413: "Too large",
+    422: "Understood, but against a rule",
+    429: "Too many wrong keys",
+    503: "Redis does not answer",
+}
+#: what every operation of the API may answer beside its success
+RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
+    status: {"model": ProblemAnswer, "description": meaning} for status, meaning in _MEANING.items()
+}
+_CODES: Final[Mapping[int, str]] = {
+    400: "malformed",
+    401: "unauthenticated",
+    403: "forbidden",
+    404: "not_found",
+    405: "method_not_allowed",
+    409: "conflict",
+    413: "too_large",
+    422: "invalid",
+    429: "too_many_failures",
+    503: "unavailable",
+}
+
+
+def problem(
+    request: Request,
+    status: int,
+    message: str,
+    *,
+    code: str = "",
+    field: str | None = None,
+    hint: str | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> JSONResponse:
+    """Make an error answer."""
+    return JSONResponse(
+        {
+            "error": {
+                "code": code or _CODES.get(status, "error"),
+                "message": message,
+                "field": field,
+                "hint": hint or None,
+            },
+            "requestId": request_id(request),
+        },
+        status,
+        headers=dict(headers or {}),
+    )
+
+
+def request_id(request: Request) -> str:
+    """Return the id of this request; the bridge made it, or it is made now."""
+    state = request.scope.setdefault("state", {})
+    return str(state.setdefault("request_id", request_id_of(None)))
+
+
+def answer_errors(app: FastAPI) -> None:
+    """Register one handler per family of errors."""
+
+    async def on_http(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)  # noqa: S101 - FastAPI sends no other
+        if isinstance(error, RefusedBody):
+            return problem(
+                request, error.status_code, str(error.detail), code=error.code, hint=error.hint
+            )
+        hint = "see /docs" if error.status_code in (404, 405) else None
+        return problem(
+            request, error.status_code, str(error.detail), hint=hint, headers=error.headers
+        )
+
+    async def on_invalid(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestValidationError)  # noqa: S101 - FastAPI sends no other
+        first = error.errors()[0]
+        place = [str(part)[:60] for part in first.get("loc", ()) if part not in _PLACES]
+        if first.get("type") == "missing" and not place:
+            return problem(request, 400, "a JSON body is needed")
+        more = len(error.errors()) - 1
+        return problem(
+            request,
+            422,
+            str(first.get("msg", "not valid"))[:300],
+            field=".".join(place) or None,
+            hint=f"and {more} more" if more else "see /docs",
+        )
+
+    async def on_ours(request: Request, error: Exception) -> JSONResponse:
+        return _ours(request, error)
+
+    async def on_any(request: Request, error: Exception) -> JSONResponse:
+        if isinstance(error, GONE) or is_refusal(error):
+            return problem(
+                request,
+                503,
+                "Redis does not answer",
+                hint="ask again with the same jobId or Idempotency-Key",
+                headers={"Retry-After": "2"},
+            )
+        log.error("request failed", exc_info=error, extra={"requestId": request_id(request)})
+        return problem(
+            request, 500, "something broke here", code="internal", hint="tell us the requestId"
+        )
+
+    app.add_exception_handler(HTTPException, on_http)
+    app.add_exception_handler(RequestValidationError, on_invalid)
+    app.add_exception_handler(ArqscopeError, on_ours)
+    for kind in (*GONE, Exception):
+        app.add_exception_handler(kind, on_any)
+
+
+def _ours(request: Request, error: Exception) -> JSONResponse:
+    match error:
+        case PayloadTooLarge():
+            return problem(request, 413, str(error), field=error.field, hint=error.hint)
+        case InvalidRequest():
+            return problem(request, 422, str(error), field=error.field, hint=error.hint)
+        case NotFound():
+            hint = f"known: {', '.join(error.known[:50])}" if error.known else None
+            return problem(request, 404, str(error), hint=hint)
+        case ActionRefused():
+            right = any(word in str(error) for word in ("read-only", "right", "role", "viewer"))
+            return problem(request, 403 if right else 409, str(error))
+        case RedisUnavailable() | RedisRefused():
+            return problem(
+                request,
+                503,
+                str(error),
+                hint="ask again with the same jobId or Idempotency-Key",
+                headers={"Retry-After": "2"},
+            )
+        case BadRecord():
+            return problem(request, 409, str(error), code="undecodable")
+        case _:
+            log.error("request failed", exc_info=error)
+            return problem(request, 500, "something broke here", code="internal")

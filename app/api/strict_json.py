@@ -1,0 +1,144 @@
+"""JSON bodies, read strictly: what Redis or a worker could not hold is refused here, clearly."""
+
+import json
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+from fastapi import HTTPException, Request, Response
+from fastapi.routing import APIRoute
+
+from app.auth import MAX_BODY_BYTES
+
+#: deeper than any sensible argument, shallower than what breaks a parser
+MAX_DEPTH: Final = 32
+#: digits of a number: beyond 64 bits and beyond every float, short of what takes long to parse
+MAX_DIGITS: Final = 100
+
+
+class RefusedBody(HTTPException):
+    """A body that is not acceptable JSON; carries code, field and remedy."""
+
+    def __init__(self, status: int, code: str, message: str, hint: str = "") -> None:
+        super().__init__(status, message)
+        self.code = code
+        self.hint = hint
+
+
+def parse(body: bytes) -> Any:
+    """Parse a body; RefusedBody when it is not JSON or holds what JSON should not."""
+    if len(body) > MAX_BODY_BYTES:
+        raise RefusedBody(413, "too_large", f"the body is over {MAX_BODY_BYTES} bytes")
+    try:
+        text = body.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise RefusedBody(400, "malformed", "the body is not UTF-8") from error
+    try:
+        value = json.loads(
+            text,
+            parse_constant=_refuse_constant,
+            parse_int=_parse_int,
+            parse_float=_parse_float,
+            object_pairs_hook=_refuse_duplicates,
+        )
+    except RecursionError as error:
+        raise _too_deep() from error
+    except ValueError as error:
+        raise RefusedBody(400, "malformed", f"the body is not JSON: {str(error)[:200]}") from error
+    _check(value)
+    return value
+
+
+def _refuse_constant(name: str) -> Any:
+    raise RefusedBody(422, "invalid", f"{name} is not JSON", "leave it out, or send null")
+
+
+def _parse_int(digits: str) -> int:
+    if len(digits) > MAX_DIGITS:
+        raise RefusedBody(
+            422, "invalid", f"a number has {len(digits):,} digits", "send it as a string"
+        )
+    return int(digits)
+
+
+def _parse_float(text: str) -> float:
+    number = float(text)
+    if len(text) > 10 * MAX_DIGITS or number in (float("inf"), float("-inf")):
+        raise RefusedBody(422, "invalid", "a number is too large", "send it as a string")
+    return number
+
+
+def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        shown = twice[:60].encode("utf-8", "replace").decode()
+        raise RefusedBody(
+            422, "invalid", f"the key {shown!r} appears twice in one object", "keep one of them"
+        )
+    return made
+
+
+def _too_deep() -> RefusedBody:
+    return RefusedBody(422, "invalid", f"the body is nested deeper than {MAX_DEPTH}", "flatten it")
+
+
+def _check(value: Any) -> None:
+    """Refuse what is too deep, and halves of surrogate pairs, which UTF-8 cannot hold."""
+    stack: list[tuple[Any, int]] = [(value, 1)]
+    while stack:
+        item, depth = stack.pop()
+        if isinstance(item, str):
+            _check_text(item)
+        elif isinstance(item, dict | list):
+            if depth > MAX_DEPTH:
+                raise _too_deep()
+            if isinstance(item, dict):
+                for key in item:
+                    _check_text(key)
+                stack += [(inner, depth + 1) for inner in item.values()]
+            else:
+                stack += [(inner, depth + 1) for inner in item]
+
+
+def _check_text(text: str) -> None:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise RefusedBody(
+            422, "invalid", "a text holds half a surrogate pair", "send well-formed Unicode"
+        ) from error
+
+
+class _StrictRequest(Request):
+    async def json(self) -> Any:
+        """Parse the body strictly."""
+        if not hasattr(self, "_json"):
+            self._json = parse(await self.body())
+        return self._json
+
+
+class StrictRoute(APIRoute):
+    """A route whose JSON body is read by ``parse``."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Wrap FastAPI's handler: bound the body, require JSON, parse strictly."""
+        handler = super().get_route_handler()
+
+        async def strict(request: Request) -> Response:
+            asked = _StrictRequest(request.scope, request.receive)
+            if request.method not in ("GET", "HEAD"):
+                body = await asked.body()
+                if len(body) > MAX_BODY_BYTES:
+                    raise RefusedBody(413, "too_large", f"the body is over {MAX_BODY_BYTES} bytes")
+                kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+                if body and kind != "application/json":
+                    raise RefusedBody(
+                        400,
+                        "malformed",
+                        f"the body is declared as {kind[:60] or 'nothing'}, not as JSON",
+                        "send the header Content-Type: application/json",
+                    )
+            return await handler(asked)
+
+        return strict
