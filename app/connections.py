@@ -96,7 +96,7 @@ def explained(error: Exception, url: str) -> Exception:
     where = masked_url(url)
     if is_refusal(error):
         return RedisRefused(f"Redis at {where} refuses: {str(error)[:200]}")
-    if isinstance(error, GONE) or isinstance(error, RedisError):
+    if isinstance(error, (*GONE, RedisError)):
         return RedisUnavailable(
             f"Redis at {where} does not answer ({type(error).__name__}: {str(error)[:200]})"
         )

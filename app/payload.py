@@ -40,12 +40,13 @@ class RemoteError(Exception):
 
 
 def safe_str(value: object, limit: int = 4096) -> str:
-    """``str(value)`` cut to *limit* characters; never raises, whatever ``__str__`` does."""
+    """``str(value)`` cut to *limit* characters, lone surrogates replaced; never raises."""
     try:
         text = str(value)
     except BaseException as error:  # noqa: BLE001, RUF100 - a job's __str__ may raise anything
         text = f"<{type(value).__name__}: __str__ raised {type(error).__name__}>"
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+    text = text if len(text) <= limit else text[: limit - 1] + "…"
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 def _tagged(value: object) -> Any:

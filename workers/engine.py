@@ -91,6 +91,8 @@ class Worker(arq.worker.Worker):
         self._signals = 0
         self._claims_made = 0
         self._solo = False
+        self._room_until = 0.0  #: monotonic; until then nothing new beside a job that must run alone
+        self._room_again_at = 0.0
         self._outbox: Outbox | None = None
         self._leases: LeaseKeeper | None = None
         self._runner: Runner | None = None
@@ -212,9 +214,12 @@ class Worker(arq.worker.Worker):
                 continue
             pause_s = 0.05
             self.trouble = ""
+            self._make_room(waits=found.quarantined_waits)
             self.wakeups.clock_offset_ms = found.now_ms - time.time() * 1000
             if found.claims:
                 self._solo = found.claims[0].attempts.crashes >= 2 and len(found.claims) == 1
+                if self._solo:
+                    self._room_again_at = 0.0  # it worked: the next such job need not wait
                 for claim in found.claims:
                     self.runner.start(claim)
                 await asyncio.sleep(0)
@@ -240,10 +245,22 @@ class Worker(arq.worker.Worker):
             return 0  # without renewal nothing new may start
         if len(self.outbox) > OUTBOX_PER_SLOT * max(self.max_jobs, 25):
             return 0
+        if (self.tasks or len(self.outbox)) and time.monotonic() < self._room_until:
+            return 0
         free = self.max_jobs - len(self.tasks)
         if self.burst and self.max_burst_jobs >= 0:
             free = min(free, self.max_burst_jobs - self._jobs_started())
         return min(free, BATCH)
+
+    def _make_room(self, *, waits: bool) -> None:
+        """Let what runs here end, for a lease at most, so that a quarantined job gets its turn.
+
+        Without it a worker that always has work would never be idle, and the job never run.
+        """
+        now = time.monotonic()
+        if waits and now >= self._room_again_at:
+            self._room_until = now + self.options.lease_s
+            self._room_again_at = now + 4 * self.options.lease_s
 
     def _solo_runs(self) -> bool:
         if self._solo and not self.tasks:
@@ -411,7 +428,8 @@ class Worker(arq.worker.Worker):
             return
 
     async def _connect(self) -> None:
-        recipe = pool_arguments(timeout_s=10.0, retries=1)
+        # ids are bytes to Redis; what is not UTF-8 must come back as it was
+        recipe = pool_arguments(timeout_s=10.0, retries=1) | {"encoding_errors": "surrogateescape"}
         if self._pool is None and self.options.url:
             pool = ConnectionPool.from_url(self.options.url, **recipe)
             self._pool = ArqRedis(

@@ -4,7 +4,9 @@ Each takes one object, ``data``; ``duration`` (ms, at most an hour) sizes the wo
 amount of data does. ``shouldFail`` makes any of them raise ``error`` at its end, for drills.
 """
 
+import asyncio
 import hashlib
+import time
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -12,8 +14,10 @@ from app.errors import PermanentError
 from workers.job_context import JobHandle
 
 MAX_DURATION_MS: Final = 3_600_000
-#: steps a job's work is cut into: so often it reports and can stop
+#: times a job reports its progress
 STEPS: Final = 20
+#: ms after which a job looks whether its worker stops
+SLICE_MS: Final = 250.0
 
 #: exception types a drill may ask for by name, in ``error`` as ``ConnectionError: text``
 _DRILLS: Final[dict[str, type[Exception]]] = {
@@ -27,7 +31,7 @@ _DRILLS: Final[dict[str, type[Exception]]] = {
 
 
 async def _work(ctx: Mapping[str, Any], data: Mapping[str, Any], unit_ms: float, units: int) -> int:
-    """Do *units* of work in steps; resumes from the checkpoint of an interrupted run."""
+    """Take the time *units* take, in slices; resumes from the checkpoint of an interrupted run."""
     job: JobHandle = ctx["job"]
     asked = data.get("duration")
     number = isinstance(asked, int | float) and not isinstance(asked, bool)
@@ -36,14 +40,20 @@ async def _work(ctx: Mapping[str, Any], data: Mapping[str, Any], unit_ms: float,
             f"duration={asked!r} must be a number of ms from 0 to {MAX_DURATION_MS}"
         )
     total_ms = float(asked) if asked is not None else min(units * unit_ms, MAX_DURATION_MS)
-    first = await job.restore(0) if job.attempt > 1 else 0
-    for step in range(int(first), STEPS):
-        await job.sleep(total_ms / STEPS / 1000)
-        if job.should_stop() and step + 1 < STEPS:
-            await job.checkpoint(step + 1)
-            await job.sleep(0)
-        if total_ms >= 1000 or step + 1 == STEPS:
-            await job.progress(units * (step + 1) / STEPS, units, "working")
+    step_ms = total_ms / STEPS
+    slice_ms = min(step_ms, SLICE_MS)
+    worked_ms = float(await job.restore(0.0)) if job.attempt > 1 else 0.0
+    reported_ms = worked_ms
+    while worked_ms < total_ms:
+        before = time.monotonic()
+        await asyncio.sleep(min(slice_ms, total_ms - worked_ms) / 1000)
+        worked_ms += (time.monotonic() - before) * 1000
+        if job.should_stop():  # short jobs still end; a long one is cut off and resumes here
+            await job.checkpoint(min(worked_ms, total_ms))
+        if total_ms >= 1000 and worked_ms - reported_ms >= step_ms and worked_ms < total_ms:
+            reported_ms = worked_ms
+            await job.progress(int(units * worked_ms / total_ms), units, "working")
+    await job.progress(units, units, "working")
     if data.get("shouldFail"):
         name, _, text = str(data.get("error", "the job was asked to fail")).partition(": ")
         drill = _DRILLS.get(name)

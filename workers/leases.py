@@ -47,6 +47,7 @@ class LeaseKeeper:
             "socket_timeout": timeout_s,
             "socket_connect_timeout": timeout_s,
             "socket_keepalive": True,
+            "encoding_errors": "surrogateescape",
             **(connection or {}),
         }
         pool = ConnectionPool.from_url(url, **arguments) if url else ConnectionPool(**arguments)

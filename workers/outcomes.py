@@ -7,14 +7,14 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from app import keys
-from app.connections import is_refusal
+from app.connections import GONE, is_refusal
 from app.payload import safe_str
 from app.scripts import script
 
@@ -45,6 +45,22 @@ class Ending:
     attempts: str = ""
     letter: str = ""
     on_recorded: Callable[[bool], None] | None = None
+    is_plain: bool = False
+
+    def plain(self, why: str, queue: str) -> "Ending":
+        """Return this ending without anything the job wrote: only what became of it."""
+        letter = {"kind": "job", "source": queue, "name": "?", "reason": "unrecordable"}
+        letter |= {"error_type": "Unrecordable", "error": why, "attempts": "1"}
+        return replace(
+            self,
+            result=b"",
+            result_ttl_ms=0,
+            report="{}",
+            function="?",
+            attempts=self.attempts.partition("|")[0] + "|" if self.attempts else "",
+            letter=json.dumps(letter) if self.letter else "",
+            is_plain=True,
+        )
 
 
 class Outbox:
@@ -101,7 +117,10 @@ class Outbox:
                     self._sending.append(self._waiting.popleft())
             try:
                 recorded = await self._send(self._sending)
-            except (RedisError, OSError) as error:
+            except Exception as error:
+                if _is_unsendable(error):
+                    self._isolate(error)
+                    continue
                 self._on_trouble(f"cannot record {len(self)} outcomes: {safe_str(error, 200)}")
                 if is_refusal(error):
                     await self._redis.connection_pool.disconnect(inuse_connections=False)
@@ -118,6 +137,27 @@ class Outbox:
                     )
                 if ending.on_recorded is not None:
                     ending.on_recorded(bool(accepted))
+
+    def _isolate(self, error: Exception) -> None:
+        """Find the ending that cannot be recorded, halving the batch; alone, send it without words.
+
+        One job's odd text must not keep the endings of all others from being recorded.
+        """
+        sending = self._sending
+        if len(sending) > 1:
+            half = len(sending) // 2
+            self._waiting.extendleft(reversed(sending[half:]))
+            self._sending = sending[:half]
+            return
+        ending = sending[0]
+        if ending.is_plain:
+            log.critical("outcome given up", extra={"job": ending.id, "error": safe_str(error, 200)})
+            self._sending = []
+            if ending.on_recorded is not None:
+                ending.on_recorded(False)  # its lease runs out, the next worker decides
+            return
+        log.error("outcome sent without words", extra={"job": ending.id, "error": safe_str(error)})
+        self._sending = [ending.plain(safe_str(error, 200), self._queue)]
 
     async def _send(self, endings: list[Ending]) -> list[int]:
         queue = self._queue
@@ -164,6 +204,16 @@ class Outbox:
             args,
         )
         return reply
+
+
+def _is_unsendable(error: Exception) -> bool:
+    """Whether sending *error*'s batch again cannot help: it is what the endings hold."""
+    if isinstance(error, GONE) or is_refusal(error):
+        return False
+    passing = ("BUSY", "LOADING", "TRYAGAIN", "CLUSTERDOWN", "MASTERDOWN", "NOSCRIPT")
+    if isinstance(error, ResponseError):
+        return not str(error).startswith(passing)
+    return not isinstance(error, RedisError)
 
 
 def letter_json(fields: dict[str, Any]) -> str:

@@ -134,8 +134,8 @@ class Runner:
             except asyncio.CancelledError as error:
                 self._end_cancelled(run, error)
             except BaseException as error:  # noqa: BLE001, RUF100 - SystemExit in a job ends the job
-                if isinstance(error, GeneratorExit):
-                    raise
+                if isinstance(error, GeneratorExit) and not _is_current(run.task):
+                    raise  # the task itself is being closed
                 self._end_failed(run, error)
             else:
                 self._end_complete(run, result, attempt)
@@ -203,7 +203,9 @@ class Runner:
                 self._end_failed(run, TimeoutError(f"ran longer than its timeout of {limit:g} s"))
             case _ if run.stopped == "stop" and not self._worker.retry_jobs:
                 self._bury(run, "shutdown", error)
-            case _:  # the worker stops, or the job cancelled itself: run again, for free
+            case "" if not self._worker.draining:  # the job cancelled itself: that is its failure
+                self._end_failed(run, error)
+            case _:  # the worker stops: run again, for free
                 self._worker.jobs_retried += 1
                 self._put(run, SHUTDOWN, attempts=run.claim.attempts.shut_down())
 
@@ -256,7 +258,9 @@ class Runner:
         }
         log.error("job is dead", extra={"job": claim.id, "reason": reason, "error": text[:200]})
         result = self._result(run, max(attempts.runs, 1), False, error)
-        self._put(run, DEAD, result, error=f"{kind}: {text}", letter=json.dumps(letter))
+        # Lua's JSON decoder refuses escaped lone surrogates, which errors about file names may hold
+        encoded = json.dumps(letter, ensure_ascii=False).encode("utf-8", "replace").decode()
+        self._put(run, DEAD, result, error=f"{kind}: {text}", letter=encoded)
 
     def _put(
         self,
@@ -273,7 +277,7 @@ class Runner:
             return
         claim, job = run.claim, run.job
         ran_ms = (time.monotonic() - run.started_at) * 1000
-        function = job.function if "|" not in job.function else job.function.replace("|", "/")
+        function = safe_str(job.function, 128).replace("|", "/")
         report = ""
         if kind != LAID_BACK:
             report = (
@@ -294,7 +298,7 @@ class Runner:
                 result,
                 self._result_ttl_ms(run) if result else 0,
                 report,
-                function[:128],
+                function,
                 bucket_of(waited_ms) if run.function is not None else "",
                 bucket_of(ran_ms) if run.function is not None else "",
                 int(delay_s * 1000),
@@ -460,6 +464,14 @@ async def _hook(hook: Any, ctx: dict[str, Any]) -> None:
         await hook(ctx)
     except Exception:
         log.exception("hook raised", extra={"hook": getattr(hook, "__name__", "?")})
+
+
+def _is_current(task: "asyncio.Task[None] | None") -> bool:
+    """Whether *task* runs now; False while the interpreter closes it."""
+    try:
+        return asyncio.current_task() is task
+    except RuntimeError:  # no loop runs
+        return False
 
 
 def _traceback(error: BaseException) -> str:

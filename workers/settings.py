@@ -19,7 +19,7 @@ from arq.connections import RedisSettings
 from arq.worker import Function, func
 from redis.exceptions import RedisError
 
-from app import keys
+from app import keys, logs
 from app.connections import connect
 from app.enqueue import codec_of
 from app.errors import SettingsError
@@ -151,9 +151,7 @@ def worker_settings(queue: str, settings: Settings | None = None) -> dict[str, A
 def run(queue: str, *, burst: bool = False) -> None:
     """Run the worker of *queue* until SIGTERM or SIGINT; in burst mode until the queue is empty."""
     settings = Settings.load()
-    logging.basicConfig(
-        level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s"
-    )
+    logs.configure(settings.log_level)
     if uvloop is not None:
         asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
     asyncio.set_event_loop(asyncio.new_event_loop())
