@@ -67,8 +67,9 @@ class Collector:
         """Stop sampling and close the clients; may be started again."""
         task, self._task = self._task, None
         if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            while not task.done():  # redis-py may swallow a cancellation: ask until it has ended
+                task.cancel()
+                await asyncio.wait({task}, timeout=0.2)
         clients, self._clients = self._clients, {}
         await asyncio.gather(
             *(client.aclose(close_connection_pool=True) for client in clients.values()),

@@ -25,6 +25,7 @@ from app import keys
 from app.connections import is_refusal, pool_arguments
 from app.errors import SettingsError
 from app.payload import Codec, safe_str
+from workers.cancellation import end
 from workers.claims import BATCH, Claimer
 from workers.heartbeat import Heartbeat
 from workers.janitor import Janitor
@@ -138,9 +139,7 @@ class Worker(arq.worker.Worker):
             await self._work()
             await self._finish_running()
         finally:
-            for task in self._side_tasks:
-                task.cancel()
-            await asyncio.gather(*self._side_tasks, return_exceptions=True)
+            await end(self._side_tasks)
             self._side_tasks.clear()
             if not self.burst:
                 await heartbeat.stop()
@@ -205,7 +204,7 @@ class Worker(arq.worker.Worker):
                 found = await claimer.claim(
                     self.pool, wanted, token=token, idle=not self.tasks and not len(self.outbox)
                 )
-            except (RedisError, OSError) as error:
+            except Exception as error:  # redis-py also raises AttributeError, RuntimeError …
                 self._on_trouble(f"cannot claim jobs: {safe_str(error, 200)}")
                 if is_refusal(error):
                     await self.pool.connection_pool.disconnect(inuse_connections=False)
@@ -322,7 +321,7 @@ class Worker(arq.worker.Worker):
                     await janitor.round(self.pool, int(time.time() * 1000))
                 if self.cron_jobs or self.health_check_interval < 3600:
                     await self.heart_beat()
-            except (RedisError, OSError) as error:
+            except Exception as error:
                 self._on_trouble(f"supervision: {safe_str(error, 200)}")
 
     async def _abort_asked(self) -> None:
@@ -357,14 +356,14 @@ class Worker(arq.worker.Worker):
             drain_s = float(self._job_completion_wait)
         if self.burst and not self._draining:
             drain_s = float("inf")
-        end = time.monotonic() + drain_s
-        while self.tasks and self._signals < 2 and time.monotonic() < end:
+        until = time.monotonic() + drain_s
+        while self.tasks and self._signals < 2 and time.monotonic() < until:
             self._slot_free.clear()
             await self._wait(self._slot_free, ROUND_S)
         if self.tasks:
             self.runner.stop_all("the worker stops")
-            end = time.monotonic() + CANCEL_GRACE_S
-            while self.tasks and time.monotonic() < end:
+            until = time.monotonic() + CANCEL_GRACE_S
+            while self.tasks and time.monotonic() < until:
                 self._slot_free.clear()
                 await self._wait(self._slot_free, ROUND_S)
             self.runner.lay_back_stubborn()

@@ -10,15 +10,20 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from redis import ConnectionPool, Redis
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError
 
 from app import keys
+from app.payload import safe_str
 from app.scripts import script
 
 log = logging.getLogger("arqscope.worker")
 
 #: renewals per lease: three tries must fit before it ends
 RENEWALS_PER_LEASE: Final = 3
+#: s between renewals and s one may take, at most: together they bound how late a silent Redis is
+#: noticed, which must be within 10 s
+INTERVAL_S: Final = 3.0
+TIMEOUT_S: Final = 5.0
 BATCH: Final = 500
 
 
@@ -42,7 +47,7 @@ class LeaseKeeper:
         self._queue = queue
         self._lease_s = lease_s
         self._on_lost = on_lost
-        timeout_s = min(5.0, lease_s / RENEWALS_PER_LEASE)
+        timeout_s = min(TIMEOUT_S, lease_s / RENEWALS_PER_LEASE)
         arguments = {
             "socket_timeout": timeout_s,
             "socket_connect_timeout": timeout_s,
@@ -78,15 +83,21 @@ class LeaseKeeper:
         self._redis.close()
 
     def _run(self) -> None:
-        pause_s = self._lease_s / RENEWALS_PER_LEASE
+        pause_s = min(INTERVAL_S, self._lease_s / RENEWALS_PER_LEASE)
         wait_s = pause_s
+        failures = 0
         while not self._stop.wait(wait_s):
             try:
                 self._renew()
-            except (RedisError, OSError) as error:
-                log.warning("leases not renewed", extra={"error": str(error)[:200]})
-                wait_s = min(0.5, pause_s)
+            except Exception as error:  # a bug here must not end the renewals of every job
+                failures += 1
+                level = logging.ERROR if failures == 1 else logging.DEBUG
+                log.log(level, "leases not renewed", extra={"error": safe_str(error, 200)})
+                wait_s = min(pause_s, 0.25 * 2 ** min(failures, 10))
             else:
+                if failures:
+                    log.warning("leases renewed again", extra={"silent_s": round(self.silent_s, 1)})
+                failures = 0
                 self._renewed_at = time.monotonic()
                 wait_s = pause_s
 

@@ -11,12 +11,13 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import DataError, ResponseError
 
 from app import keys
 from app.connections import GONE, is_refusal
 from app.payload import safe_str
 from app.scripts import script
+from workers.cancellation import end
 
 log = logging.getLogger("arqscope.worker")
 
@@ -101,8 +102,7 @@ class Outbox:
     async def stop(self) -> None:
         """Stop sending; what was not committed stays leased and falls due at its lease end."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await end([self._task])
 
     async def _run(self) -> None:
         pause_s = 0.05
@@ -117,7 +117,7 @@ class Outbox:
                     self._sending.append(self._waiting.popleft())
             try:
                 recorded = await self._send(self._sending)
-            except Exception as error:
+            except Exception as error:  # also redis-py's own, of a connection closed under it
                 if _is_unsendable(error):
                     self._isolate(error)
                     continue
@@ -151,7 +151,9 @@ class Outbox:
             return
         ending = sending[0]
         if ending.is_plain:
-            log.critical("outcome given up", extra={"job": ending.id, "error": safe_str(error, 200)})
+            log.critical(
+                "outcome given up", extra={"job": ending.id, "error": safe_str(error, 200)}
+            )
             self._sending = []
             if ending.on_recorded is not None:
                 ending.on_recorded(False)  # its lease runs out, the next worker decides
@@ -208,12 +210,15 @@ class Outbox:
 
 def _is_unsendable(error: Exception) -> bool:
     """Whether sending *error*'s batch again cannot help: it is what the endings hold."""
-    if isinstance(error, GONE) or is_refusal(error):
-        return False
+    if isinstance(error, UnicodeError | DataError):
+        return True
     passing = ("BUSY", "LOADING", "TRYAGAIN", "CLUSTERDOWN", "MASTERDOWN", "NOSCRIPT")
-    if isinstance(error, ResponseError):
-        return not str(error).startswith(passing)
-    return not isinstance(error, RedisError)
+    return (
+        isinstance(error, ResponseError)
+        and not isinstance(error, GONE)
+        and not is_refusal(error)
+        and not str(error).startswith(passing)
+    )
 
 
 def letter_json(fields: dict[str, Any]) -> str:

@@ -17,6 +17,7 @@ from redis.exceptions import RedisError
 from app import keys
 from app.connections import pool_arguments
 from app.payload import safe_str
+from workers.cancellation import end
 
 log = logging.getLogger("arqscope.worker")
 
@@ -131,9 +132,7 @@ class Wakeups:
         pop = asyncio.ensure_future(blocked)
         stir = asyncio.ensure_future(self._stirred.wait())
         done, pending = await asyncio.wait({pop, stir}, return_when=asyncio.FIRST_COMPLETED)
-        for task in pending:
-            task.cancel()
-        await asyncio.gather(*pending, return_exceptions=True)
+        await end(pending)
         if pop not in done:
             await client.connection_pool.disconnect()  # the cancelled read could still take a token
             return True

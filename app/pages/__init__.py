@@ -1,0 +1,1 @@
+"""Pages: pure layout over a snapshot. Each module is one noun of what a person sees."""

@@ -1,0 +1,134 @@
+"""A card per queue: where its jobs are, how it moves, who serves it, and pause."""
+
+from typing import Any
+
+from app import palette
+from app.pages.markup import Html, button, figure, icon, records, tag
+from app.pages.summary import is_idle, per_minute
+from app.palette import JOB_LOOK
+from app.records import JobState
+from app.snapshot import Snapshot
+
+#: states of a card's bar, and the column of ``queues`` that counts them
+BAR = (
+    (JobState.RUNNING, "running"),
+    (JobState.QUEUED, "waiting"),
+    (JobState.DEFERRED, "deferred"),
+    (JobState.DEAD, "dead_open"),
+)
+
+
+def cards(snapshot: Snapshot, *, may_act: bool) -> Html:
+    """All queues, in the snapshot's order."""
+    if snapshot.queues.empty:
+        return tag(
+            "p", "No queue is known yet: the first sample has not been taken.", class_="empty"
+        )
+    rows = records(snapshot.queues)
+    made = [card(snapshot, row, number, may_act=may_act) for number, row in enumerate(rows)]
+    css = "cards stale" if "queue" in snapshot.problems else "cards"
+    return tag("section", made, class_=css, aria_label="Queues")
+
+
+def card(snapshot: Snapshot, row: dict[str, Any], number: int, *, may_act: bool) -> Html:
+    """One queue; its swatch has the colour of its line in the charts."""
+    name = str(row["queue"])
+    return tag(
+        "article",
+        tag(
+            "div",
+            tag("i", class_="swatch", style=f"--tone:var(--s-{number % len(palette.SERIES)})"),
+            tag("h3", name, title=name),
+            _badges(row),
+            tag("span", _control(name, bool(row["paused"])) if may_act else None, class_="end"),
+            class_="top",
+        ),
+        _bar(row),
+        tag("dl", [_count(state, row[column]) for state, column in BAR], class_="counts"),
+        _facts(snapshot, row),
+        class_="card",
+        data_key=name,
+    )
+
+
+def _badges(row: dict[str, Any]) -> list[Html]:
+    said = []
+    if row["paused"]:
+        look = palette.PAUSED_LOOK
+        said.append(tag("span", icon(look.icon, 11), look.word, class_="badge c-paused",
+                        title="Workers take no further job of this queue; stock arq workers "
+                              "ignore this"))  # fmt: skip
+    if row["workers"] == 0:
+        tone = "failed" if is_idle(row["waiting"], row["workers"]) else "unknown"
+        said.append(tag("span", icon(palette.ICONS["warn"], 11), "no worker", class_=f"badge c-{tone}",
+                        title="Nothing consumes this queue. Check that a worker runs and points at "
+                              f"this Redis: arqscope worker {row['queue']}"))  # fmt: skip
+    return said
+
+
+def _control(name: str, paused: bool) -> Html:
+    if paused:
+        return button("Resume", "resume", mark=palette.ICONS["resume"], kind="quiet once",
+                      queue=name, label=f"Resume {name}")  # fmt: skip
+    return button("Pause", "pause", mark=palette.ICONS["pause"], kind="plain once", queue=name,
+                  label=f"Pause {name}")  # fmt: skip
+
+
+def _bar(row: dict[str, Any]) -> Html:
+    known = [(state, float(row[column])) for state, column in BAR]
+    parts = [(state, value) for state, value in known if value > 0]
+    said = ", ".join(f"{palette.count(v)} {JOB_LOOK[s].word}" for s, v in known)
+    return tag(
+        "div",
+        [tag("i", class_=f"c-{state.value}", style=f"flex:{value:.0f} 1 0",
+             title=f"{palette.count(value)} {JOB_LOOK[state].word}", data_key=state.value)
+         for state, value in parts],
+        class_="bar", role="img", aria_label=said,
+    )  # fmt: skip
+
+
+def _count(state: JobState, value: float) -> Html:
+    look = JOB_LOOK[state]
+    number = figure(palette.count(value), why=f"{look.word} is not known: Redis did not answer")
+    return tag(
+        "div",
+        tag("dt", icon(look.icon, 11), look.word, class_=f"c-{state.value}"),
+        tag("dd", number),
+        data_key=state.value,
+    )
+
+
+def _facts(snapshot: Snapshot, row: dict[str, Any]) -> Html:
+    minute = per_minute(snapshot.history, snapshot.taken_at, str(row["queue"]))
+    about = "≈ " if minute.is_estimate and minute.complete == minute.complete else ""
+    shown = (
+        palette.rate(minute.complete) if minute.complete < 10 else palette.count(minute.complete)
+    )
+    empty = row["waiting"] == 0
+    oldest = "none waits" if empty else palette.duration(row["oldest_wait_s"])
+    slots = f"{palette.count(row['busy'])} / {palette.count(row['slots'])}"
+    if palette.is_unknown(row["workers"]):
+        slots = palette.UNKNOWN
+    elif row["workers"] == 0:
+        slots = "no worker"
+    return tag(
+        "dl",
+        _fact("oldest waiting", figure(oldest, why="not known")),
+        _fact("done/min", figure(about + shown, title="mean of the samples of the last 60 s")),
+        _fact(
+            "slots busy",
+            figure(
+                slots,
+                why="no worker has told how many slots it has",
+                title=f"{palette.count(row['workers'])} worker processes",
+            ),
+        ),
+        class_="facts",
+    )
+
+
+def _fact(word: str, value: Html) -> Html:
+    return tag("div", tag("dt", word), tag("dd", value), data_key=word)
+
+
+__all__ = ["BAR", "card", "cards"]

@@ -1,0 +1,166 @@
+"""What a snapshot adds up to: totals, the last minute, and whether all is well. Pure."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+
+from app import palette
+from app.palette import Verdict
+from app.snapshot import Snapshot
+
+#: s over which Done/min and Failed/min are counted
+MINUTE_S: Final = 60
+#: s a due job may wait before the page calls it trouble
+LATE_S: Final = 60.0
+#: s an event may wait for its group before the page calls it trouble
+LAG_S: Final = 30.0
+#: s without a sample after which the numbers are called old
+OLD_S: Final = 10.0
+
+SOURCE_WORDS: Final[Mapping[str, str]] = {
+    "queue": "queue Redis",
+    "streams": "streams Redis",
+    "cache": "cache Redis",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PerMinute:
+    """Runs of the last minute; *spans_s* is how much of it was sampled."""
+
+    complete: float
+    failed: float
+    spans_s: float
+
+    @property
+    def is_estimate(self) -> bool:
+        """Whether less than the whole minute was seen."""
+        return self.spans_s < MINUTE_S * 0.9
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """The numbers of the strip; NaN is unknown."""
+
+    waiting: float
+    running: float
+    deferred: float
+    oldest_wait_s: float
+    slots: float
+    busy: float
+    minute: PerMinute
+    dead: float
+    dead_retrying: float
+    lag: float
+    lag_s: float
+    lag_is_estimate: bool
+
+
+def held(now: Snapshot, before: Snapshot | None) -> Snapshot:
+    """*now*, with the last known numbers of a lost source in place of nothing."""
+    if before is None or not now.problems:
+        return now
+    kept: dict[str, Any] = {}
+    if "queue" in now.problems and not before.queues.empty:
+        kept["queues"] = before.queues
+    if "streams" in now.problems:
+        if not before.streams.empty:
+            kept["streams"] = before.streams
+        if not before.groups.empty:
+            kept["groups"] = before.groups
+    return replace(now, **kept)
+
+
+def total(values: pd.Series) -> float:
+    """Sum of *values*; unknown when one of them is, or when there is none."""
+    return float("nan") if values.empty else float(values.sum(skipna=False))
+
+
+def per_minute(history: pd.DataFrame, now: pd.Timestamp, queue: str | None = None) -> PerMinute:
+    """Runs in the minute before *now*, of one *queue* or of all; unknown samples are left out."""
+    nothing = PerMinute(float("nan"), float("nan"), 0.0)
+    if history.empty:
+        return nothing
+    recent = history[history["at"] > now - pd.Timedelta(seconds=MINUTE_S)]
+    if queue is not None:
+        recent = recent[recent["queue"] == queue]
+    known = recent[recent["complete_per_s"].notna()]
+    if known.empty:
+        return nothing
+    by_queue = known.groupby("queue", observed=True)[["complete_per_s", "failed_per_s"]].mean()
+    added = by_queue.sum(skipna=False) * MINUTE_S
+    spans = (known["at"].iloc[-1] - known["at"].iloc[0]).total_seconds() + 1
+    return PerMinute(
+        float(added["complete_per_s"]), float(added["failed_per_s"]), min(spans, MINUTE_S)
+    )
+
+
+def summarise(snapshot: Snapshot) -> Summary:
+    """Add up *snapshot*."""
+    queues, streams, groups = snapshot.queues, snapshot.streams, snapshot.groups
+    dead_events = total(streams["dead_open"]) if not streams.empty else np.nan
+    return Summary(
+        waiting=total(queues["waiting"]),
+        running=total(queues["running"]),
+        deferred=total(queues["deferred"]),
+        oldest_wait_s=float(queues["oldest_wait_s"].max()) if not queues.empty else np.nan,
+        slots=total(queues["slots"]),
+        busy=total(queues["busy"]),
+        minute=per_minute(snapshot.history, snapshot.taken_at),
+        dead=total(queues["dead_open"]) + dead_events,
+        dead_retrying=total(queues["dead_retrying"])
+        + (total(streams["dead_retrying"]) if not streams.empty else np.nan),
+        lag=total(groups["lag"]),
+        lag_s=float(groups["lag_s"].max()) if not groups.empty else np.nan,
+        lag_is_estimate=bool(groups["lag_is_estimate"].any()),
+    )
+
+
+def verdict(snapshot: Snapshot) -> tuple[Verdict, list[str]]:
+    """Whether all is well, and why not, gravest first."""
+    if snapshot.number == 0:
+        return Verdict.UNKNOWN, ["The first sample has not been taken yet."]
+    reasons = [
+        f"The {SOURCE_WORDS.get(source, source)} does not answer: {text}"
+        for source, text in snapshot.problems.items()
+    ]
+    is_down = "queue" in snapshot.problems
+    for row in _rows(snapshot.queues):
+        if is_idle(row.waiting, row.workers):
+            reasons.append(
+                f"No worker takes jobs of {row.queue}: {palette.count(row.waiting)} wait."
+            )
+        elif row.oldest_wait_s > LATE_S and not row.paused:
+            waited = palette.duration(row.oldest_wait_s)
+            reasons.append(f"The oldest job of {row.queue} has waited {waited}.")
+    reasons += [
+        f"Worker {row.host}:{row.pid} is degraded: {row.trouble or 'no reason given'}."
+        for row in _rows(snapshot.workers)
+        if row.state == "degraded"
+    ]
+    reasons += [
+        f"Group {row.group} is {palette.duration(row.lag_s)} behind on {row.stream}."
+        for row in _rows(snapshot.groups)
+        if row.lag_s > LAG_S
+    ]
+    reasons += [
+        f"Redis ({row.role}): {row.problem}"
+        for row in _rows(snapshot.redis)
+        if row.problem and row.role not in snapshot.problems
+    ]
+    if is_down:
+        return Verdict.DOWN, reasons
+    return (Verdict.DEGRADED, reasons) if reasons else (Verdict.OK, [])
+
+
+def _rows(frame: pd.DataFrame) -> Iterator[Any]:
+    """Rows by column name; pandas types them as everything at once."""
+    return iter(frame.itertuples())
+
+
+def is_idle(waiting: float, workers: float) -> bool:
+    """Whether jobs wait and it is known that nobody takes them."""
+    return waiting > 0 and workers == 0

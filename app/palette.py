@@ -1,0 +1,206 @@
+"""Colours, icons, words and number formats of everything a person sees, keyed by the enums. Pure.
+
+A colour never stands alone: every state has a colour per theme, an icon and a word. A number
+nobody knows is ``–``, never 0.
+"""  # noqa: RUF002
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final, Literal
+
+import pandas as pd
+
+from app.records import JobState, LetterState, Outcome
+
+Theme = Literal["light", "dark"]
+
+UNKNOWN: Final = "–"  # noqa: RUF001 - the sign of an unknown value
+
+
+class Verdict(StrEnum):
+    """What the first screen says about the whole."""
+
+    OK = "OK"
+    DEGRADED = "degraded"
+    DOWN = "down"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How one state looks: a word, a colour per theme, an icon (path data of a 16 x 16 SVG)."""
+
+    word: str
+    light: str
+    dark: str
+    icon: str
+
+    def colour(self, theme: Theme) -> str:
+        """Return the colour for *theme*."""
+        return self.dark if theme == "dark" else self.light
+
+
+_CLOCK: Final = "M8 2a6 6 0 1 0 0 12A6 6 0 0 0 8 2M8 5v3l2 2"
+_CHECK: Final = "M3 8.5l3.2 3.2L13 5"
+_CROSS: Final = "M4 4l8 8M12 4l-8 8"
+_PLAY: Final = "M5 3.5v9l7-4.5z"
+_PAUSE: Final = "M5.5 3.5v9M10.5 3.5v9"
+_AGAIN: Final = "M13 8a5 5 0 1 1-1.6-3.7M13 2.5v3h-3"
+_QUEUE: Final = "M3 4.5h10M3 8h10M3 11.5h6"
+_STOP: Final = "M4.5 4.5h7v7h-7z"
+_UNKNOWN: Final = "M6 6a2 2 0 1 1 2.6 1.9c-.4.2-.6.6-.6 1.1M8 11.6v.2"
+_WARN: Final = "M8 2.5l6 11H2zM8 6.5v3M8 11.6v.2"
+_STREAM: Final = "M2.5 6c2-2 3.5-2 5.5 0s3.5 2 5.5 0M2.5 10.5c2-2 3.5-2 5.5 0s3.5 2 5.5 0"
+
+_GREEN: Final = ("#16a34a", "#34a85e")
+_RED: Final = ("#ef4444", "#d95c5c")
+_ORANGE: Final = ("#f97316", "#dd955a")
+_AMBER: Final = ("#d97706", "#c9a13a")
+_GREY: Final = ("#6b6560", "#a29e96")
+
+JOB_LOOK: Final[Mapping[JobState, Look]] = {
+    JobState.QUEUED: Look("waiting", *_AMBER, _QUEUE),
+    JobState.RUNNING: Look("running", "#2563eb", "#5b8ad7", _PLAY),
+    JobState.DEFERRED: Look("deferred", "#7c3aed", "#9374dc", _CLOCK),
+    JobState.RETRYING: Look("retrying", *_ORANGE, _AGAIN),
+    JobState.COMPLETE: Look("complete", *_GREEN, _CHECK),
+    JobState.FAILED: Look("failed", *_RED, _CROSS),
+    JobState.DEAD: Look("dead", *_RED, _CROSS),
+    JobState.ABORTED: Look("aborted", "#c026d3", "#c366d1", _STOP),
+}
+PAUSED_LOOK: Final = Look("paused", *_GREY, _PAUSE)
+UNKNOWN_LOOK: Final = Look("unknown", *_GREY, _UNKNOWN)
+
+OUTCOME_LOOK: Final[Mapping[Outcome, Look]] = {
+    Outcome.COMPLETE: JOB_LOOK[JobState.COMPLETE],
+    Outcome.RETRY: JOB_LOOK[JobState.RETRYING],
+    Outcome.DEAD: JOB_LOOK[JobState.DEAD],
+    Outcome.ABORTED: JOB_LOOK[JobState.ABORTED],
+    Outcome.SHUTDOWN: Look("shut down", *_GREY, _PAUSE),
+}
+LETTER_LOOK: Final[Mapping[LetterState, Look]] = {
+    LetterState.NEW: Look("open", *_RED, _CROSS),
+    LetterState.RETRYING: JOB_LOOK[JobState.RETRYING],
+    LetterState.RESOLVED: Look("resolved", *_GREEN, _CHECK),
+    LetterState.DISCARDED: Look("discarded", *_GREY, _STOP),
+    LetterState.ARCHIVED: Look("archived", *_GREY, _STOP),
+}
+#: what a worker process says of itself
+WORKER_LOOK: Final[Mapping[str, Look]] = {
+    "running": Look("running", *_GREEN, _PLAY),
+    "quiet": Look("quiet", *_GREY, _PAUSE),
+    "draining": Look("draining", *_AMBER, _CLOCK),
+    "degraded": Look("degraded", *_RED, _WARN),
+}
+VERDICT_LOOK: Final[Mapping[Verdict, Look]] = {
+    Verdict.OK: Look("OK", *_GREEN, _CHECK),
+    Verdict.DEGRADED: Look("degraded", *_AMBER, _WARN),
+    Verdict.DOWN: Look("down", *_RED, _CROSS),
+    Verdict.UNKNOWN: Look("no sample yet", *_GREY, _UNKNOWN),
+}
+#: icons of controls and of what has no state
+ICONS: Final[Mapping[str, str]] = {
+    "retry": _AGAIN,
+    "close": _CROSS,
+    "pause": _PAUSE,
+    "resume": _PLAY,
+    "done": _CHECK,
+    "stream": _STREAM,
+    "warn": _WARN,
+}
+
+#: one colour per queue, (light, dark), told apart from each other and from green and red
+SERIES: Final = (
+    ("#2563eb", "#6b9bea"),
+    ("#b45309", "#d6a24a"),
+    ("#7c3aed", "#a68be6"),
+    ("#0e7490", "#4fb3c8"),
+    ("#be185d", "#e07aa6"),
+    ("#4d7c0f", "#9cc35a"),
+    ("#475569", "#a3b1c4"),
+    ("#9333ea", "#c79af0"),
+)
+
+
+def series_colour(index: int, theme: Theme) -> str:
+    """Colour of the series number *index*, the same in every chart of a page."""
+    return SERIES[index % len(SERIES)][theme == "dark"]
+
+
+def svg(icon: str, size: int = 14) -> str:
+    """An icon as an SVG string that takes the colour of the text around it; *icon* is ours."""
+    return (
+        f'<svg class="icon" width="{size}" height="{size}" viewBox="0 0 16 16" fill="none" '
+        'stroke="currentColor" stroke-width="1.6" stroke-linecap="round" stroke-linejoin="round" '
+        f'aria-hidden="true"><path d="{icon}"/></svg>'
+    )
+
+
+# --- numbers -------------------------------------------------------------------------------------
+
+
+def is_unknown(value: float | None) -> bool:
+    """Whether *value* is what nobody could read."""
+    return value is None or math.isnan(value) or math.isinf(value)
+
+
+def count(value: float | None) -> str:
+    """Whole numbers with thousands separated: ``12,480``."""
+    return UNKNOWN if value is None or is_unknown(value) else f"{round(value):,}"
+
+
+def rate(value: float | None) -> str:
+    """A rate with as many digits as say something: ``0``, ``0.42``, ``7.5``, ``130``."""
+    if value is None or is_unknown(value):
+        return UNKNOWN
+    if value == 0:
+        return "0"
+    if value < 0.005:
+        return "<0.01"
+    return f"{value:.2f}" if value < 1 else f"{value:.1f}" if value < 9.95 else f"{round(value):,}"
+
+
+def duration(seconds: float | None) -> str:
+    """Two largest units: ``42 ms``, ``3.4 s``, ``2 m 05 s``, ``3 h 10 m``, ``4 d 02 h``."""
+    if seconds is None or is_unknown(seconds):
+        return UNKNOWN
+    if seconds <= 0:
+        return "0 s"
+    if seconds < 0.9995:
+        return f"{max(1, round(seconds * 1000))} ms"
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    return whole_duration(round(seconds))
+
+
+def whole_duration(seconds: int) -> str:
+    """As ``duration``, of whole seconds: ``3 s``, ``2 m 05 s``."""
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} m {seconds % 60:02d} s"
+    if seconds < 86_400:
+        return f"{seconds // 3600} h {seconds % 3600 // 60:02d} m"
+    return f"{seconds // 86_400} d {seconds % 86_400 // 3600:02d} h"
+
+
+def age(then: pd.Timestamp | None, now: pd.Timestamp) -> str:
+    """How long ago *then* was: ``just now``, ``12 s ago``, ``3 h 10 m ago``."""
+    if then is None or pd.isna(then) or pd.isna(now):
+        return UNKNOWN
+    seconds = math.floor((now - then).total_seconds())
+    return "just now" if seconds < 1 else f"{whole_duration(seconds)} ago"
+
+
+def size(size_bytes: float | None) -> str:
+    """Bytes in binary units: ``812 B``, ``3.4 MiB``."""
+    if size_bytes is None or is_unknown(size_bytes):
+        return UNKNOWN
+    value, unit = float(size_bytes), "B"
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if value < 1024 or unit == "TiB":
+            break
+        value /= 1024
+    return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.1f} {unit}"
