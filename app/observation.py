@@ -327,7 +327,8 @@ class Observation:
                 ),
                 "failed_per_s": self._rates.per_s(f"{queue}|failed", totals.get("failed"), now_s),
             }
-            rows.append(row | workers_row(reading.workers, queue) | latency.row(self._now_ms))
+            serving = workers_row(reading.workers, queue, row.get("running"))
+            rows.append(row | serving | latency.row(self._now_ms))
         return rows
 
     def _stream_rows(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -393,15 +394,21 @@ def depth_row(reading: readings.QueueReading, queue: str, now_ms: float) -> dict
     }
 
 
-def workers_row(workers: Iterable[WorkerInfo] | None, queue: str) -> dict[str, Any]:
-    """How many workers serve *queue*, with how many slots, how many of them busy."""
+def workers_row(
+    workers: Iterable[WorkerInfo] | None, queue: str, running: float | None
+) -> dict[str, Any]:
+    """How many workers serve *queue*, with how many slots, how many of them busy.
+
+    Busy are as many as jobs run: a heartbeat's own figure is up to 5 s old, and would contradict it.
+    """
     if workers is None:
         return {}
     serving = [w for w in workers if w.source == queue and w.role == "worker"]
+    slots = sum(w.slots for w in serving)
     return {
         "workers": len(serving),
-        "slots": sum(w.slots for w in serving),
-        "busy": sum(w.busy for w in serving),
+        "slots": slots,
+        "busy": None if running is None else min(running, slots),
     }
 
 

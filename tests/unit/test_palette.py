@@ -1,0 +1,115 @@
+"""Colours, icons, words and number formats."""
+
+import math
+
+import pandas as pd
+import pytest
+
+from app import palette
+from app.records import JobState, LetterState, Outcome
+
+NOW = pd.Timestamp("2026-11-23T12:00:00Z")
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance of ``#rrggbb``, WCAG 2.2."""
+    parts = [int(colour[n : n + 2], 16) / 255 for n in (1, 3, 5)]
+    r, g, b = (p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts)
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b
+
+
+def contrast(one: str, other: str) -> float:
+    """Contrast ratio of two colours."""
+    high, low = sorted((luminance(one), luminance(other)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_every_state_has_a_look():
+    """
+    A new state without colour, icon and word does not pass.
+    """
+    assert set(palette.JOB_LOOK) == set(JobState)
+    assert set(palette.OUTCOME_LOOK) == set(Outcome)
+    assert set(palette.LETTER_LOOK) == set(LetterState)
+    assert set(palette.VERDICT_LOOK) == set(palette.Verdict)
+    assert all(look.word and look.icon for look in palette.JOB_LOOK.values())
+
+
+def test_the_colours_are_those_of_the_design():
+    """
+    UI.md rule 8.
+    """
+    waiting = palette.JOB_LOOK[JobState.QUEUED]
+
+    assert (waiting.colour("light"), waiting.colour("dark")) == ("#d97706", "#c9a13a")
+    assert palette.JOB_LOOK[JobState.DEAD].light == "#ef4444"
+
+
+@pytest.mark.parametrize(("theme", "paper"), [("light", "#ffffff"), ("dark", "#1a1917")])
+def test_icons_and_lines_stand_out_from_the_paper(theme, paper):
+    """
+    3:1 for graphics (WCAG 1.4.11); orange on white is the one below it and always has a word.
+    """
+    weak = {
+        look.word for look in palette.JOB_LOOK.values() if contrast(look.colour(theme), paper) < 3
+    }
+
+    assert weak <= {"retrying"}
+    assert all(contrast(pair[theme == "dark"], paper) >= 3 for pair in palette.SERIES)
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(0, "0"), (12480.0, "12,480"), (math.nan, "–"), (None, "–")],  # noqa: RUF001
+)
+def test_counts_are_exact_and_unknown_is_not_zero(value, shown):
+    """
+    No rounding to thousands: a number on the page equals the one in Redis.
+    """
+    assert palette.count(value) == shown
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(0, "0"), (0.001, "<0.01"), (0.424, "0.42"), (7.46, "7.5"), (9.97, "10"), (130.2, "130"),
+     (math.nan, "–")],  # noqa: RUF001
+)  # fmt: skip
+def test_rates_have_the_digits_that_say_something(value, shown):
+    """
+    A small rate is not rounded to nothing.
+    """
+    assert palette.rate(value) == shown
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(0, "0 s"), (0.0004, "1 ms"), (0.042, "42 ms"), (0.9999, "1.0 s"), (3.44, "3.4 s"),
+     (9.96, "10 s"), (59.7, "1 m 00 s"), (125, "2 m 05 s"), (11_400, "3 h 10 m"),
+     (353_000, "4 d 02 h"), (math.nan, "–"), (-1, "0 s")],  # noqa: RUF001
+)  # fmt: skip
+def test_durations_show_their_two_largest_units(seconds, shown):
+    """
+    No ``60 s`` and no ``0.0 s``.
+    """
+    assert palette.duration(seconds) == shown
+
+
+def test_an_age_of_nothing_is_unknown():
+    """
+    NaT is not 1970.
+    """
+    assert palette.age(pd.NaT, NOW) == "–"  # noqa: RUF001
+    assert palette.age(NOW - pd.Timedelta(seconds=12.9), NOW) == "12 s ago"
+    assert palette.age(NOW + pd.Timedelta(seconds=5), NOW) == "just now"
+
+
+def test_sizes_are_binary():
+    """
+    1536 bytes are 1.5 KiB.
+    """
+    assert [palette.size(n) for n in (812, 1536, 3_565_158, None)] == [
+        "812 B",
+        "1.5 KiB",
+        "3.4 MiB",
+        "–",  # noqa: RUF001
+    ]
