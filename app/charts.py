@@ -278,6 +278,7 @@ def _figure(title: str, unit: str, together: Together | None, **more: Any) -> An
     chart.add_tools(CrosshairTool(overlay=shared.cursor))
     chart.title.text_font = FONT
     chart.title.text_font_size = "12px"
+    chart.title.standoff = 10
     chart.title.offset = -46  # above the axis' labels, where the box begins
     chart.title.text_font_style = "normal"
     chart.min_border_left, chart.min_border_right, chart.min_border_top = 52, 8, 0

@@ -6,9 +6,10 @@ that cannot be made says so; Panel alone would show a blank one.
 
 import logging
 from html import escape
+from typing import Any, cast
 
 import panel as pn
-import panel_material_ui as pmui
+import panel_material_ui
 from bokeh.models import CustomJS
 from bokeh.themes import Theme
 
@@ -17,6 +18,9 @@ from app.pages.overview import Overview
 from app.server import page_actor, runtime
 
 log = logging.getLogger("arqscope.page")
+#: pmui builds its namespace at run time, and Panel's layouts are untyped
+pmui: Any = panel_material_ui
+layout: Any = pn
 
 #: reload once the server answers again: a reconnected session would have lost its stream
 _RELOAD = """
@@ -40,10 +44,10 @@ _OWN_CHARTS = {
 }
 
 
-def page() -> pmui.Page:
+def page() -> Any:
     """Build the page of one viewer."""
     shared = runtime()
-    doc = pn.state.curdoc
+    doc = cast(Any, pn.state.curdoc)
     actor = page_actor(doc.session_context)
     saved = pn.state.cookies.get("arqscope_theme")
     overview = Overview(
@@ -56,7 +60,7 @@ def page() -> pmui.Page:
     )
     frame = pmui.Page(
         title="arqscope",
-        header=[pn.Row(pn.layout.HSpacer(), overview.mast, sizing_mode="stretch_width", margin=0)],
+        header=[layout.Row(layout.layout.HSpacer(), overview.mast, sizing_mode="stretch_width", margin=0)],
         main=[overview],
         dark_theme=overview.theme == "dark",
         theme_config=design.theme_config(),
@@ -85,7 +89,7 @@ try:
     page().servable(title="arqscope")
 except Exception as error:
     log.exception("the page cannot be made")
-    pn.pane.HTML(
+    layout.pane.HTML(
         "<h1>arqscope cannot show this page</h1>"
         f"<p><code>{escape(type(error).__name__)}: {escape(str(error)[:500])}</code></p>"
         "<p>The server's log has the details. The API goes on: <a href='stats'>/stats</a>.</p>",

@@ -229,7 +229,8 @@ class LetterList:
             ]  # fmt: skip
         tools = [select, cause] if len(sources) > 1 or self.source or cause else None
         end = tag("span", where, turning, class_="end")
-        hint = None if may_act else tag("span", "You may look, not act.", class_="note")
+        said = "Select rows to act on several at once." if may_act else "You may look, not act."
+        hint = tag("span", said, class_="note")
         return tag("div", tools, hint, end, class_="toolbar", data_key="tools")
 
     def _row(self, letter: dict[str, Any], now: pd.Timestamp, *, may_act: bool) -> Html:

@@ -29,7 +29,7 @@ def _cells(now: Summary) -> list[Html]:
     )
     lag_about = "≈ " if now.lag_is_estimate else ""
     oldest = palette.duration(now.oldest_wait_s)
-    waits = f"oldest {oldest}" if now.waiting > 0 and oldest != palette.UNKNOWN else ""
+    waits = f"oldest {oldest}" if now.waiting > 0 else "none waits" if now.waiting == 0 else ""
     slots = f"{palette.count(now.busy)} of {palette.count(now.slots)} slots busy"
     retrying = f"{palette.count(now.dead_retrying)} retrying" if now.dead_retrying > 0 else ""
     behind = palette.duration(now.lag_s)

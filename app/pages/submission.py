@@ -103,7 +103,7 @@ def form(queues: Iterable[str], snapshot: Snapshot, answer: Answer | None) -> Ht
         tone = "said" if answer.ok else "said wrong"
         said = tag("p", icon(look, 13), " ", answer.text, class_=tone, role="status")
     fields = [
-        tag("div", asked("Queue", tag("select", listed, name="queue")),
+        tag("div", asked("Queue", tag("select", listed, name="queue", aria_label="Queue")),
             asked("Function", entry("name", list="functions", value="data-sync")),
             tag("datalist", names, id="functions"), class_="cols"),
         asked("Data, a JSON object", area),

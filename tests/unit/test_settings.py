@@ -1,11 +1,13 @@
 """Settings: the specification's names, our prefix, clear refusals, secrets that stay secret."""
 
+import re
 from pathlib import Path
 
 import pytest
 
 from app.errors import NotFound, SettingsError
 from app.settings import Settings, environment_names, masked_url
+from tests.conftest import ROOT
 
 
 def load(environ: dict[str, str] | None = None, env_file: Path | None = None) -> Settings:
@@ -114,3 +116,14 @@ def test_an_unknown_queue_is_answered_with_the_known_ones():
 
 def test_every_setting_says_what_it_is():
     assert [name for name, text in environment_names().items() if not text] == []
+
+
+def test_the_template_names_every_setting_and_holds_no_secret() -> None:
+    """
+    compose/env.example is what an operator copies: complete, and without a password to forget.
+    """
+    lines = (ROOT / "compose" / "env.example").read_text(encoding="utf-8").splitlines()
+    named = dict(line[1:].split("=", 1) for line in lines if re.match(r"#[A-Z_]+=", line))
+
+    assert set(named) == set(environment_names())
+    assert {named[n] for n in ("REDIS_PASSWORD", "API_KEY", "ARQSCOPE_PAYLOAD_KEY")} == {""}
