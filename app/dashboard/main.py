@@ -60,7 +60,11 @@ def page() -> Any:
     )
     frame = pmui.Page(
         title="arqscope",
-        header=[layout.Row(layout.layout.HSpacer(), overview.mast, sizing_mode="stretch_width", margin=0)],
+        header=[
+            layout.Row(
+                layout.layout.HSpacer(), overview.mast, sizing_mode="stretch_width", margin=0
+            )
+        ],
         main=[overview],
         dark_theme=overview.theme == "dark",
         theme_config=design.theme_config(),
