@@ -172,16 +172,16 @@ class Runner:
         defer_s: float | None = None
         shown: BaseException = error
         if isinstance(error, Retry):
-            defer_s = (error.defer_score or 0) / 1000
-            if not worker.retry_jobs:
-                defer_s = None
+            defer_s = (error.defer_score or 0) / 1000 if worker.retry_jobs else None
+        elif isinstance(error, asyncio.CancelledError) and worker.retry_jobs:
+            defer_s = None if self._policy(run).retry_errors else 0.0  # arq runs it again at once
         failures = max(claim.attempts.errors, claim.stock_tries) + 1
         trace = _traceback(shown)
         decision = after_failure(failures, shown, self._policy(run), defer_s=defer_s)
         text = f"{type(shown).__name__}: {safe_str(shown, 500)}"
         attempts = claim.attempts.failed(run.started_ms, text, trace)
         if isinstance(decision, GiveUp):
-            if isinstance(error, Retry):
+            if isinstance(error, Retry) and worker.retry_jobs:
                 shown = JobExecutionFailed(f"max {self._policy(run).attempts} retries exceeded")
             self._bury(run, decision.reason, shown, trace=trace, attempts=attempts)
             return

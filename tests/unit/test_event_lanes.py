@@ -78,11 +78,11 @@ async def test_a_waiter_that_gives_up_takes_nobodys_turn():
         async with slots.take():
             await release.wait()
 
-    async def loner() -> None:
+    async def single() -> None:
         async with slots.take(alone=True):
             pass
 
-    holder, waiter, last = (asyncio.create_task(c()) for c in (hold, loner, hold))
+    holder, waiter, last = (asyncio.create_task(c()) for c in (hold, single, hold))
     await asyncio.sleep(0)
     waiter.cancel()
     release.set()
