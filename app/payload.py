@@ -119,12 +119,16 @@ def dumps(value: Any) -> bytes:
         ) from error
 
 
+#: made once: ``json.loads`` with any keyword builds a decoder and its scanner for every job
+_PLAIN_DECODER: Final = json.JSONDecoder(parse_constant=_no_constant)
+_TAGGED_DECODER: Final = json.JSONDecoder(object_hook=_untagged, parse_constant=_no_constant)
+
+
 def loads(raw: bytes | str) -> Any:
     """Decode what ``dumps`` made; BadPayload when it is not JSON, NaN, too deep or badly tagged."""
-    tag = TAG.encode() if isinstance(raw, bytes) else TAG
-    hook = _untagged if tag in raw else None  # type: ignore[operator]
     try:
-        return json.loads(raw, object_hook=hook, parse_constant=_no_constant)
+        text = raw.decode() if isinstance(raw, bytes) else raw
+        return (_TAGGED_DECODER if TAG in text else _PLAIN_DECODER).decode(text)
     except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError) as e:
         raise BadPayload(f"not a JSON payload: {safe_str(e, 200)}") from e
 

@@ -22,7 +22,7 @@ from redis.asyncio import ConnectionPool
 from redis.exceptions import RedisError
 
 from app import keys
-from app.connections import is_refusal, pool_arguments
+from app.connections import is_refusal, packed, pool_arguments
 from app.errors import SettingsError
 from app.payload import Codec, safe_str
 from workers.cancellation import end
@@ -92,7 +92,9 @@ class Worker(arq.worker.Worker):
         self._signals = 0
         self._claims_made = 0
         self._solo = False
-        self._room_until = 0.0  #: monotonic; until then nothing new beside a job that must run alone
+        self._room_until = (
+            0.0  #: monotonic; until then nothing new beside a job that must run alone
+        )
         self._room_again_at = 0.0
         self._outbox: Outbox | None = None
         self._leases: LeaseKeeper | None = None
@@ -430,7 +432,7 @@ class Worker(arq.worker.Worker):
         # ids are bytes to Redis; what is not UTF-8 must come back as it was
         recipe = pool_arguments(timeout_s=10.0, retries=1) | {"encoding_errors": "surrogateescape"}
         if self._pool is None and self.options.url:
-            pool = ConnectionPool.from_url(self.options.url, **recipe)
+            pool = packed(ConnectionPool.from_url(self.options.url, **recipe))
             self._pool = ArqRedis(
                 pool,
                 job_serializer=self.job_serializer,
@@ -446,7 +448,7 @@ class Worker(arq.worker.Worker):
                 default_queue_name=self.queue_name,
                 expires_extra_ms=self.expires_extra_ms,
             )
-            self._pool.connection_pool.connection_kwargs.update(recipe)
+            packed(self._pool.connection_pool).connection_kwargs.update(recipe)
         pause_s = 0.1
         while not self._draining:
             try:

@@ -39,6 +39,8 @@ _WORDS: Final = {
 UNKNOWN_DELAY_MS: Final = 5_000
 #: s the result of a cron tick is kept at least: it stops a late worker from running the tick again
 TICK_KEPT_S: Final = 3600
+#: s a cancelled run may clean up before it is cancelled again
+CANCEL_AGAIN_S: Final = 3.0
 _quoted = json.encoder.encode_basestring_ascii
 _NO_JOB: Final = JobPayload("<unknown>", (), {}, 0, None, {})
 
@@ -55,6 +57,7 @@ class _Run:
     deadline: float  #: monotonic
     task: asyncio.Task[None] | None = None
     stopped: str = ""  #: why we cancelled it: timeout · abort · stop · lost
+    cancelled_at: float = 0.0  #: monotonic, the last time
     ended: bool = False  #: its ending is in the outbox
 
 
@@ -317,10 +320,17 @@ class Runner:
     # -- steering ------------------------------------------------------------------------------
 
     def enforce_timeouts(self, now: float) -> None:
-        """Cancel runs past their deadline."""
+        """Cancel runs past their deadline, and again those that did not hear of it.
+
+        A cancellation that meets redis-py (5.3) inside a command is swallowed now and then.
+        """
         for run in list(self._runs.values()):
-            if now >= run.deadline and not run.stopped and not run.ended:
+            if run.ended:
+                continue
+            if not run.stopped and now >= run.deadline:
                 self._cancel(run, "timeout")
+            elif run.stopped and now - run.cancelled_at >= CANCEL_AGAIN_S:
+                self._cancel(run, run.stopped)
 
     def abort(self, job_id: str) -> None:
         """Cancel a running job for good."""
@@ -367,6 +377,7 @@ class Runner:
 
     def _cancel(self, run: _Run, why: str) -> None:
         run.stopped = why
+        run.cancelled_at = time.monotonic()
         if run.task is not None:
             run.task.cancel()
 

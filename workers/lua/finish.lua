@@ -10,7 +10,8 @@
 -- Reply one integer per run: 1 recorded, 0 refused because the lease is lost.
 -- Atomic and fenced: nothing of a run whose lease went to another worker is written, and a job never
 -- leaves the queue without its result, report, count and (when it died) its raw payload being kept.
-local t = redis.call('TIME')
+local call, ARGV, KEYS = redis.call, ARGV, KEYS  -- globals cost a lookup each, and this runs per job
+local t = call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
 local int = function(n) return string.format('%.0f', n) end
 local WIDTH, FIRST = 12, 9
@@ -19,8 +20,8 @@ for i = FIRST, #ARGV, WIDTH do
   ids[#ids + 1] = ARGV[i]
   locks[#locks + 1] = ARGV[1] .. ARGV[i]
 end
-local marks = redis.call('HMGET', KEYS[2], unpack(ids))
-local tokens = redis.call('MGET', unpack(locks))
+local marks = call('HMGET', KEYS[2], unpack(ids))
+local tokens = call('MGET', unpack(locks))
 local outcome = {C = 'complete', D = 'dead', A = 'aborted', R = 'retry', S = 'shutdown'}
 local total = {C = 'complete', D = 'dead', A = 'aborted', R = 'retried', S = 'shutdown'}
 local replies, gone, unlock, drop, scores, counts, minute, put = {}, {}, {}, {}, {}, {}, {}, {}
@@ -28,15 +29,15 @@ local function count(into, field) into[field] = (into[field] or 0) + 1 end
 for n = 1, #ids do
   local a = FIRST + (n - 1) * WIDTH
   local id, token, kind = ids[n], ARGV[a + 1], ARGV[a + 2]
-  local owner = marks[n] and string.match(marks[n], '^%d+:%d+:%d+:(.*)$')
-  if owner ~= token or (tokens[n] and tokens[n] ~= token) then
+  local mine = marks[n] and string.sub(marks[n], -1 - #token) == ':' .. token
+  if not mine or (tokens[n] and tokens[n] ~= token) then
     replies[n] = 0
   else
     replies[n] = 1
     gone[#gone + 1] = id
     unlock[#unlock + 1] = locks[n]
     if kind ~= 'L' then
-      redis.call('XADD', KEYS[6], 'MAXLEN', '~', ARGV[7], '*', 'r', ARGV[a + 5])
+      call('XADD', KEYS[6], '*', 'r', ARGV[a + 5])
       count(counts, total[kind])
       local name = ARGV[a + 6]
       count(minute, name .. '|o|' .. outcome[kind])
@@ -50,51 +51,51 @@ for n = 1, #ids do
       put[#put + 1] = id
       put[#put + 1] = ARGV[a + 10]
       if kind == 'R' then count(counts, 'failed') end
-      local ttl = redis.call('PTTL', ARGV[2] .. id)
+      local ttl = call('PTTL', ARGV[2] .. id)
       if ttl > 0 and ttl < delay + 86400000 then  -- a long retry must not outlive its payload
-        redis.call('PEXPIRE', ARGV[2] .. id, int(delay + 86400000))
+        call('PEXPIRE', ARGV[2] .. id, int(delay + 86400000))
       end
     else
       drop[#drop + 1] = id
       local ttl = ARGV[a + 4]
       if ARGV[a + 3] ~= '' and ttl ~= '0' then
-        if ttl == '-1' then redis.call('SET', ARGV[3] .. id, ARGV[a + 3])
-        else redis.call('SET', ARGV[3] .. id, ARGV[a + 3], 'PX', ttl) end
+        if ttl == '-1' then call('SET', ARGV[3] .. id, ARGV[a + 3])
+        else call('SET', ARGV[3] .. id, ARGV[a + 3], 'PX', ttl) end
       end
-      local root = string.match(id, '^(.*)~r%d+$')
+      local root = string.find(id, '~r', 1, true) and string.match(id, '^(.*)~r%d+$')
       if kind == 'D' then
         count(counts, 'failed')
         local letter = root or id
         local record, kept = ARGV[5] .. letter, ARGV[6] .. letter
-        if root and redis.call('EXISTS', record) == 1 then
-          redis.call('COPY', ARGV[2] .. id, kept)
+        if root and call('EXISTS', record) == 1 then
+          call('COPY', ARGV[2] .. id, kept)
         else
-          redis.call('DEL', record)
-          if redis.call('COPY', ARGV[2] .. id, kept, 'REPLACE') == 0 then  -- expired: is there a copy?
-            redis.call('COPY', ARGV[8] .. id, kept, 'REPLACE')
-            redis.call('DEL', ARGV[8] .. id)
+          call('DEL', record)
+          if call('COPY', ARGV[2] .. id, kept, 'REPLACE') == 0 then  -- expired: is there a copy?
+            call('COPY', ARGV[8] .. id, kept, 'REPLACE')
+            call('DEL', ARGV[8] .. id)
           end
         end
-        redis.call('PERSIST', kept)
-        redis.call('PERSIST', record)
+        call('PERSIST', kept)
+        call('PERSIST', record)
         local fields = cjson.decode(ARGV[a + 11])
         local flat = {'id', letter, 'died_ms', int(now), 'changed_ms', int(now), 'state', 'new', 'decision', '', 'decision_reason', ''}
         for k, v in pairs(fields) do
           flat[#flat + 1] = k
           flat[#flat + 1] = v
         end
-        redis.call('HSET', record, unpack(flat))
-        redis.call('ZADD', KEYS[8], int(now), letter)
-        redis.call('ZREM', KEYS[9], letter)
-        redis.call('ZREM', KEYS[10], letter)
-      elseif root and redis.call('ZREM', KEYS[9], root) == 1 then
+        call('HSET', record, unpack(flat))
+        call('ZADD', KEYS[8], int(now), letter)
+        call('ZREM', KEYS[9], letter)
+        call('ZREM', KEYS[10], letter)
+      elseif root and call('ZREM', KEYS[9], root) == 1 then
         local state = kind == 'C' and 'resolved' or 'new'
-        redis.call('HSET', ARGV[5] .. root, 'state', state, 'changed_ms', int(now))
+        call('HSET', ARGV[5] .. root, 'state', state, 'changed_ms', int(now))
         if kind == 'C' then
-          redis.call('ZADD', KEYS[10], int(now), root)
+          call('ZADD', KEYS[10], int(now), root)
           count(counts, 'resolved')
         else
-          redis.call('ZADD', KEYS[8], int(now), root)
+          call('ZADD', KEYS[8], int(now), root)
         end
       end
       unlock[#unlock + 1] = ARGV[2] .. id
@@ -103,20 +104,21 @@ for n = 1, #ids do
   end
 end
 if #gone == 0 then return replies end
-redis.call('DEL', unpack(unlock))
-redis.call('HDEL', KEYS[2], unpack(gone))
+call('XTRIM', KEYS[6], 'MAXLEN', '~', ARGV[7])
+call('DEL', unpack(unlock))
+call('HDEL', KEYS[2], unpack(gone))
 if #drop > 0 then
-  redis.call('ZREM', KEYS[1], unpack(drop))
-  redis.call('HDEL', KEYS[3], unpack(drop))
-  redis.call('ZREM', KEYS[11], unpack(drop))
+  call('ZREM', KEYS[1], unpack(drop))
+  call('HDEL', KEYS[3], unpack(drop))
+  call('ZREM', KEYS[11], unpack(drop))
 end
 if #scores > 0 then
-  redis.call('ZADD', KEYS[1], unpack(scores))
-  redis.call('HSET', KEYS[3], unpack(put))
-  redis.call('LPUSH', KEYS[4], '1')  -- a sleeper must learn of the new due time
-  redis.call('LTRIM', KEYS[4], 0, 15)
+  call('ZADD', KEYS[1], unpack(scores))
+  call('HSET', KEYS[3], unpack(put))
+  call('LPUSH', KEYS[4], '1')  -- a sleeper must learn of the new due time
+  call('LTRIM', KEYS[4], 0, 15)
 end
-for field, n in pairs(counts) do redis.call('HINCRBY', KEYS[5], field, n) end
-for field, n in pairs(minute) do redis.call('HINCRBY', KEYS[7], field, n) end
-redis.call('EXPIRE', KEYS[7], 7200)
+for field, n in pairs(counts) do call('HINCRBY', KEYS[5], field, n) end
+for field, n in pairs(minute) do call('HINCRBY', KEYS[7], field, n) end
+call('EXPIRE', KEYS[7], 7200)
 return replies
