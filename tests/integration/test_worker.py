@@ -479,3 +479,46 @@ async def test_a_late_worker_does_not_run_a_cron_tick_again(
         await worker.main()
 
     assert len(ran) == 1
+
+
+async def test_a_stock_worker_beside_ours_shares_the_queue(
+    redis_server: RunningRedis, raw_redis: Redis, make_worker: Callable[..., Worker]
+) -> None:
+    """
+    Both take jobs of our producer; every job runs once, whoever takes it.
+    """
+    ran: list[tuple[str, int]] = []
+
+    async def by_ours(ctx: dict[str, Any], number: int) -> None:
+        ran.append(("ours", number))
+        await asyncio.sleep(0.05)
+
+    async def by_stock(ctx: dict[str, Any], number: int) -> None:
+        ran.append(("stock", number))
+        await asyncio.sleep(0.05)
+
+    codec = Codec()
+    pool = ArqRedis.from_url(redis_server.url)
+    pool.job_serializer, pool.job_deserializer = codec.encode, codec.decode
+    pool.default_queue_name, pool.expires_extra_ms = QUEUE, 86_400_000
+    stock = Worker.__mro__[1](
+        functions=[func(by_stock, name="work")],
+        queue_name=QUEUE,
+        redis_pool=pool,
+        burst=True,
+        poll_delay=0.01,
+        max_jobs=3,
+        handle_signals=False,
+        job_serializer=codec.encode,
+        job_deserializer=codec.decode,
+    )
+    ours = make_worker(func(by_ours, name="work"), max_jobs=3)
+    requests = [JobRequest(name="work", args=(n,), id=f"j{n}") for n in range(60)]
+    await enqueue_many(raw_redis, QUEUE, requests)
+
+    await asyncio.wait_for(asyncio.gather(stock.main(), ours.main()), 30)
+
+    assert sorted(number for _, number in ran) == list(range(60))
+    assert {who for who, _ in ran} == {"ours", "stock"}
+    assert await leftovers(raw_redis) == set()
+    await pool.aclose(close_connection_pool=True)
