@@ -1,6 +1,7 @@
 """Claim due jobs: one script call hands a batch over, leased, with payload and past attempts."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -157,3 +158,13 @@ class Claimer:
             reply[2] == b"1",
             claims,
         )
+
+    async def give_back(self, redis: Redis, known: Iterable[str]) -> list[str]:
+        """Put back what this worker was handed in claims whose replies were lost: not in *known*."""
+        queue = self.queue
+        reply: list[bytes] = await script(__file__, "give_back").run(
+            redis,
+            [queue, keys.running(queue), keys.wake(queue)],
+            [keys.ARQ_IN_PROGRESS, self.worker_id, *known],
+        )
+        return [raw.decode("utf-8", "surrogateescape") for raw in reply]

@@ -18,7 +18,9 @@ from typing import Any, Final, cast
 
 import arq.worker
 from arq.connections import ArqRedis, create_pool
-from redis.asyncio import ConnectionPool
+from redis.asyncio import ConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from app import keys
@@ -47,6 +49,8 @@ CANCEL_GRACE_S: Final = 2.0
 #: endings that may wait for Redis before no new job is claimed, per slot
 OUTBOX_PER_SLOT: Final = 4
 JANITOR_S: Final = 30.0
+#: ms; jobs that run shorter than this are claimed in big batches
+SHORT_RUN_MS: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +107,7 @@ class Worker(arq.worker.Worker):
         self._stop_wanted = asyncio.Event()
         self._side_tasks: list[asyncio.Task[Any]] = []
         self._wakeups: Wakeups | None = None
+        self._claiming: Redis | None = None
 
     # -- life ----------------------------------------------------------------------------------
 
@@ -148,6 +153,8 @@ class Worker(arq.worker.Worker):
             await outbox.stop()
             await asyncio.get_running_loop().run_in_executor(None, leases.stop)
             await self.wakeups.close()
+            if self._claiming is not None:
+                await self._claiming.aclose(close_connection_pool=True)
 
     async def close(self) -> None:
         """Run the shutdown hook and close the connections."""
@@ -191,6 +198,8 @@ class Worker(arq.worker.Worker):
             crashes=self.options.policy.crashes,
         )
         pause_s = 0.05
+        claiming = self._claiming = self._client_that_does_not_repeat()
+        unsure_until = next_look = 0.0  # a claim that failed may still have been carried out, or be
         while not self._draining:
             wanted = self._claimable()
             if wanted <= 0:
@@ -203,13 +212,19 @@ class Worker(arq.worker.Worker):
             self._claims_made += 1
             token = f"{self.id}#{self._claims_made}"
             try:
+                if next_look <= time.monotonic() < unsure_until:
+                    next_look = time.monotonic() + 1.0
+                    back = await claimer.give_back(claiming, list(self.leases.held))
+                    if back:
+                        log.warning("jobs of a lost claim put back", extra={"count": len(back)})
                 found = await claimer.claim(
-                    self.pool, wanted, token=token, idle=not self.tasks and not len(self.outbox)
+                    claiming, wanted, token=token, idle=not self.tasks and not len(self.outbox)
                 )
             except Exception as error:  # redis-py also raises AttributeError, RuntimeError …
+                unsure_until = time.monotonic() + self.options.lease_s
                 self._on_trouble(f"cannot claim jobs: {safe_str(error, 200)}")
                 if is_refusal(error):
-                    await self.pool.connection_pool.disconnect(inuse_connections=False)
+                    await claiming.connection_pool.disconnect(inuse_connections=False)
                 await self._wait(self._stop_wanted, pause_s * (0.5 + random.random()))  # noqa: S311
                 pause_s = min(1.0, pause_s * 2)
                 continue
@@ -235,6 +250,14 @@ class Worker(arq.worker.Worker):
                 may_block=lambda p=found.paused: not self.tasks and not p and not self._draining,  # type: ignore[misc]
             )
 
+    def _client_that_does_not_repeat(self) -> Redis:
+        """Make the client for claims: one repeated unasked would hide that its first reply was lost."""
+        source = self.pool.connection_pool
+        arguments = dict(source.connection_kwargs)
+        arguments["connection_class"] = source.connection_class
+        arguments["retry"] = Retry(NoBackoff(), 0)
+        return Redis.from_pool(ConnectionPool(**arguments))
+
     def _claimable(self) -> int:
         """Jobs this worker may claim now."""
         if self._draining or self.quiet or not self.allow_pick_jobs or self._solo_runs():
@@ -251,7 +274,17 @@ class Worker(arq.worker.Worker):
         free = self.max_jobs - len(self.tasks)
         if self.burst and self.max_burst_jobs >= 0:
             free = min(free, self.max_burst_jobs - self._jobs_started())
-        return min(free, BATCH)
+        return min(free, self._batch())
+
+    def _batch(self) -> int:
+        """Jobs per claim: many when they are short, an eighth of the slots when they take time.
+
+        Slots that all wait for one big claim would start, and so end, together, wave after wave,
+        each idle while the others are claimed and recorded.
+        """
+        if self.runner.mean_run_ms < SHORT_RUN_MS:
+            return BATCH
+        return min(BATCH, max(4, self.max_jobs // 8))
 
     def _make_room(self, *, waits: bool) -> None:
         """Let what runs here end, for a lease at most, so that a quarantined job gets its turn.
@@ -381,6 +414,11 @@ class Worker(arq.worker.Worker):
     def outbox(self) -> Outbox:
         """Endings on their way to Redis."""
         return cast(Outbox, self._outbox)
+
+    @property
+    def leases(self) -> LeaseKeeper:
+        """Keeps what runs claimed."""
+        return cast(LeaseKeeper, self._leases)
 
     @property
     def runner(self) -> Runner:

@@ -70,6 +70,7 @@ class Runner:
         self._leases = leases
         self._runs: dict[str, _Run] = {}
         self._queue = worker.queue_name
+        self.mean_run_ms = 0.0  #: of the latest runs, exponentially weighted
         self._codec = worker.options.codec if worker.job_deserializer is None else None
 
     # -- from claim to ending ------------------------------------------------------------------
@@ -280,6 +281,7 @@ class Runner:
             return
         claim, job = run.claim, run.job
         ran_ms = (time.monotonic() - run.started_at) * 1000
+        self.mean_run_ms += 0.05 * (ran_ms - self.mean_run_ms)
         function = safe_str(job.function, 128).replace("|", "/")
         report = ""
         if kind != LAID_BACK:
