@@ -349,7 +349,6 @@ class Worker(arq.worker.Worker):
                     await self._abort_asked()
                 if now >= next_setting and not self.burst:
                     next_setting = now + 5.0
-                    await self._announce_functions()
                     await self._read_concurrency()
                 if now >= next_janitor:
                     next_janitor = now + JANITOR_S
@@ -365,15 +364,6 @@ class Worker(arq.worker.Worker):
         for job_id, score in zip(ids, scores, strict=True):
             if score is not None:
                 self.runner.abort(job_id)
-
-    async def _announce_functions(self) -> None:
-        """Say which functions this queue's workers know, so that producers can refuse others."""
-        now_ms = int(time.time() * 1000)
-        async with self.pool.pipeline(transaction=False) as pipe:
-            pipe.sadd(keys.QUEUES, self.queue_name)
-            pipe.zadd(keys.functions(self.queue_name), dict.fromkeys(self.functions, now_ms))
-            pipe.zremrangebyscore(keys.functions(self.queue_name), 0, now_ms - 86_400_000)
-            await pipe.execute()
 
     async def _read_concurrency(self) -> None:
         wanted = await self.pool.get(keys.concurrency(self.queue_name))

@@ -24,7 +24,7 @@ log = logging.getLogger("arqscope.worker")
 #: s between two looks of an idle worker at the head of its queue: what stock producers may wait
 #: where the server sends no keyspace events
 POLL_S: Final = 0.5
-POLL_WITH_EVENTS_S: Final = 2.0
+POLL_WITH_EVENTS_S: Final = 5.0
 
 
 class Wakeups:

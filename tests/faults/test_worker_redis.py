@@ -1,0 +1,364 @@
+"""Workers under fault, rows of FAULTS.md: a Redis that dies, refuses, is slow or falls silent."""
+
+import asyncio
+import signal
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from redis.asyncio import Redis
+
+from app import keys
+from app.enqueue import JobRequest, enqueue
+from app.errors import RedisRefused
+from tests.conftest import RunningRedis, start_redis
+from tests.faults.checker import describe
+from tests.faults.conftest import Row
+from tests.faults.proxy import ChaosProxy
+from tests.faults.rig import Rig, WorkerProcess, sized
+from tests.waiting import until
+
+MakeRig = Callable[..., Rig]
+
+
+@asynccontextmanager
+async def _load(rig: Rig, per_s: float = 20, seconds: float = 0.05) -> AsyncIterator[None]:
+    """Enqueue jobs all the while, as long as the block runs."""
+    count = 0
+
+    async def feed() -> None:
+        nonlocal count
+        while True:
+            request = JobRequest(name="work", args=(seconds,), id=f"load{count}")
+            count += 1
+            await rig.submit([request], limit_s=100)
+            await asyncio.sleep(1 / per_s)
+
+    feeding = asyncio.create_task(feed())
+    try:
+        yield
+    finally:
+        feeding.cancel()
+        await asyncio.gather(feeding, return_exceptions=True)
+
+
+async def _next_done(rig: Rig, after: float, limit_s: float = 20) -> float:
+    """Wait for a job that ended after wall-clock *after*; return the seconds from then to its end."""
+
+    async def seen() -> bool:
+        return any(e.at > after for e in rig.entries("done"))
+
+    await until(seen, timeout_s=limit_s)
+    return min(e.at for e in rig.entries("done") if e.at > after) - after
+
+
+async def _heard(worker: WorkerProcess, *words: str, limit_s: float = 15) -> float:
+    """Wait until the worker has logged an ERROR with one of *words*; return the seconds it took."""
+    started, seen = time.monotonic(), len(worker.said())
+
+    async def loud() -> bool:
+        lines = worker.said()[seen:].splitlines()
+        return any("ERROR" in line and any(w in line for w in words) for line in lines)
+
+    await until(loud, timeout_s=limit_s)
+    return time.monotonic() - started
+
+
+@pytest.mark.row("R1")
+@pytest.mark.seeded
+async def test_workers_outlive_every_redis_that_is_killed(
+    make_rig: MakeRig, row: Row, tmp_path: Path
+) -> None:
+    """
+    Queue, streams and cache Redis are three servers, killed in turn under load.
+    """
+    rig = make_rig(lease_s=3)
+    others = {
+        name: start_redis(tmp_path / name, extra=("--appendfsync", "everysec"))
+        for name in ("REDIS_URL", "REDIS_STREAMS_URL")
+    }
+    servers: list[RunningRedis] = [rig.server, *others.values()]
+    fleet = [rig.start(more={n: s.url for n, s in others.items()}) for _ in range(2)]
+    recoveries = []
+    try:
+        async with _load(rig):
+            await rig.has("done", 5)
+            for number in range(sized(20, 3)):
+                server = servers[number % 3]
+                server.kill()
+                await asyncio.sleep(rig.random.uniform(0.2, 1.0))
+                await asyncio.get_running_loop().run_in_executor(None, server.start)
+                recoveries.append(await _next_done(rig, time.time()))
+                await asyncio.sleep(sized(3.0, 0.2))
+        await rig.emptied()
+        alive = [worker.is_alive for worker in fleet]
+        codes = await rig.stop()
+    finally:
+        for server in others.values():
+            server.stop()
+
+    verdict = await rig.verdict()
+    row.figure(
+        redis_kills=len(recoveries),
+        exits=alive.count(False),
+        recovery_max_s=max(recoveries),
+        unknown_enqueues=rig.unknown,
+        **verdict.figures(),
+    )
+    assert verdict.holds, describe(verdict)
+    assert (alive, codes) == ([True, True], [0, 0])
+    assert max(recoveries) <= 2
+
+
+@pytest.mark.row("R6")
+async def test_a_full_redis_is_loud_and_what_runs_is_finished_when_there_is_room(
+    make_rig: MakeRig, row: Row
+) -> None:
+    """
+    ``maxmemory`` with noeviction; stock arq says nothing and dies as the job ends.
+    """
+    rig = make_rig(lease_s=2)
+    worker = rig.start()
+    await rig.work(5, 1.0, prefix="running")
+    await rig.has("start", 5)
+
+    await rig.client.config_set("maxmemory", "1mb")
+    loud_s = await _heard(worker, "OOM", "maxmemory")
+    with pytest.raises(RedisRefused):
+        await enqueue(rig.producer, rig.queue, JobRequest(name="work", id="refused"))
+    state = await _beaten_state(rig)
+    await asyncio.sleep(sized(10.0, 1.5))
+    alive = worker.is_alive
+    await rig.client.config_set("maxmemory", "0")
+    freed_s = await rig.emptied()
+    await rig.stop()
+
+    verdict = await rig.verdict()
+    row.figure(loud_s=loud_s, deaths=int(not alive), resumed_s=freed_s, state=state)
+    row.figure(**verdict.figures())
+    assert alive
+    assert loud_s <= 5
+    assert verdict.holds, describe(verdict)
+    assert (verdict.complete, verdict.duplicates) == (5, 0)
+
+
+async def _beaten_state(rig: Rig) -> str:
+    """What the heartbeat says of the worker: a full Redis takes none, so the last one stands."""
+    names = await rig.client.zrange(keys.WORKERS, 0, -1)
+    if not names:
+        return "none"
+    raw = await cast(Any, rig.client.hget(keys.worker(names[0].decode()), "state"))
+    return (raw or b"none").decode()
+
+
+@pytest.mark.row("R8")
+async def test_a_redis_turned_replica_is_loud_and_work_goes_on_when_it_is_master_again(
+    make_rig: MakeRig, row: Row
+) -> None:
+    rig = make_rig(lease_s=2)
+    worker = rig.start()
+    async with _load(rig):
+        await rig.has("done", 3)
+        await rig.client.execute_command("REPLICAOF", "127.0.0.1", "1")
+        loud_s = await _heard(worker, "READONLY", "read only", "replica")
+        await asyncio.sleep(sized(20.0, 1.0))
+        await rig.client.execute_command("REPLICAOF", "NO", "ONE")
+        resumed_s = await _next_done(rig, time.time())
+    await rig.emptied()
+    alive = worker.is_alive
+    await rig.stop()
+
+    verdict = await rig.verdict()
+    row.figure(loud_s=loud_s, resumed_s=resumed_s, deaths=int(not alive), **verdict.figures())
+    assert alive
+    assert verdict.holds, describe(verdict)
+    assert loud_s <= 5
+    assert resumed_s <= 2
+
+
+def _through(rig: Rig, proxy: ChaosProxy) -> dict[str, str]:
+    """Environment of a worker whose queue Redis is behind *proxy*."""
+    url = rig.server.database(2)
+    return {"REDIS_QUEUE_URL": url.replace(f":{rig.server.port}/", f":{proxy.port}/")}
+
+
+@pytest.mark.row("R11")
+async def test_a_wrong_password_is_said_clearly_and_patiently_and_never_shown(
+    make_rig: MakeRig, row: Row
+) -> None:
+    """
+    Wrong at the start, rotated while running, user switched off: each heals without a restart.
+    """
+    rig = make_rig(lease_s=2)
+    await rig.client.execute_command("ACL", "SETUSER", "boss", "on", ">boss", "~*", "&*", "+@all")
+    boss = Redis.from_url(
+        rig.server.database(2)
+        .replace("redis://:", "redis://boss:")
+        .replace(rig.server.password, "boss")
+    )
+    secret, right = "s3cret-that-must-not-be-logged", rig.server.password
+    watch_s = sized(10.0, 1.0)
+    async with ChaosProxy(rig.server.port) as proxy:
+        wrong = {k: v.replace(right, secret) for k, v in _through(rig, proxy).items()}
+        worker = rig.start(more=wrong)
+        said_s = await _heard(worker, "invalid username-password", "WRONGPASS")
+        before = proxy.connections
+        await asyncio.sleep(watch_s)
+        at_start = (proxy.connections - before) / watch_s
+        await boss.config_set("requirepass", secret)  # the fix: the server learns it
+        await rig.has_started(worker)
+        await _works(rig, boss, "fixed")
+
+        await boss.config_set("requirepass", right)  # rotated under the worker's feet
+        await boss.execute_command("CLIENT", "KILL", "USER", "default")
+        rotated_s = await _heard(worker, "invalid username-password", "WRONGPASS")
+        before = proxy.connections
+        await asyncio.sleep(watch_s)
+        rotated = (proxy.connections - before) / watch_s
+        await boss.config_set("requirepass", secret)
+        await _works(rig, boss, "rotated")
+
+        await asyncio.sleep(sized(5.5, 0.0))  # the log is quiet for 5 s after a complaint
+        await boss.execute_command("ACL", "SETUSER", "default", "off")
+        await boss.execute_command("CLIENT", "KILL", "USER", "default")
+        await until(lambda: asyncio.sleep(0, proxy.open_connections == 0))
+        await asyncio.sleep(0.5)
+        await boss.execute_command("ACL", "SETUSER", "default", "on")
+        await _works(rig, boss, "switched")
+        alive = worker.is_alive
+        await boss.aclose()
+    everything = "".join(w.said() for w in rig.workers)
+    hits = everything.count(secret) + everything.count(right)
+    row.figure(
+        said_s=said_s,
+        rotated_s=rotated_s,
+        attempts_per_s_start=at_start,
+        attempts_per_s_running=rotated,
+        secrets_in_logs=hits,
+    )
+    assert (alive, hits) == (True, 0)
+    # one connection at the start; five later (claims, leases, heartbeat, control, supervision)
+    assert at_start <= sized(1.5, 3.0)
+    assert rotated <= 10
+
+
+async def _works(rig: Rig, redis: Redis, name: str) -> None:
+    """Wait until a job put on the queue now has run."""
+    await redis.set(keys.arq_job(name), b'j1:{"t":null,"f":"work","a":[0],"k":{},"et":1}')
+    await redis.zadd(rig.queue, {name: 1})
+    await until(lambda: redis.exists(keys.arq_result(name)), timeout_s=10)
+
+
+@pytest.mark.row("R12")
+@pytest.mark.seeded
+async def test_a_slow_redis_takes_no_job_from_a_living_worker(make_rig: MakeRig, row: Row) -> None:
+    """
+    Latency, a pause and a freeze shorter than the lease: leases are renewed in time.
+    """
+    rig = make_rig(lease_s=sized(30.0, 5.0))
+    delay_s, slow_s, pause_s, freeze_s = sized((0.2, 2.0, 5.0, 10.0), (0.1, 0.3, 0.4, 0.8))
+    async with ChaosProxy(rig.server.port, rig.seed) as proxy:
+        fleet = [rig.start(more=_through(rig, proxy)) for _ in range(2)]
+        await rig.work(6, sized(50.0, 4.0), prefix="long")
+        await rig.has("start", 6)
+        async with _load(rig, per_s=5):
+            proxy.delay_s, proxy.jitter_s = delay_s, delay_s / 2
+            await asyncio.sleep(sized(8.0, 0.7))
+            proxy.delay_s, proxy.jitter_s = slow_s, 0.0
+            await asyncio.sleep(sized(12.0, 0.7))
+            proxy.delay_s = 0.0
+            await rig.client.execute_command("CLIENT", "PAUSE", int(pause_s * 1000), "ALL")
+            await asyncio.sleep(pause_s)
+            process = rig.server.process
+            assert process is not None
+            process.send_signal(signal.SIGSTOP)
+            await asyncio.sleep(freeze_s)
+            process.send_signal(signal.SIGCONT)
+            await asyncio.sleep(0.5)
+        await rig.emptied(60)
+        alive = [worker.is_alive for worker in fleet]
+        await rig.stop()
+
+    verdict = await rig.verdict()
+    totals = await rig.totals()
+    row.figure(
+        false_takeovers=totals.get("crashed", 0),
+        shutdowns=totals.get("shutdown", 0),
+        lease_s=rig.lease_s,
+        **verdict.figures(),
+    )
+    assert alive == [True, True]
+    assert verdict.holds, describe(verdict)
+    assert (totals.get("crashed", 0), totals.get("shutdown", 0)) == (0, 0)
+    assert verdict.duplicates == 0
+
+
+@pytest.mark.row("R13")
+async def test_a_redis_that_swallows_everything_is_noticed_and_left_for_a_new_connection(
+    make_rig: MakeRig, row: Row
+) -> None:
+    """
+    Nothing is refused and nothing answered, as behind a dropping firewall; stock arq never says so.
+    """
+    rig = make_rig(lease_s=sized(30.0, 2.0))
+    async with ChaosProxy(rig.server.port) as proxy:
+        idle = rig.start(more=_through(rig, proxy))
+        await rig.work(2, 0.1)
+        await rig.emptied()
+        busy = rig.start(more=_through(rig, proxy))
+        await rig.work(12, sized(60.0, 2.0), prefix="long")
+        await rig.has("start", 14)
+
+        proxy.blackhole = True
+        noticed = await asyncio.gather(
+            *(_heard(worker, "trouble", "lease", limit_s=40) for worker in (idle, busy))
+        )
+        await asyncio.sleep(sized(20.0, 0.5))
+        rig.server.kill()  # the server goes while nobody can see it
+        await asyncio.get_running_loop().run_in_executor(None, rig.server.start)
+        proxy.blackhole = False
+        healed_at = time.time()
+        await rig.work(1, 0, prefix="after")
+        await rig.holds(lambda: rig.client.exists(keys.arq_result("after0")), limit_s=20)
+        resumed_s = time.time() - healed_at
+        await rig.emptied(90)
+        alive = [idle.is_alive, busy.is_alive]
+        await rig.stop()
+
+    verdict = await rig.verdict()
+    row.figure(detect_max_s=max(noticed), resumed_s=resumed_s, **verdict.figures())
+    assert alive == [True, True]
+    assert verdict.holds, describe(verdict)
+    assert max(noticed) <= 10
+    assert resumed_s <= 12
+
+
+@pytest.mark.row("R12")
+async def test_a_claim_whose_reply_was_lost_costs_its_jobs_neither_time_nor_a_crash(
+    make_rig: MakeRig, row: Row
+) -> None:
+    """
+    Redis handed the jobs over, the worker never heard of it: it puts them back and claims again.
+    """
+    rig = make_rig(lease_s=10)
+    async with ChaosProxy(rig.server.port) as proxy:
+        worker = rig.start(more=_through(rig, proxy))
+        await rig.has_started(worker)
+        await asyncio.sleep(0.3)
+        proxy.lose_reply_with = b'"f":"work"'
+        submitted_at = time.time()
+        await rig.work(5, 0.1)
+        await rig.emptied(20)
+        took_s = max(e.at for e in rig.entries("done")) - submitted_at
+        await rig.stop()
+
+    verdict = await rig.verdict()
+    totals = await rig.totals()
+    assert proxy.lose_reply_with == b""
+    row.figure(took_s=took_s, crashed=totals.get("crashed", 0), **verdict.figures())
+    assert verdict.holds, describe(verdict)
+    assert totals.get("crashed", 0) == 0
+    assert took_s < 5
