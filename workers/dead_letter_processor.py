@@ -16,7 +16,7 @@ from typing import Any, Final
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from app import keys, redrive
+from app import keys, logs, redrive
 from app.connections import connect
 from app.errors import ArqscopeError, BadRecord
 from app.payload import safe_str
@@ -283,9 +283,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
 def main(settings: Settings | None = None) -> None:
     """Run the process; SIGTERM and SIGINT end it after the letter in hand, with exit code 0."""
     settings = settings or Settings.load()
-    logging.basicConfig(
-        level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s"
-    )
+    logs.configure(settings.log_level)
     asyncio.run(_until_signalled(settings))
 
 

@@ -15,6 +15,7 @@ from typing import Any, Final, TypeVar
 
 from redis.exceptions import RedisError
 
+from app import logs
 from app.connections import connect
 from app.enqueue import codec_of
 from app.errors import BadRecord
@@ -351,9 +352,7 @@ async def _serve(settings: Settings) -> None:
 def main(settings: Settings | None = None) -> None:
     """Run the processor until SIGTERM or SIGINT, drain, return."""
     settings = settings or Settings.load()
-    logging.basicConfig(
-        level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s"
-    )
+    logs.configure(settings.log_level)
     factory = None if uvloop is None else uvloop.new_event_loop
     with asyncio.Runner(loop_factory=factory) as runner:
         runner.run(_serve(settings))

@@ -324,7 +324,8 @@ class Runner:
     def enforce_timeouts(self, now: float) -> None:
         """Cancel runs past their deadline, and again those that did not hear of it.
 
-        A cancellation that meets redis-py (5.3) inside a command is swallowed now and then.
+        Before Python 3.12 ``asyncio.wait_for``, which redis-py sends with, swallows a cancellation
+        that arrives as it completes.
         """
         for run in list(self._runs.values()):
             if run.ended:

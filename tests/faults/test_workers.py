@@ -269,12 +269,12 @@ async def test_a_built_in_job_is_not_cut_short_by_a_stopping_worker(
     A job that took none of its time when the worker was asked to stop has not done its work.
     """
     rig = make_rig()
-    length_s = 2.5
+    length_s = 3.5
     request = JobRequest(name="generic", args=({"duration": length_s * 1000},), id="built-in")
     await rig.submit([request])
     worker = rig.start(ARQSCOPE_DRAIN_S=0.5)
     await until(lambda: cast(Any, rig.client.hexists(keys.running(rig.queue), "built-in")))
-    await asyncio.sleep(0.5)
+    await asyncio.sleep(0.37)
     worker.terminate()
     await worker.ended(10)
     rig.start()
