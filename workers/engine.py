@@ -477,14 +477,14 @@ class Worker(arq.worker.Worker):
                 expires_extra_ms=self.expires_extra_ms,
             )
             packed(self._pool.connection_pool).connection_kwargs.update(recipe)
-        pause_s = 0.1
+        pause_s = 0.5  # a wrong password must not become a storm of attempts
         while not self._draining:
             try:
                 await self._pool.ping()
             except (RedisError, OSError) as error:
                 self._on_trouble(f"cannot reach Redis: {safe_str(error, 200)}")
                 await self._wait(self._stop_wanted, pause_s * (0.5 + random.random()))  # noqa: S311
-                pause_s = min(2.0, pause_s * 2)
+                pause_s = min(1.2, pause_s * 2)
             else:
                 self.trouble = ""
                 return

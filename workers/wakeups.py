@@ -25,6 +25,8 @@ log = logging.getLogger("arqscope.worker")
 #: where the server sends no keyspace events
 POLL_S: Final = 0.5
 POLL_WITH_EVENTS_S: Final = 5.0
+#: s between two looks of a worker that runs jobs and has slots free: it waits for no token
+BUSY_POLL_S: Final = 0.25
 
 
 class Wakeups:
@@ -78,7 +80,7 @@ class Wakeups:
                 await asyncio.sleep(limit_s)
                 return
             if not may_block():
-                await self.stirred(limit_s)
+                await self.stirred(min(limit_s, BUSY_POLL_S))
                 return
             if await self._signalled(limit_s) or next_due_ms is not None or self._has_events:
                 return
