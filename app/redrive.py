@@ -72,7 +72,7 @@ class Verdict:
 
 async def read_letter(shelf: Shelf, letter_id: str) -> DeadLetter | None:
     """One letter, or None; BadRecord when its record is unreadable."""
-    raw: Any = await _asked(shelf.redis.hgetall(keys.dead_record(shelf.source, letter_id)))
+    raw: Any = await asked(shelf.redis.hgetall(keys.dead_record(shelf.source, letter_id)))
     return DeadLetter.from_fields(raw) if raw else None
 
 
@@ -101,7 +101,7 @@ async def note_decision(shelf: Shelf, letter_id: str, verdict: Verdict) -> str:
 async def reopen_lost(shelf: Shelf, after: str, idle_s: float) -> tuple[str, list[str]]:
     """Reopen letters whose retry is nowhere; returns where to go on (empty: the end) and their ids."""
     source = shelf.source
-    reply = await _run(
+    reply = await run_script(
         shelf,
         "reopen_letters",
         [
@@ -118,7 +118,7 @@ async def reopen_lost(shelf: Shelf, after: str, idle_s: float) -> tuple[str, lis
 async def trim_closed(shelf: Shelf, retention_s: float) -> int:
     """Forget up to ``SWEEP`` closed letters whose retention has passed; returns how many."""
     source = shelf.source
-    reply = await _run(
+    reply = await run_script(
         shelf,
         "trim_letters",
         [keys.dead_closed(source), keys.dead_open(source), keys.dead_retrying(source)],
@@ -134,7 +134,7 @@ async def trim_closed(shelf: Shelf, retention_s: float) -> int:
 
 async def _redrive_job(shelf: Shelf, letter_id: str, verdict: Verdict, delay_s: float) -> Redrive:
     source = shelf.source
-    reply = await _run(
+    reply = await run_script(
         shelf,
         "redrive",
         [
@@ -168,11 +168,11 @@ async def _redrive_job(shelf: Shelf, letter_id: str, verdict: Verdict, delay_s: 
 
 async def _redrive_event(shelf: Shelf, letter_id: str, verdict: Verdict) -> Redrive:
     source = shelf.source
-    text = await _asked(shelf.redis.get(keys.dead_payload(source, letter_id)))
+    text = await asked(shelf.redis.get(keys.dead_payload(source, letter_id)))
     if text is None:
-        known = await _asked(shelf.redis.exists(keys.dead_record(source, letter_id)))
+        known = await asked(shelf.redis.exists(keys.dead_record(source, letter_id)))
         return Redrive(word="no-payload" if known else "missing", id="")
-    reply = await _run(
+    reply = await run_script(
         shelf,
         "redrive_event",
         [
@@ -211,7 +211,7 @@ def raw_fields(text: str) -> dict[str, str]:
 
 async def _close(shelf: Shelf, letter_id: str, wanted: str, verdict: Verdict) -> str:
     source = shelf.source
-    word = await _run(
+    word = await run_script(
         shelf,
         "close_letter",
         [
@@ -235,11 +235,13 @@ async def _close(shelf: Shelf, letter_id: str, wanted: str, verdict: Verdict) ->
     return str(word)
 
 
-async def _run(shelf: Shelf, name: str, names: list[str], args: list[Any]) -> Any:
-    return await _asked(script(__file__, name).run(shelf.redis, names, args))
+async def run_script(shelf: Shelf, name: str, names: list[str], args: list[Any]) -> Any:
+    """Run ``lua/<name>.lua`` on the shelf's Redis; its errors become ours."""
+    return await asked(script(__file__, name).run(shelf.redis, names, args))
 
 
-async def _asked(reply: Any) -> Any:
+async def asked(reply: Any) -> Any:
+    """Await a reply of Redis; its errors become ours."""
     try:
         return await reply
     except (RedisError, OSError) as error:

@@ -17,7 +17,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from app import keys, logs, redrive
-from app.connections import connect
+from app.connections import Connections, connect
 from app.errors import ArqscopeError, BadRecord
 from app.payload import safe_str
 from app.records import DeadLetter, LetterState
@@ -27,6 +27,7 @@ from app.settings import Settings
 from workers.alerts import push_notice
 from workers.heartbeat import Heartbeat
 from workers.open_letters import Place, open_page, undecided
+from workers.operations import OperationRunner
 from workers.policies import Action, Decision, Rule, decide, load_rules
 
 log = logging.getLogger("arqscope.dead_letters")
@@ -270,10 +271,11 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         connect(settings.url(role), timeout_s=5.0) for role in ("queue", "streams", "cache")
     )
     processor = DeadLetterProcessor(settings, queue, streams, cache)
+    runner = OperationRunner(Connections(queue=queue, streams=streams, cache=cache))
     heartbeat = Heartbeat(queue, ROLE, settings.dlq_queue_name, describe=processor.describe)
     await heartbeat.start()
     try:
-        await processor.run(stop)
+        await asyncio.gather(processor.run(stop), runner.run(stop))
     finally:
         await heartbeat.stop()
         for client in (queue, streams, cache):
