@@ -5,7 +5,8 @@ the dead-letter processor. A *Shelf* is where the letters of one queue or stream
 """
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from redis.asyncio import Redis
@@ -64,10 +65,27 @@ class Verdict:
     token: str = ""  #: holder's token of the dead-letters lease; empty: an operator
     seen_redrives: int | None = None
 
+    def lineage(self, edited: "Edited | None") -> str:
+        """What the letter's record keeps of this retry, as a JSON object."""
+        facts: dict[str, Any] = {"actor": self.actor}
+        if edited is not None:
+            facts |= {"edited": True, "before": edited.before, "after": edited.after}
+        return json.dumps(facts)
+
     @property
     def undecided_only(self) -> bool:
         """Whether only a letter nobody decided about may be taken."""
         return self.actor == POLICY
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Edited:
+    """What a retry carries in place of what died; *before* and *after* are SHA-256 of both."""
+
+    payload: bytes = b""  #: of a job
+    fields: Mapping[str, str] = field(default_factory=dict)  #: of an event
+    before: str
+    after: str
 
 
 async def read_letter(shelf: Shelf, letter_id: str) -> DeadLetter | None:
@@ -77,15 +95,21 @@ async def read_letter(shelf: Shelf, letter_id: str) -> DeadLetter | None:
 
 
 async def redrive(
-    shelf: Shelf, letter_id: str, verdict: Verdict, *, delay_s: float = 0.0
+    shelf: Shelf,
+    letter_id: str,
+    verdict: Verdict,
+    *,
+    delay_s: float = 0.0,
+    edited: "Edited | None" = None,
 ) -> Redrive:
     """Retry one letter: a job with the same bytes, or an entry with the same fields; once.
 
-    *delay_s* holds for jobs; a stream has no future, so an event is retried at once.
+    *delay_s* holds for jobs; a stream has no future, so an event is retried at once. *edited* takes
+    the place of what died in the retry only; the letter keeps it.
     """
     if shelf.kind == "job":
-        return await _redrive_job(shelf, letter_id, verdict, delay_s)
-    return await _redrive_event(shelf, letter_id, verdict)
+        return await _redrive_job(shelf, letter_id, verdict, delay_s, edited)
+    return await _redrive_event(shelf, letter_id, verdict, edited)
 
 
 async def close(shelf: Shelf, letter_id: str, state: LetterState, verdict: Verdict) -> str:
@@ -132,7 +156,9 @@ async def trim_closed(shelf: Shelf, retention_s: float) -> int:
     return int(reply)
 
 
-async def _redrive_job(shelf: Shelf, letter_id: str, verdict: Verdict, delay_s: float) -> Redrive:
+async def _redrive_job(
+    shelf: Shelf, letter_id: str, verdict: Verdict, delay_s: float, edited: Edited | None
+) -> Redrive:
     source = shelf.source
     reply = await run_script(
         shelf,
@@ -161,17 +187,25 @@ async def _redrive_job(shelf: Shelf, letter_id: str, verdict: Verdict, delay_s: 
             verdict.reason,
             "0" if verdict.undecided_only else "1",
             source,
+            b"" if edited is None else edited.payload,
+            verdict.lineage(edited),
         ],
     )
     return Redrive(word=str(reply[0]), id=str(reply[1]))
 
 
-async def _redrive_event(shelf: Shelf, letter_id: str, verdict: Verdict) -> Redrive:
+async def _redrive_event(
+    shelf: Shelf, letter_id: str, verdict: Verdict, edited: Edited | None
+) -> Redrive:
     source = shelf.source
-    text = await asked(shelf.redis.get(keys.dead_payload(source, letter_id)))
-    if text is None:
-        known = await asked(shelf.redis.exists(keys.dead_record(source, letter_id)))
-        return Redrive(word="no-payload" if known else "missing", id="")
+    if edited is None:
+        text = await asked(shelf.redis.get(keys.dead_payload(source, letter_id)))
+        if text is None:
+            known = await asked(shelf.redis.exists(keys.dead_record(source, letter_id)))
+            return Redrive(word="no-payload" if known else "missing", id="")
+        fields: Mapping[str, str] = raw_fields(text)
+    else:
+        fields = edited.fields
     reply = await run_script(
         shelf,
         "redrive_event",
@@ -189,7 +223,8 @@ async def _redrive_event(shelf: Shelf, letter_id: str, verdict: Verdict) -> Redr
             verdict.decision,
             verdict.reason,
             "1" if verdict.undecided_only else "0",
-            *[part for pair in raw_fields(text).items() for part in pair],
+            verdict.lineage(edited),
+            *[part for pair in fields.items() for part in pair],
         ],
     )
     return Redrive(word=str(reply[0]), id=str(reply[1]))

@@ -5,8 +5,8 @@ from dataclasses import replace
 from typing import Any, Final
 
 from app import operations
-from app.actions.asking import ActionReport, Actor, Connections, check_queue, permit
-from app.actions.letters import MAX_REASON_CHARS
+from app.actions.asking import ActionReport, Actor, Connections, permit
+from app.actions.letters import MAX_REASON_CHARS, shelf_of
 from app.errors import ActionRefused, InvalidRequest, NotFound
 from app.operation_kinds import kind_of
 from app.operations import Operation, OperationState, Role
@@ -37,11 +37,8 @@ async def start_operation(
     source, ActionRefused when 100 are open.
     """
     what = kind_of(kind)
-    role: Role = "queue"
-    if source == settings.stream_name:
-        role = "streams"
-    else:
-        await check_queue(connections, settings, source)
+    shelf = await shelf_of(connections, settings, source)
+    role: Role = "streams" if shelf.kind == "event" else "queue"
     operations.check_pace(rate_per_s, canary, canary_max_failed, canary_wait_s)
     if canary and not what.has_canary:
         raise InvalidRequest(

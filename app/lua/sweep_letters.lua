@@ -98,6 +98,9 @@ local function retry_event(letter, record, redrives)
 end
 
 local acted = 0
+local function forget(record, redrives)  -- the last 100 redrives are told
+  if redrives > 99 then call('HDEL', record, 'redrive:' .. int(redrives - 99)) end
+end
 for i = 1, #rows, 2 do
   local letter, score = rows[i], rows[i + 1]
   local at = tonumber(score)
@@ -124,14 +127,16 @@ for i = 1, #rows, 2 do
   else
     acted = acted + 1
     local id
-    if verb == 'retry_job' then id = retry_job(letter, record, tonumber(f[2] or '') or 0)
-    elseif verb == 'retry_event' then id = retry_event(letter, record, tonumber(f[2] or '') or 0)
+    local redrives = tonumber(f[2] or '') or 0
+    if verb == 'retry_job' then id = retry_job(letter, record, redrives)
+    elseif verb == 'retry_event' then id = retry_event(letter, record, redrives)
     else
       id = letter
       call('HSET', record, 'state', verb, 'changed_ms', now, 'actor', ARGV[19], 'decision', ARGV[20],
            'decision_reason', ARGV[21], 'operation', op)
     end
     if id then
+      forget(record, redrives)
       done, stays = done + 1, false
       ids[#ids + 1] = id
       gone[#gone + 1] = letter
