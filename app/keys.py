@@ -156,6 +156,11 @@ def dead_closed(source: str) -> str:
     return f"arqscope:{{{source}}}:dead:closed"
 
 
+def dead_spilling(source: str) -> str:
+    """ZSET letter id → died ms, on its way to an archive file · dead-letter processor · none · ≤ 250."""
+    return f"arqscope:{{{source}}}:dead:spilling"
+
+
 def dead_record(source: str, letter_id: str) -> str:
     """HASH of one dead letter (records.DeadLetter) · finish, actions · none while open · letters."""
     return f"arqscope:{{{source}}}:dead:record:{letter_id}"

@@ -30,6 +30,7 @@ TOTALS: Final = (
     "discarded",  # dead letters given up on purpose, less those taken back
     "archived",  # dead letters put aside as dealt with, less those taken back
     "undone",  # discards and archives taken back
+    "spilled",  # dead letters that lie in an archive file
 )
 
 
@@ -64,6 +65,7 @@ class LetterState(StrEnum):
     RESOLVED = "resolved"
     DISCARDED = "discarded"
     ARCHIVED = "archived"
+    SPILLED = "spilled"  #: on its way to an archive file, for a moment
 
 
 def utc(ms: float) -> datetime:

@@ -24,6 +24,7 @@ from app.records import DeadLetter, LetterState
 from app.redrive import POLICY, Shelf, Verdict
 from app.scripts import script
 from app.settings import Settings
+from workers import overflow
 from workers.alerts import push_notice
 from workers.heartbeat import Heartbeat
 from workers.open_letters import Place, open_page, undecided
@@ -223,7 +224,7 @@ class DeadLetterProcessor:
         return True
 
     async def _do_chores(self, shelf: Shelf) -> None:
-        """Reopen letters whose retry is nowhere; forget closed ones past retention."""
+        """Reopen letters whose retry is nowhere, forget closed ones past retention, relieve the cap."""
         if shelf.kind == "job":
             after, reopened = await redrive.reopen_lost(
                 shelf, self._lost_after.get(shelf.source, ""), LOST_S
@@ -232,6 +233,7 @@ class DeadLetterProcessor:
             if reopened:
                 log.error("retries lost", extra={"source": shelf.source, "letters": reopened[:20]})
         await redrive.trim_closed(shelf, self._settings.failed_job_ttl)
+        await overflow.relieve(shelf, self._settings, self._cache)
 
     # -- odds and ends -------------------------------------------------------------------------
 

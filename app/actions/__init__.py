@@ -7,7 +7,13 @@ in an ActionReport whether anything changed. Asked twice, it acts once.
 from app.actions.asking import ActionReport, Actor, Role, may_act
 from app.actions.events import notify, publish_event
 from app.actions.jobs import abort_job, cancel_job, promote_job, submit_jobs
-from app.actions.letters import archive_letter, discard_letter, retry_letter, undo_discard
+from app.actions.letters import (
+    archive_letter,
+    discard_letter,
+    import_letters,
+    retry_letter,
+    undo_discard,
+)
 from app.actions.operations import (
     abort_operation,
     pause_operation,
@@ -35,6 +41,7 @@ __all__ = [
     "clean_queue",
     "control_workers",
     "discard_letter",
+    "import_letters",
     "may_act",
     "notify",
     "pause_operation",

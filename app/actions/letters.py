@@ -1,9 +1,10 @@
 """Actions on dead letters: retry, edited or not, discard, archive, and take that back."""
 
 import json
+from pathlib import Path
 from typing import Any, Final
 
-from app import keys, redrive
+from app import keys, redrive, spill
 from app.actions.asking import ActionReport, Actor, Connections, asked, check_queue, permit
 from app.enqueue import MAX_DELAY_S, codec_of
 from app.errors import ActionRefused, InvalidRequest, NotFound, UnknownFunction
@@ -105,6 +106,48 @@ async def undo_discard(
 ) -> ActionReport:
     """Open a discarded or archived letter again; ActionRefused after 24 h."""
     return await _close(connections, settings, actor, source, letter_id, LetterState.NEW, "")
+
+
+async def import_letters(
+    connections: Connections,
+    settings: Settings,
+    actor: Actor,
+    path: Path,
+    *,
+    dry_run: bool = False,
+) -> ActionReport:
+    """Bring the dead letters of an archive file back, each once; those that are here stay as they are.
+
+    Raises BadRecord, before anything is brought back, when a line of the file is damaged, and
+    NotFound when there is no such file.
+    """
+    if not path.is_file():
+        raise NotFound("file", str(path))
+    lines, _ = await spill.unspill(path, _no_shelf, dry_run=True)
+    detail: dict[str, Any] = {"file": path.name, "letters": lines}
+    if dry_run:
+        message = f"{path.name} holds {lines:,} dead letters and is whole; nothing was changed"
+        return ActionReport(action="import_letters", changed=False, detail=detail, message=message)
+    await permit(connections, settings, actor, "import_letters", path.name, detail)
+    shelves: dict[str, Shelf] = {}
+
+    async def shelf(line: spill.Line) -> Shelf:
+        if line.source not in shelves:
+            redis = connections.streams if line.kind == "event" else connections.queue
+            shelves[line.source] = Shelf(redis, line.source, line.kind)
+        return shelves[line.source]
+
+    back, here = await spill.unspill(path, shelf)
+    return ActionReport(
+        action="import_letters",
+        changed=back > 0,
+        detail={**detail, "brought_back": back, "here": here},
+        message=f"{back:,} dead letters of {path.name} came back, {here:,} were here",
+    )
+
+
+async def _no_shelf(line: spill.Line) -> Shelf:
+    raise NotFound("shelf", line.source)
 
 
 _NAMES: Final = {

@@ -323,6 +323,18 @@ def export(
         say(f"{out} is written")
 
 
+@app.command("import")
+def import_file(
+    path: Annotated[Path, typer.Argument(help="Archive file the dead-letter process wrote.")],
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Bring the dead letters of an archive file back; doing it twice brings each back once."""
+    from app import actions
+
+    act(lambda *where: actions.import_letters(*where, path, dry_run=dry_run), as_json)
+
+
 def _close(
     kind: str,
     source: str,

@@ -58,8 +58,10 @@ def tell(report: "ActionReport", as_json: bool) -> None:
     if as_json:
         facts = {"action": report.action, "changed": report.changed, "message": report.message}
         say_json(facts | {"detail": dict(report.detail)})
-    else:
-        say(report.message)
+        return
+    say(report.message)
+    for row in report.detail.get("sample", ()):
+        say("  " + "  ".join(f"{name}={_cell(value)}" for name, value in row.items() if value))
 
 
 async def sample(settings: Settings) -> "Snapshot":
