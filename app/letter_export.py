@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from datetime import datetime
+from importlib import import_module
 from typing import Any, Final, Literal
 
 from app import keys, letter_filter
@@ -177,8 +178,8 @@ class _Parquet:
 
     def __init__(self) -> None:
         try:
-            import pyarrow as pa
-            import pyarrow.parquet as pq
+            pa: Any = import_module("pyarrow")
+            pq: Any = import_module("pyarrow.parquet")
         except ImportError as error:
             raise InvalidRequest(
                 "Parquet needs pyarrow, which is not installed",

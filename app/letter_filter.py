@@ -6,7 +6,7 @@ so that Redis is never held for more than a few ms.
 
 import re
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final
 
@@ -200,6 +200,16 @@ async def sweep(
     )
 
 
+async def from_now(shelf: Shelf, wanted: LetterFilter) -> LetterFilter:
+    """Return *wanted* with its age counted from now, by Redis' clock."""
+    if wanted.older_than_s is None:
+        return wanted
+    seconds, micros = await asked(shelf.redis.time())
+    top = int((seconds + micros / 1e6 - wanted.older_than_s) * 1000)
+    until_ms = top if wanted.until_ms is None else min(top, wanted.until_ms)
+    return replace(wanted, until_ms=until_ms, older_than_s=None)
+
+
 async def find(
     shelf: Shelf,
     wanted: LetterFilter,
@@ -210,6 +220,8 @@ async def find(
 ) -> AsyncIterator[list[str]]:
     """Yield the ids of what matches, a page at a time."""
     cursor = ""
+    if now_ms is None:
+        wanted = await from_now(shelf, wanted)
     while True:
         got = await sweep(
             shelf, wanted, "find", now_ms=now_ms, limit=page, cursor=cursor, newest=newest
@@ -223,6 +235,8 @@ async def find(
 
 async def count(shelf: Shelf, wanted: LetterFilter, *, now_ms: int | None = None) -> int:
     """How many match; a lower bound when more than 500,000 would have to be looked at."""
+    if now_ms is None:
+        wanted = await from_now(shelf, wanted)
     low, high = wanted.bounds(now_ms)
     if not wanted.needs_records:
         index = {"open": keys.dead_open, "retrying": keys.dead_retrying, "closed": keys.dead_closed}

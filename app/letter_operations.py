@@ -117,7 +117,7 @@ class LetterKind:
         pipe = shelf.redis.pipeline(transaction=False)
         for letter_id in sent:
             record = keys.dead_record(shelf.source, letter_id)
-            pipe.hmget(record, "state", "redrives", "retry_id", "operation")
+            pipe.hmget(record, ["state", "redrives", "retry_id", "operation"])
         rows = await asked(pipe.execute()) if sent else []
         waiting = well = 0
         for (letter_id, retry), (state, redrives, retry_id, by) in zip(

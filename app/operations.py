@@ -161,8 +161,15 @@ class Outcomes:
 class Kind(Protocol):
     """What an operation does. Stateless; each step is idempotent: repeated, it acts once."""
 
-    name: str
-    has_canary: bool  #: whether what it does has an outcome one can wait for
+    @property
+    def name(self) -> str:
+        """What an operation calls it."""
+        ...
+
+    @property
+    def has_canary(self) -> bool:
+        """Whether what it does has an outcome one can wait for."""
+        ...
 
     def check(self, role: Role, filter: Mapping[str, str]) -> dict[str, str]:  # noqa: A002
         """Return the filter as it is stored; InvalidRequest names what is wrong."""

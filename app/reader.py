@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 from app import keys
 from app.errors import BadPayload, BadRecord, InvalidRequest
 from app.frames import printable
-from app.letter_filter import LetterFilter, sweep
+from app.letter_filter import LetterFilter, from_now, sweep
 from app.payload import Codec, JobPayload
 from app.payload import raw_bytes as raw_bytes
 from app.readings import Batch, id_ms
@@ -514,7 +514,9 @@ async def letters_matching(
 ) -> Page[DeadLetter]:
     """One page of the dead letters that match, newest first; looks at 20,000 letters at most."""
     _check_sweep_cursor(cursor)
-    most, ids, scanned, place = _limited(limit), [], 0, cursor or ""
+    wanted = await from_now(shelf, wanted)
+    most, scanned, place = _limited(limit), 0, cursor or ""
+    ids: list[str] = []
     while True:
         got = await sweep(
             shelf, wanted, "find", now_ms=None, limit=most - len(ids), cursor=place, newest=True

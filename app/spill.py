@@ -7,17 +7,18 @@ the letter leaves Redis; whoever is killed in between leaves the letter in both,
 import asyncio
 import base64
 import hashlib
+import itertools
 import json
 import os
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from app import keys
-from app.errors import BadRecord
+from app.errors import BadRecord, NotFound
 from app.payload import raw_bytes
 from app.redrive import Shelf, asked, run_script
 
@@ -25,6 +26,8 @@ from app.redrive import Shelf, asked, run_script
 BATCH: Final = 250
 #: bytes a line may have: a letter with the largest payload and traceback, and to spare
 MAX_LINE_BYTES: Final = 4_000_000
+#: letters on their way back at once
+AT_ONCE: Final = 32
 _VERSION: Final = 1
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9_.-]")
 
@@ -72,11 +75,11 @@ async def spill(shelf: Shelf, folder: Path, cap: int, *, most: int = 20 * BATCH)
 
 
 async def unspill(
-    path: Path, shelf_of: Callable[[Line], Any], *, dry_run: bool = False
+    path: Path, shelf_of: Callable[[Line], Shelf], *, dry_run: bool = False
 ) -> tuple[int, int]:
     """Bring the letters of a file back; returns how many came back and how many were here.
 
-    *shelf_of* is awaited for the shelf of a line's source. Every line is checked before the first
+    *shelf_of* tells the shelf of a line. Every line is checked before the first
     is brought back: BadRecord names the line that is damaged.
     """
     for _ in read_lines(path):
@@ -84,33 +87,33 @@ async def unspill(
     back = here = 0
     if dry_run:
         return sum(1 for _ in read_lines(path)), 0
-    async for came in _brought_back(path, shelf_of):
-        back += came
-        here += not came
+    lines = iter(read_lines(path))
+    while some := list(itertools.islice(lines, AT_ONCE)):
+        came = await asyncio.gather(*(_bring_back(line, shelf_of(line)) for line in some))
+        back += sum(came)
+        here += len(came) - sum(came)
     return back, here
 
 
-async def _brought_back(path: Path, shelf_of: Callable[[Line], Any]) -> AsyncIterator[bool]:
-    for line in read_lines(path):
-        shelf: Shelf = await shelf_of(line)
-        reply = await run_script(
-            shelf,
-            "unspill_letter",
-            [
-                keys.dead_record(line.source, line.id),
-                keys.dead_payload(line.source, line.id),
-                keys.dead_open(line.source),
-                shelf.totals,
-            ],
-            [
-                line.id,
-                line.score,
-                "0" if line.payload is None else "1",
-                line.payload or b"",
-                *[part for pair in line.record.items() for part in pair],
-            ],
-        )
-        yield bool(reply)
+async def _bring_back(line: Line, shelf: Shelf) -> int:
+    reply = await run_script(
+        shelf,
+        "unspill_letter",
+        [
+            keys.dead_record(line.source, line.id),
+            keys.dead_payload(line.source, line.id),
+            keys.dead_open(line.source),
+            shelf.totals,
+        ],
+        [
+            line.id,
+            line.score,
+            "0" if line.payload is None else "1",
+            line.payload or b"",
+            *[part for pair in line.record.items() for part in pair],
+        ],
+    )
+    return int(reply)
 
 
 def append(path: Path, lines: Iterable[bytes]) -> None:
@@ -167,6 +170,8 @@ def read_lines(path: Path) -> Iterable[Line]:
 
     A letter written twice (an interrupted spill) is given twice.
     """
+    if not path.is_file():
+        raise NotFound("file", str(path))
     with path.open("rb") as file:
         number = 0
         while raw := file.readline(MAX_LINE_BYTES + 1):

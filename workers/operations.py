@@ -6,6 +6,7 @@ loses its leases within ``LEASE_MS``, and another goes on behind what was done.
 
 import asyncio
 import contextlib
+import functools
 import logging
 import secrets
 import time
@@ -68,7 +69,10 @@ class OperationRunner:
             if await self._hold(operation.id, self._lease_ms):
                 task = asyncio.create_task(self._drive(operation.id))
                 self._tasks[operation.id] = task
-                task.add_done_callback(lambda _, key=operation.id: self._tasks.pop(key, None))
+                task.add_done_callback(functools.partial(self._ended, operation.id))
+
+    def _ended(self, operation_id: str, _: object) -> None:
+        self._tasks.pop(operation_id, None)
 
     async def _drive(self, operation_id: str) -> None:
         held_until = time.monotonic() + self._lease_ms / 1000

@@ -121,22 +121,17 @@ async def import_letters(
     Raises BadRecord, before anything is brought back, when a line of the file is damaged, and
     NotFound when there is no such file.
     """
-    if not path.is_file():
-        raise NotFound("file", str(path))
-    lines, _ = await spill.unspill(path, _no_shelf, dry_run=True)
+
+    def shelf(line: spill.Line) -> Shelf:
+        redis = connections.streams if line.kind == "event" else connections.queue
+        return Shelf(redis, line.source, line.kind)
+
+    lines, _ = await spill.unspill(path, shelf, dry_run=True)
     detail: dict[str, Any] = {"file": path.name, "letters": lines}
     if dry_run:
         message = f"{path.name} holds {lines:,} dead letters and is whole; nothing was changed"
         return ActionReport(action="import_letters", changed=False, detail=detail, message=message)
     await permit(connections, settings, actor, "import_letters", path.name, detail)
-    shelves: dict[str, Shelf] = {}
-
-    async def shelf(line: spill.Line) -> Shelf:
-        if line.source not in shelves:
-            redis = connections.streams if line.kind == "event" else connections.queue
-            shelves[line.source] = Shelf(redis, line.source, line.kind)
-        return shelves[line.source]
-
     back, here = await spill.unspill(path, shelf)
     return ActionReport(
         action="import_letters",
@@ -144,10 +139,6 @@ async def import_letters(
         detail={**detail, "brought_back": back, "here": here},
         message=f"{back:,} dead letters of {path.name} came back, {here:,} were here",
     )
-
-
-async def _no_shelf(line: spill.Line) -> Shelf:
-    raise NotFound("shelf", line.source)
 
 
 _NAMES: Final = {

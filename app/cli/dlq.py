@@ -5,7 +5,7 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -187,12 +187,7 @@ def retry(
     from app import actions
 
     changes = _edit(edit) if edit else None
-    act(
-        lambda *where: actions.retry_letter(
-            *where, source, letter_id, delay_s=delay_s, edit=changes
-        ),
-        as_json,
-    )
+    act(actions.retry_letter, source, letter_id, delay_s=delay_s, edit=changes, as_json=as_json)
 
 
 @app.command("retry-group")
@@ -266,7 +261,7 @@ def undo(source: Source, letter_id: LetterId, as_json: Json = False) -> None:
     """Open a discarded or archived letter again, within 24 h."""
     from app import actions
 
-    act(lambda *where: actions.undo_discard(*where, source, letter_id), as_json)
+    act(actions.undo_discard, source, letter_id, as_json=as_json)
 
 
 @app.command("export")
@@ -292,7 +287,7 @@ def export(
     from app.actions import Connections
     from app.actions.letters import shelf_of
     from app.enqueue import codec_of
-    from app.letter_export import FORMATS, export_letters
+    from app.letter_export import FORMATS, Format, export_letters
     from app.letter_filter import LetterFilter
 
     settings = reachable_settings()
@@ -308,11 +303,7 @@ def export(
         async with clients(settings) as made:
             shelf = await shelf_of(Connections(**made), settings, source)
             pieces = export_letters(
-                shelf,
-                wanted,
-                form,
-                codec=codec_of(settings),
-                limit=limit,  # type: ignore[arg-type]
+                shelf, wanted, cast(Format, form), codec=codec_of(settings), limit=limit
             )
             with out.open("wb") if out else sys.stdout.buffer as file:
                 async for piece in pieces:
@@ -332,7 +323,7 @@ def import_file(
     """Bring the dead letters of an archive file back; doing it twice brings each back once."""
     from app import actions
 
-    act(lambda *where: actions.import_letters(*where, path, dry_run=dry_run), as_json)
+    act(actions.import_letters, path, dry_run=dry_run, as_json=as_json)
 
 
 def _close(
@@ -353,7 +344,7 @@ def _close(
     if conditions or rate or dry_run:
         raise InvalidRequest("a filter is for all that match; leave the id out", field="letter_id")
     action = actions.discard_letter if kind == "discard_letters" else actions.archive_letter
-    act(lambda *where: action(*where, source, letter_id, reason=reason), as_json)
+    act(action, source, letter_id, reason=reason, as_json=as_json)
 
 
 def _start(
@@ -364,10 +355,13 @@ def _start(
 
     per_s = parse_rate(rate)
     act(
-        lambda *where: actions.start_operation(
-            *where, kind, source, conditions, rate_per_s=per_s, **more
-        ),
-        as_json,
+        actions.start_operation,
+        kind,
+        source,
+        conditions,
+        rate_per_s=per_s,
+        as_json=as_json,
+        **more,
     )
 
 

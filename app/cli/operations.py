@@ -75,7 +75,7 @@ def pause(operation_id: Id, as_json: Json = False) -> None:
     """Let an operation do nothing until it is resumed."""
     from app import actions
 
-    act(lambda *where: actions.pause_operation(*where, operation_id), as_json)
+    act(actions.pause_operation, operation_id, as_json=as_json)
 
 
 @app.command("resume")
@@ -83,7 +83,7 @@ def resume(operation_id: Id, as_json: Json = False) -> None:
     """Let a paused operation go on; one its canary rule stopped goes on without it."""
     from app import actions
 
-    act(lambda *where: actions.resume_operation(*where, operation_id), as_json)
+    act(actions.resume_operation, operation_id, as_json=as_json)
 
 
 @app.command("abort")
@@ -91,4 +91,4 @@ def abort(operation_id: Id, as_json: Json = False) -> None:
     """End an operation; what it did stays done."""
     from app import actions
 
-    act(lambda *where: actions.abort_operation(*where, operation_id), as_json)
+    act(actions.abort_operation, operation_id, as_json=as_json)

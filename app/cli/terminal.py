@@ -18,7 +18,7 @@ from app.settings import Settings
 if TYPE_CHECKING:
     import pandas as pd
 
-    from app.actions import ActionReport, Actor, Connections
+    from app.actions import ActionReport
     from app.snapshot import Snapshot
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
@@ -38,7 +38,7 @@ async def clients(settings: Settings) -> AsyncIterator[dict[str, Any]]:
 
 
 def act(
-    ask: "Callable[[Connections, Settings, Actor], Awaitable[ActionReport]]", as_json: bool
+    action: "Callable[..., Awaitable[ActionReport]]", *wanted: Any, as_json: bool, **more: Any
 ) -> None:
     """Carry out one action as the user of this terminal, and print what became of it."""
     from app import actions
@@ -48,7 +48,7 @@ def act(
     async def do() -> "ActionReport":
         async with clients(settings) as made:
             actor = actions.Actor(name=user_name(), role="operator")
-            return await ask(actions.Connections(**made), settings, actor)
+            return await action(actions.Connections(**made), settings, actor, *wanted, **more)
 
     tell(asyncio.run(do()), as_json)
 

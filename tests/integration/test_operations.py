@@ -15,7 +15,18 @@ from app.errors import ActionRefused, InvalidRequest, NotFound
 from app.operation_drive import Bucket, advance, drive
 from app.operation_kinds import kind_of
 from app.operations import OperationState
-from tests.letters import ANN, BOB, EVE, QUEUE, both_servers, bury, bury_event, field, places
+from tests.letters import (
+    ANN,
+    BOB,
+    EVE,
+    QUEUE,
+    both_servers,
+    bury,
+    bury_event,
+    bury_many,
+    field,
+    places,
+)
 from tests.waiting import until
 from workers.operations import OperationRunner
 
@@ -25,8 +36,8 @@ def connections(queue_redis: Redis, streams_redis: Redis, cache_redis: Redis) ->
     return Connections(queue=queue_redis, streams=streams_redis, cache=cache_redis)
 
 
-async def bury_many(redis: Redis, count: int, prefix: str = "j", **facts: Any) -> list[str]:
-    return [(await bury(redis, f"{prefix}{n}", **facts)).id for n in range(count)]
+async def bury_some(redis: Redis, count: int, prefix: str = "j", **facts: Any) -> None:
+    await bury_many(redis, (f"{prefix}{n}" for n in range(count)), **facts)
 
 
 async def start(
@@ -43,8 +54,8 @@ async def sent(redis: Redis) -> list[str]:
 @both_servers
 async def test_all_that_match_are_retried_once_with_their_lineage(connections, settings):
     redis = connections.queue
-    await bury_many(redis, 700, "t", error_type="TimeoutError")
-    await bury_many(redis, 60, "v", error_type="ValueError")
+    await bury_some(redis, 700, "t", error_type="TimeoutError")
+    await bury_some(redis, 60, "v", error_type="ValueError")
 
     operation_id = await start(connections, settings, filter={"error_type": "TimeoutError"})
     ended = await drive(connections, operation_id)
@@ -117,8 +128,8 @@ async def test_a_filter_matches_what_it_says(connections, settings, conditions, 
 @both_servers
 async def test_many_letters_of_one_millisecond_are_all_reached(connections, settings):
     redis = connections.queue
-    for n in range(1_500):
-        await bury(redis, f"j{n:04}", died_ms=1000, name="odd" if n % 3 else "even")
+    ids = (f"j{n:04}" for n in range(1_500))
+    await bury_many(redis, ids, died_ms=1000, name=lambda n: "odd" if n % 3 else "even")
 
     ended = await drive(connections, await start(connections, settings, filter={"name": "even"}))
 
@@ -131,7 +142,7 @@ async def test_a_killed_step_is_gone_on_with_and_counted_right(connections, sett
     A step acts, and whoever stepped dies before the record is written.
     """
     redis = connections.queue
-    await bury_many(redis, 100)
+    await bury_some(redis, 100)
     operation_id = await start(connections, settings)
     operation, _ = await advance(
         connections, await operations.read(redis, operation_id), Bucket(None)
@@ -148,7 +159,7 @@ async def test_a_killed_step_is_gone_on_with_and_counted_right(connections, sett
 
 async def test_a_letter_that_dies_again_is_not_taken_twice(connections, settings):
     redis = connections.queue
-    await bury_many(redis, 10)
+    await bury_some(redis, 10)
     operation_id = await start(connections, settings)
     operation = await operations.read(redis, operation_id)
     operation, _ = await advance(connections, operation, Bucket(None))
@@ -164,7 +175,7 @@ async def test_a_letter_that_dies_again_is_not_taken_twice(connections, settings
 
 
 async def test_an_equal_operation_is_joined_and_another_is_not(connections, settings):
-    await bury_many(connections.queue, 3)
+    await bury_some(connections.queue, 3)
 
     first = await actions.start_operation(connections, settings, ANN, "retry_letters", QUEUE)
     same = await actions.start_operation(
@@ -181,7 +192,7 @@ async def test_an_equal_operation_is_joined_and_another_is_not(connections, sett
 
 async def test_the_rate_bounds_how_fast_letters_come_back(connections, settings):
     redis = connections.queue
-    await bury_many(redis, 60)
+    await bury_some(redis, 60)
     operation_id = await start(connections, settings, rate_per_s=100)
 
     began = time.monotonic()
@@ -194,7 +205,7 @@ async def test_the_rate_bounds_how_fast_letters_come_back(connections, settings)
 
 async def test_pause_resume_and_abort(connections, settings):
     redis = connections.queue
-    await bury_many(redis, 300)
+    await bury_some(redis, 300)
     operation_id = await start(connections, settings, rate_per_s=50)
     driving = asyncio.create_task(drive(connections, operation_id))
 
@@ -233,7 +244,7 @@ async def settle(redis: Redis, letter_id: str, state: str) -> None:
 @pytest.mark.parametrize(("failing", "state"), [(1, "done"), (2, "stopped")])
 async def test_canaries_decide_whether_the_rest_follows(connections, settings, failing, state):
     redis = connections.queue
-    await bury_many(redis, 50)
+    await bury_some(redis, 50)
     operation_id = await start(connections, settings, canary=5, canary_max_failed=0.2)
     driving = asyncio.create_task(drive(connections, operation_id))
 
@@ -256,7 +267,7 @@ async def test_canaries_decide_whether_the_rest_follows(connections, settings, f
 
 
 async def test_canaries_that_do_not_end_stop_the_operation(connections, settings):
-    await bury_many(connections.queue, 20)
+    await bury_some(connections.queue, 20)
 
     operation_id = await start(connections, settings, canary=5, canary_wait_s=0.3)
     ended = await drive(connections, operation_id)
@@ -315,7 +326,7 @@ async def test_records_are_bounded_and_open_ones_stay(connections, settings, mon
 
 async def test_two_runners_share_the_operations_and_one_takes_over(connections, settings):
     redis = connections.queue
-    await bury_many(redis, 200)
+    await bury_some(redis, 200)
     operation_id = await start(connections, settings, rate_per_s=200)
     stop = asyncio.Event()
     first, second = (OperationRunner(connections, lease_ms=500) for _ in range(2))
