@@ -204,12 +204,15 @@ class Worker(arq.worker.Worker):
             wanted = self._claimable()
             if wanted <= 0:
                 self._slot_free.clear()
+                if not self.burst:
+                    await self.wakeups.hang_up()
                 if self._claimable() <= 0 and not self._draining:
                     await self._wait(self._slot_free, ROUND_S)
                 if self._burst_is_over():
                     return
                 continue
             self._claims_made += 1
+            self.wakeups.forget()
             token = f"{self.id}#{self._claims_made}"
             try:
                 if next_look <= time.monotonic() < unsure_until:
@@ -245,10 +248,7 @@ class Worker(arq.worker.Worker):
                     return
                 await self._wait(self._slot_free, min(POLL_S, self.poll_delay_s))
                 continue
-            await self.wakeups.idle(
-                found.next_due_ms,
-                may_block=lambda p=found.paused: not self.tasks and not p and not self._draining,  # type: ignore[misc]
-            )
+            await self.wakeups.idle(found.next_due_ms, paused=found.paused)
 
     def _client_that_does_not_repeat(self) -> Redis:
         """Make the client for claims: one repeated unasked would hide that its first reply was lost."""
