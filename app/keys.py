@@ -55,6 +55,9 @@ PAUSED_QUEUES: Final = "arqscope:paused"
 WORKERS: Final = "arqscope:workers"
 #: STREAM of what operators did · audit · none · capped
 AUDIT: Final = "arqscope:audit"
+#: STRING ms of the last health check that could write, on every Redis · API · 60 s · one
+CANARY: Final = "arqscope:canary"
+CANARY_MS: Final = 60_000
 
 
 def worker(worker_id: str) -> str:
@@ -108,8 +111,13 @@ def progress(queue: str, job_id: str) -> str:
     return f"arqscope:{{{queue}}}:progress:{job_id}"
 
 
+#: ms a copy of a payload outlives it
+VAULT_MS: Final = 30 * 86_400_000
+
+
 def vault(queue: str, job_id: str) -> str:
-    """STRING copy of a payload about to expire · janitor · 30 d · jobs of stock producers."""
+    """STRING copy of a payload that expires · enqueue, janitor · 30 d beyond it, removed when the job
+    ends · jobs with an expiry, jobs of stock producers."""
     return f"arqscope:{{{queue}}}:vault:{job_id}"
 
 
