@@ -35,6 +35,7 @@ class Gate:
         self._jitter_s = jitter_s
         self._lock = threading.Lock()
         self._refusal = ""
+        self._refusals = 0  #: how many attempts were refused
         self._next_at = 0.0  #: monotonic
         self._turn: Future[None] | None = None  #: done when the turn is over
         self._turn_until = 0.0  #: monotonic
@@ -52,15 +53,13 @@ class Gate:
         mine: Future[None] | None = None
         try:
             while not self.is_open:
-                turn, is_mine = self._take_turn()
+                turn, is_mine, seen = self._take_turn()
                 if is_mine:
                     mine = turn
                     await asyncio.sleep(self._wait_s())
                     break
-                # shielded: who gives up waiting must not end the turn for all others
-                waiting = asyncio.shield(asyncio.wrap_future(turn))
-                await asyncio.wait([waiting], timeout=self._patience_s())
-                self._share_refusal()
+                await asyncio.wait([asyncio.wrap_future(turn)], timeout=self._patience_s())
+                self._share_refusal(seen)
             await attempt()
         except BaseException as error:
             self._note(error, mine)
@@ -72,28 +71,28 @@ class Gate:
         mine: Future[None] | None = None
         try:
             while not self.is_open:
-                turn, is_mine = self._take_turn()
+                turn, is_mine, seen = self._take_turn()
                 if is_mine:
                     mine = turn
                     time.sleep(self._wait_s())
                     break
                 wait([turn], timeout=self._patience_s())
-                self._share_refusal()
+                self._share_refusal(seen)
             attempt()
         except BaseException as error:
             self._note(error, mine)
             raise
         self._note(None, mine)
 
-    def _take_turn(self) -> "tuple[Future[None], bool]":
-        """Return the turn under way and whether it is the caller's."""
+    def _take_turn(self) -> "tuple[Future[None], bool, int]":
+        """Return the turn under way, whether it is the caller's, and how many were refused so far."""
         with self._lock:
             now = time.monotonic()
             if self._turn is not None and now < self._turn_until:
-                return self._turn, False
+                return self._turn, False, self._refusals
             self._turn = Future()
             self._turn_until = max(now, self._next_at) + TURN_S
-            return self._turn, True
+            return self._turn, True, self._refusals
 
     def _wait_s(self) -> float:
         return max(0.0, self._next_at - time.monotonic())
@@ -101,10 +100,10 @@ class Gate:
     def _patience_s(self) -> float:
         return max(0.0, self._turn_until - time.monotonic())
 
-    def _share_refusal(self) -> None:
-        """Raise the refusal another met a moment ago: its attempt counts for all who waited."""
+    def _share_refusal(self, seen: int) -> None:
+        """Raise the refusal another met since *seen*: its attempt counts for all who waited."""
         with self._lock:
-            if self._refusal and self._next_at > time.monotonic():
+            if self._refusal and self._refusals != seen:
                 raise _Shared(self._refusal)
 
     def _note(self, error: BaseException | None, turn: "Future[None] | None") -> None:
@@ -113,12 +112,14 @@ class Gate:
             if isinstance(error, _Shared):
                 return
             if isinstance(error, AuthenticationError):
+                self._refusals += 1
                 self._refusal = str(error)[:200] or "the password is refused"
                 wait_s = self._again_s + self._jitter_s * random.random()  # noqa: S311
                 self._next_at = time.monotonic() + wait_s
             elif error is None or isinstance(error, Exception):
                 self._refusal = ""
-            elif turn is not None:  # cancelled: the attempt may have been made
+            elif turn is not None and self._next_at <= time.monotonic():
+                # cancelled as it tried: the next one comes a while later
                 self._next_at = time.monotonic() + self._again_s
             if turn is not None and turn is self._turn:
                 self._turn = None

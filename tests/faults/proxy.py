@@ -16,7 +16,7 @@ class ChaosProxy:
     keeps connections open, as a firewall that drops does; ``cut()`` resets all connections;
     ``lose_reply_with`` resets in place of the first reply
     that holds these bytes; ``cut_next_reply`` lets one request through and resets before its reply; ``refuse`` resets new
-    connections. ``connections`` counts accepted ones.
+    connections. ``connections`` counts accepted ones; ``target_port`` may be set later.
     """
 
     def __init__(self, target_port: int, seed: int = 0) -> None:
@@ -28,7 +28,7 @@ class ChaosProxy:
         self.lose_reply_with = b""
         self.cut_next_reply = False
         self.connections = 0
-        self._target_port = target_port
+        self.target_port = target_port
         self._random = random.Random(seed)
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -73,7 +73,7 @@ class ChaosProxy:
             _reset(writer)
             return
         try:
-            target = await asyncio.open_connection("127.0.0.1", self._target_port)
+            target = await asyncio.open_connection("127.0.0.1", self.target_port)
         except OSError:
             _reset(writer)
             return
