@@ -328,7 +328,7 @@ async def test_a_slow_redis_takes_no_job_from_a_living_worker(make_rig: MakeRig,
     """
     Latency, a pause and a freeze shorter than the lease: leases are renewed in time.
     """
-    rig = make_rig(lease_s=sized(30.0, 3.0))
+    rig = make_rig(lease_s=sized(30.0, 5.0))
     delay_s, slow_s, pause_s, freeze_s = sized((0.2, 2.0, 5.0, 10.0), (0.1, 0.3, 0.4, 0.8))
     async with ChaosProxy(rig.server.port, rig.seed) as proxy:
         fleet = [rig.start(more=_through(rig, proxy)) for _ in range(2)]
@@ -404,7 +404,7 @@ async def test_a_redis_that_swallows_everything_is_noticed_and_left_for_a_new_co
 
     verdict = await rig.verdict()
     row.figure(line=line.kind, detect_max_s=max(noticed), resumed_s=resumed_s, **verdict.figures())
-    assert alive == [True, True]
+    assert alive == [True, True], idle.said()[-3000:] + busy.said()[-3000:]
     assert verdict.holds, describe(verdict)
     assert max(noticed) <= 10
     assert resumed_s <= 12
