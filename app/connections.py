@@ -69,14 +69,27 @@ def _gate_of(connection: Any) -> Gate:
 
 
 class _Prepared:
-    """Waits at the gate, and encodes commands in C: redis-py's asyncio side does it in Python, an
-    eighth of a busy worker.
+    """Waits at the gate, knows a dead connection, and encodes commands in C: redis-py's asyncio side does
+    it in Python, an eighth of a busy worker.
     """
 
     async def connect(self) -> None:
         """Connect, in turn while the server refuses the password."""
         if not self.is_connected:  # type: ignore[attr-defined]
             await _gate_of(self).pass_through(super().connect)  # type: ignore[misc]
+
+    async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+        """Send; a connection that died unseen is a ConnectionError, whatever the event loop calls it.
+
+        uvloop raises RuntimeError where the kernel gave up a silent connection; redis-py lets it pass,
+        and nobody who handles a lost Redis expects it.
+        """
+        try:
+            await super().send_packed_command(command, check_health)  # type: ignore[misc]
+        except RuntimeError as error:
+            if "closed" not in str(error):
+                raise
+            raise ConnectionError("the connection was closed under us") from error
 
     def pack_command(self, *args: Any) -> list[bytes]:
         """Return the command's bytes; what C cannot encode goes redis-py's way, errors included."""

@@ -382,7 +382,7 @@ async def test_a_redis_that_swallows_everything_is_noticed_and_left_for_a_new_co
         await rig.work(2, 0.1)
         await rig.emptied()
         busy = line.start_worker(rig)
-        await rig.work(12, sized(60.0, 2.0), prefix="long")
+        await rig.work(12, sized(40.0, 2.0), prefix="long")
         await rig.has("start", 14)
 
         before = {worker.pid: len(worker.said()) for worker in (idle, busy)}
