@@ -150,8 +150,8 @@ def dead_retrying(source: str) -> str:
 
 
 def dead_closed(source: str) -> str:
-    """ZSET letter id → closed ms (resolved, discarded, archived) · actions, finish · trimmed after
-    retention."""
+    """ZSET letter id → closed ms (resolved, discarded, archived, aborted) · actions, finish · trimmed
+    after retention."""
     return f"arqscope:{{{source}}}:dead:closed"
 
 

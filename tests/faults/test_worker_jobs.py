@@ -384,10 +384,10 @@ async def test_an_audit_that_cannot_be_written_refuses_the_action_and_costs_no_e
     """
     rig = make_rig()
     worker = rig.start()
-    await rig.work(3, 0.8)
-    await rig.has("start", 3)
-    await rig.client.set(keys.AUDIT, "not a stream: XADD is refused")
     async with api(rig) as http:
+        await rig.work(3, 0.8)
+        await rig.has("start", 3)
+        await rig.client.set(keys.AUDIT, "not a stream: XADD is refused")
         refused = [
             await http.post(f"/jobs/{rig.queue}/j0/abort"),
             await http.post(f"/jobs/{rig.queue}", json={"name": "work", "data": {}}),

@@ -62,7 +62,9 @@ def start_server(
         shutil.copy(ROOT / "app/dashboard/app_hooks.py", page)
         (page / "main.py").write_text(SMALL_PAGE)
     command = command or [sys.executable, "-m", "panel", "serve", str(page), "--port", "{port}"]
-    world = {name: value for name, value in os.environ.items() if "REDIS" not in name}
+    world = {
+        k: v for k, v in os.environ.items() if "REDIS" not in k and not k.startswith("ARQSCOPE_")
+    }
     world |= {
         "REDIS_URL": redis.database(0),
         "REDIS_STREAMS_URL": redis.database(1),
