@@ -19,8 +19,6 @@ from redis.exceptions import AuthenticationError
 #: s from a refusal to the next attempt, and s of jitter on top: two processes must not keep step
 AGAIN_S: Final = 1.0
 JITTER_S: Final = 0.2
-
-
 #: s after which a turn that came to nothing (its event loop is blocked by a job) goes to another
 TURN_S: Final = 4.0
 
