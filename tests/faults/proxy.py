@@ -77,6 +77,9 @@ class ChaosProxy:
         except OSError:
             _reset(writer)
             return
+        except asyncio.CancelledError:
+            _reset(writer)
+            raise
         self._writers.add(writer)
         ways = [
             asyncio.create_task(self._pump(reader, target[1], writer, is_reply=False)),
@@ -86,12 +89,13 @@ class ChaosProxy:
             with contextlib.suppress(asyncio.CancelledError):  # asyncio's streams would log it
                 await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            # first of all: a second cancellation, at the end of a test, would leave them open
+            target[1].transport.abort()
+            writer.transport.abort()
+            self._writers.discard(writer)
             for way in ways:
                 way.cancel()
             await asyncio.gather(*ways, return_exceptions=True)
-            self._writers.discard(writer)
-            target[1].transport.abort()
-            writer.transport.abort()
 
     async def _pump(
         self,
