@@ -53,7 +53,7 @@ async def test_blocking_functions_hold_neither_the_loop_nor_their_worker(
     blockers = {"sleep": ("block", (60,)), "regex": ("backtrack", ())}
     if sized(True, False):
         blockers["frames"] = ("crunch", ())
-    limit_s = sized(4.0, 0.8)
+    limit_s = sized(4.0, 1.6)  # a loaded machine needs a second to start a child
     worker = rig.start()
     await rig.submit([JobRequest(name="measure_loop", args=(limit_s + 1,), id="metronome")])
     await rig.submit(
