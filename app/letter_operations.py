@@ -82,21 +82,25 @@ class LetterKind:
         ]
 
     async def step(self, connections: Connections, operation: Operation, limit: int) -> Step:
-        """Act on up to *limit* letters, in calls of 200, two under way at once."""
+        """Act on up to *limit* letters, in calls of 100, two under way at once."""
         shelf = shelf_of(connections, operation)
         canary = operation.state == "canary"
         got = await self._sweep(shelf, operation, min(limit, ACT), canary=canary)
         left = limit - (got.done + got.failed - operation.done - operation.failed)
-        while left > 0 and not got.finished and not canary:
-            sizes = [min(ACT, left - n * ACT) for n in range(AT_ONCE) if left > n * ACT]
-            several = await asyncio.gather(
-                *(self._sweep(shelf, operation, size, canary=False) for size in sizes)
-            )
-            before = got.done + got.failed
-            got = max(several, key=lambda s: (s.done + s.failed + s.skipped, s.finished))
-            left -= got.done + got.failed - before
-            if got.done + got.failed == before:
-                break  # nothing matched in a few thousand: let the progress be stored
+
+        async def go_on() -> None:
+            nonlocal got, left
+            while left > 0 and not got.finished:
+                before = got.done + got.failed
+                size = min(ACT, left)
+                left -= size
+                one = await self._sweep(shelf, operation, size, canary=False)
+                got = max(got, one, key=lambda s: (s.done + s.failed + s.skipped, s.finished))
+                if got.done + got.failed == before:
+                    return  # nothing matched in a few thousand: let the progress be stored
+
+        if not canary:
+            await asyncio.gather(*(go_on() for _ in range(AT_ONCE)))
         return Step(
             done=got.done - operation.done,
             skipped=got.skipped - operation.skipped,

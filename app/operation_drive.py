@@ -15,7 +15,7 @@ from app.operation_kinds import kind_of
 from app.operations import CANARY_PASSED, Operation, OperationState
 
 #: acted on between two stores of the progress, when nothing throttles
-STEP: Final = 2_000
+STEP: Final = 10_000
 #: s between two looks at the canaries, and at a bucket that is empty
 LOOK_S: Final = 0.25
 #: s worth of rate that may be saved up: bounds a burst
