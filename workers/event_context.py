@@ -26,11 +26,6 @@ HANDLED_S: Final = 7 * 86_400
 NOTIFIED_S: Final = 600
 
 
-def notified(stream: str, identity: str, effect: str) -> str:
-    """STRING mark of a notification sent (cache Redis) · event processor · 10 min · recent ones."""
-    return f"arqscope:{{{stream}}}:notified:{identity}:{effect}"
-
-
 class Effects:
     """The connections effects go through; one per processor."""
 
@@ -130,7 +125,7 @@ class EventContext:
             message, kind, correlationId=self.event.trace_id, eventId=self.event.id, **more
         )
         stream = self._effects.publisher.stream
-        mark = notified(stream, self.event.identity, self._effect("notification"))
+        mark = keys.notified(stream, self.event.identity, self._effect("notification"))
         return int(
             await _asked(
                 lambda: script(__file__, "notify_event").run(

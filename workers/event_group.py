@@ -25,11 +25,6 @@ KEPT_ENTRIES: Final = 100_000
 Fields = dict[str, str]
 
 
-def checkpoints(stream: str) -> str:
-    """HASH group → id below which nothing is pending · event processor · none · groups."""
-    return f"arqscope:{{{stream}}}:checkpoints"
-
-
 @dataclass(frozen=True, slots=True)
 class Pending:
     """An entry delivered to a consumer and not acknowledged."""
@@ -67,7 +62,7 @@ class EventGroup:
 
     async def create(self) -> bool:
         """Make the group where it is missing, at the last checkpoint or the start; whether it did."""
-        known = await cast(Any, self._redis.hget(checkpoints(self.stream), self.group))
+        known = await cast(Any, self._redis.hget(keys.checkpoints(self.stream), self.group))
         start = _before(known[1:]) if known and known.startswith("(") else known or "0-0"
         if start != "0-0" and _is_newer(start, await self._last_id()):
             start = "0-0"  # the stream was deleted and begun anew
@@ -147,7 +142,7 @@ class EventGroup:
                 keys.event_attempts(self.stream),
                 keys.dead_retrying(self.stream),
                 keys.dead_closed(self.stream),
-                checkpoints(self.stream),
+                keys.checkpoints(self.stream),
             ],
             [
                 self.group,
