@@ -127,7 +127,9 @@ class Settings(BaseModel):
     stream_consumer_name: str = Field(
         default="", description="consumer name; empty: host and process id"
     )
-    batch_size: int = Field(default=100, ge=1, le=10_000, description="entries per stream read")
+    batch_size: int = Field(
+        default=1000, ge=1, le=10_000, description="entries per stream read at most"
+    )
     block_time: int = Field(
         default=1000, ge=10, le=60_000, description="ms a stream read waits for an entry"
     )

@@ -560,7 +560,7 @@ async def test_a_queue_redis_that_is_away_costs_no_attempt(tmp_path, settings, s
     await streams_redis.xadd(STREAM, {"type": "a.b", "data": "1"})
     async with processing(apart, registry) as processor:
         await until(lambda: _has(tried, 2))
-        trouble = processor._describe()
+        trouble = processor.describe()
         await asyncio.to_thread(server.start)
         await settled(streams_redis, 1)
 
