@@ -16,7 +16,8 @@ from typing import Any, Final
 
 import pytest
 
-from tests.conftest import start_redis
+from tests.conftest import redis_binary, start_redis
+from tests.faults.event_rig import EventRig
 from tests.faults.nursery import Nursery
 from tests.faults.rig import FULL, Rig
 
@@ -145,6 +146,26 @@ async def make_rig(
         rig = Rig(directory, server, nursery, seed, lease_s)
         made.append(rig)
         return rig
+
+    yield make
+    for rig in made:
+        await rig.close()
+
+
+@pytest.fixture
+async def make_event_rig(
+    tmp_path: Path, nursery: Nursery, seed: int
+) -> AsyncIterator[Callable[..., EventRig]]:
+    """Build a rig for events: ``make_event_rig(kind="bundled")`` on 6.2; *apart*: a queue server."""
+    made: list[EventRig] = []
+
+    def make(*, lease_s: float = 1.0, kind: str = "system", apart: bool = False) -> EventRig:
+        directory = tmp_path / f"rig-{len(made)}"
+        extra = ("--appendfsync", "everysec")
+        server = start_redis(directory / "redis", redis_binary(kind), extra=extra)
+        queue = start_redis(directory / "queue", extra=extra) if apart else server
+        made.append(EventRig(directory, server, queue, nursery, seed, lease_s))
+        return made[-1]
 
     yield make
     for rig in made:
