@@ -190,15 +190,16 @@ async def attempt(
 @types.coroutine
 def _resumed(work: Coroutine[Any, Any, Any], waits_for: Any) -> Generator[Any, Any, Any]:
     """Go on with *work*, a coroutine that was begun and wants to wait for *waits_for*."""
-    try:
-        yield waits_for
-    except BaseException as error:
+    while True:
         try:
-            waits_for = work.throw(error)
-        except StopIteration as end:
-            return end.value
-        return (yield from _resumed(work, waits_for).__await__())
-    return (yield from work.__await__())
+            yield waits_for
+        except BaseException as error:
+            try:
+                waits_for = work.throw(error)
+            except StopIteration as ended:
+                return ended.value
+        else:
+            return (yield from work)
 
 
 def _worse(left: Decision, right: Decision) -> Decision:

@@ -59,13 +59,17 @@ class Lanes(Generic[T]):
         self._ready.append((lane, item))
         self._wake()
 
-    async def drain(self, limit_s: float) -> None:
-        """Start no further item; let those under way end, and cancel them after *limit_s*."""
+    def stop(self) -> None:
+        """Start no further item; those under way go on."""
         self._is_draining = True
         for timer in self._timers:
             timer.cancel()
         while self._idle:
             _release(self._idle.pop())
+
+    async def drain(self, limit_s: float) -> None:
+        """Stop; let the items under way end, and cancel them after *limit_s*."""
+        self.stop()
         if self._runners:
             _, late = await asyncio.wait(self._runners, timeout=limit_s)
             await end(late)

@@ -78,6 +78,7 @@ class EventProcessor:
         if self._stopping.is_set():
             self._drain_s = 0.0
         self._stopping.set()
+        self._lanes.stop()
 
     async def run(self) -> None:
         """Process until ``stop``; returns when everything held is settled or given back."""

@@ -126,11 +126,8 @@ class EventSource:
                 is_stopping=self._is_stopping,
             )
         except asyncio.CancelledError:
-            runner = asyncio.current_task()
-            if self._is_stopping() or not delivery.is_lost or runner is None:
+            if not self._must_drop(delivery):
                 raise
-            while runner.cancelling():
-                runner.uncancel()
             return None
         finally:
             delivery.runner = None
@@ -141,6 +138,15 @@ class EventSource:
             self._has_settled.set()
             return None
         return await self._after(delivery, decision)
+
+    def _must_drop(self, delivery: Delivery) -> bool:
+        """Whether the runner was cancelled for this entry alone, being lost; it goes on then."""
+        runner = asyncio.current_task()
+        if self._is_stopping() or not delivery.is_lost or runner is None:
+            return False
+        while runner.cancelling():
+            runner.uncancel()
+        return True
 
     async def _after(self, delivery: Delivery, decision: Decision) -> float | None:
         """Do what an attempt that was not the last word asks for; seconds until the next one."""

@@ -482,7 +482,7 @@ async def test_a_processor_killed_in_the_middle_of_an_event_loses_nothing(
 
     assert (first.returncode, code) == (-signal.SIGKILL, 0)
     assert await queue_redis.zcard("async-processing") == 50  # none missing, none doubled
-    assert await letters(streams_redis) == []
+    assert [(one.error, one.traceback) for one in await letters(streams_redis)] == []
 
 
 async def test_an_event_that_kills_its_processor_is_buried_alone(
@@ -569,7 +569,7 @@ async def test_a_queue_redis_that_is_away_costs_no_attempt(tmp_path, settings, s
     await queue.aclose()
     server.stop()
     assert (trouble["state"], "queue" in trouble["trouble"]) == ("degraded", True)
-    assert await letters(streams_redis) == []
+    assert [(one.error, one.traceback) for one in await letters(streams_redis)] == []
 
 
 @both_versions
