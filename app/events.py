@@ -194,7 +194,12 @@ def decode_data(text: str) -> Any:
     try:
         if not text.isascii() and len(text.encode()) > MAX_DATA_BYTES:
             raise BadRecord(f"data takes more than {MAX_DATA_BYTES:,} bytes")
-        value = _DECODER.decode(text)
+        try:
+            value, end = _DECODER.scan_once(text, 0)  # type: ignore[attr-defined]
+        except StopIteration:
+            end = -1
+        if end != len(text):
+            value = _DECODER.decode(text)  # spaces around it, or an error with its place
         if "\\u" in text:  # an escaped lone surrogate is text nobody can store again
             json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:

@@ -88,11 +88,6 @@ class Delivery:
     done: set[str] | None = None  #: names of handlers that are through
     plan: Plan | None = None  #: the handlers it met
 
-    def begin(self) -> None:
-        """Note who works on it, and since when it is worked on here."""
-        self.started = self.started or time.monotonic()
-        self.runner = asyncio.current_task()
-
     def lose(self) -> None:
         """Somebody else has taken the entry over: what is being done with it ends."""
         self.is_lost = True
@@ -116,8 +111,8 @@ class Delivery:
     @property
     def letter_id(self) -> str:
         """The dead letter this entry is a retry of, malformed or not; empty when it is none."""
-        letter_id = self.fields.get("redrivenFrom", "")
-        return letter_id if ENTRY_ID.fullmatch(letter_id) else ""
+        letter_id = self.fields.get("redrivenFrom")
+        return letter_id if letter_id and ENTRY_ID.fullmatch(letter_id) else ""
 
     @property
     def is_suspect(self) -> bool:
@@ -156,9 +151,11 @@ async def attempt(
                 except StopIteration:
                     pass  # it never suspended: no timer, no loop turn
                 else:
+                    delivery.runner = asyncio.current_task()
                     async with asyncio.timeout(timeout_s):
                         await _resumed(work, waits_for)
             else:
+                delivery.runner = asyncio.current_task()
                 async with asyncio.timeout(timeout_s):
                     await asyncio.to_thread(handler.function, event, context)
         except asyncio.CancelledError as error:

@@ -36,7 +36,7 @@ WINDOW_S: Final = 0.1
 ADOPTED: Final = 50
 #: ids per script call that renews what is held
 HOLD_BATCH: Final = 200
-#: ids remembered after they were settled, for the day the group must be made again
+#: ids remembered (up to twice as many) after they were settled, for a group that is made again
 SETTLED_KNOWN: Final = 10_000
 ALERTS_KEPT_S: Final = 7 * 86_400
 
@@ -59,9 +59,11 @@ class Intake:
         self._take = take
         self._on_trimmed = on_trimmed
         self._lease_ms = int(settings.lease_s * 1000)
+        self._sure_s = settings.lease_s * 0.8
         self._has_room = asyncio.Event()
         self._must_look_back = True  #: own entries may be pending that are not held
-        self._settled: dict[str, None] = {}  #: ids let go, the newest
+        self._settled: set[str] = set()  #: ids let go, the newest
+        self._settled_before: set[str] = set()  #: and those before them
         self._again: list[str] = []  #: ids delivered again although settled
         self._is_fresh = True  #: own entries may be of a process that died under this name
         self._abandoned: deque[Pending] = deque()  #: seen pending, to be adopted
@@ -83,9 +85,9 @@ class Intake:
         """Forget an entry that is settled."""
         self.held.pop(entry_id, None)
         self._adopted.discard(entry_id)
-        self._settled[entry_id] = None
-        if len(self._settled) > SETTLED_KNOWN:
-            del self._settled[next(iter(self._settled))]
+        self._settled.add(entry_id)
+        if len(self._settled) >= SETTLED_KNOWN:
+            self._settled_before, self._settled = self._settled, set()
         self._let_go += 1
         self._has_room.set()
 
@@ -101,10 +103,9 @@ class Intake:
         self.waiting += waiting
         self._has_room.set()
 
-    def is_sure_of(self, delivery: Delivery) -> bool:
+    def is_sure_of(self, delivery: Delivery, now: float) -> bool:
         """Whether nobody can have taken the entry over: it was ours less than a lease ago."""
-        since = max(delivery.taken_at, self._kept_at)
-        return time.monotonic() - since < self._settings.lease_s * 0.8
+        return now - delivery.taken_at < self._sure_s or now - self._kept_at < self._sure_s
 
     async def keep_held(self) -> None:
         """Keep what is held from being taken as orphaned, for ever."""
@@ -178,11 +179,12 @@ class Intake:
             return
 
     def _accept_new(self, entries: list[tuple[str, dict[str, str]]]) -> None:
+        now = time.monotonic()
         for entry_id, fields in entries:
-            if entry_id in self._settled:  # a group made again delivers from its checkpoint
-                self._again.append(entry_id)
+            if entry_id in self._settled or entry_id in self._settled_before:
+                self._again.append(entry_id)  # a group made again delivers from its checkpoint
             elif entry_id not in self.held:
-                self._accept(Delivery(entry_id, fields, 1))
+                self._accept(Delivery(entry_id, fields, 1, taken_at=now))
 
     async def _skip_settled(self) -> None:
         if self._again:
@@ -190,7 +192,6 @@ class Intake:
             self._again.clear()
 
     def _accept(self, delivery: Delivery) -> None:
-        delivery.taken_at = time.monotonic()
         self.held[delivery.id] = delivery
         self._take(delivery)
 
@@ -232,7 +233,8 @@ class Intake:
                     log.error("pending entry was deleted", extra={"entry": entry_id})
                 elif entry_id not in self.held:
                     self._adopted.add(entry_id)
-                    self._accept(Delivery(entry_id, fields, deliveries))
+                    now = time.monotonic()
+                    self._accept(Delivery(entry_id, fields, deliveries, taken_at=now))
         return False
 
     async def _look_for(self, *, own: bool, idle_ms: int) -> bool:

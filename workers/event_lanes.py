@@ -109,7 +109,7 @@ class Lanes(Generic[T]):
                 turn_ends = loop.time() + SLICE_S
                 continue
             lane, item = taken
-            if self._ready:
+            if self._ready and (self._idle or len(self._runners) < self._limit):
                 self._wake()  # should this item suspend, another runner goes on
             try:
                 again_s = await self._settle(item)
@@ -129,7 +129,7 @@ class Lanes(Generic[T]):
         self.busy -= 1
         if self._is_alone or not self.busy:
             self._is_alone = False
-            if self._ready:
+            if self._ready and self._idle:
                 self._wake()
 
     def _advance(self, lane: Hashable) -> None:

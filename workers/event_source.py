@@ -99,7 +99,8 @@ class EventSource:
         if delivery.is_waiting:
             delivery.is_waiting = False
             self.intake.make_room(-1)
-        if not self.intake.is_sure_of(delivery):
+        now = time.monotonic()
+        if not self.intake.is_sure_of(delivery, now):
             await self.intake.insist(self.intake.confirm)
         if delivery.is_lost:
             return None
@@ -115,7 +116,7 @@ class EventSource:
             await self._bury(delivery, GiveUp("crash", crash))
             return None
         plan = delivery.plan = self._registry.plan(event.type)
-        delivery.begin()
+        delivery.started = delivery.started or now
         try:
             decision = await attempt(
                 delivery,
