@@ -6,7 +6,7 @@ Reads are bounded and resume by id; what must not come apart is one script (``lu
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Any, Final, Literal, cast
 
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
@@ -58,8 +58,8 @@ class EventGroup:
         self.group = group
         self.consumer = consumer
 
-    async def create(self) -> bool:
-        """Make the group where it is missing, at the last checkpoint or the start; whether it did."""
+    async def create(self) -> Literal["", "made", "remade"]:
+        """Make the group where it is missing, at the last checkpoint or the start; what it did."""
         known = await cast(Any, self._redis.hget(keys.checkpoints(self.stream), self.group))
         start = _before(known[1:]) if known and known.startswith("(") else known or "0-0"
         if start != "0-0" and _is_newer(start, await self._last_id()):
@@ -69,8 +69,8 @@ class EventGroup:
         except ResponseError as error:
             if not str(error).startswith("BUSYGROUP"):
                 raise
-            return False
-        return True
+            return ""
+        return "remade" if known else "made"
 
     async def read(self, count: int, block_ms: int) -> list[tuple[str, Fields]]:
         """Wait up to *block_ms* for new entries; each belongs to this consumer from then on."""

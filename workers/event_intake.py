@@ -138,7 +138,8 @@ class Intake:
             self._has_room.clear()
             try:
                 if not is_created:
-                    await self._group.create()
+                    if await self._group.create() == "remade":
+                        await self._report_loss()
                     is_created = True
                 has_more = await self._adopt()
                 room = self._room()
@@ -279,12 +280,13 @@ class Intake:
             await self.suffer(error)
             return False
         if made:
-            text = f"group {self._group.group} of {self._group.stream} was gone and is made again"
-            log.error(
-                "group lost", extra={"stream": self._group.stream, "group": self._group.group}
-            )
-            await self.alert("event-group-lost", text)
+            await self._report_loss()
         return True
+
+    async def _report_loss(self) -> None:
+        text = f"group {self._group.group} of {self._group.stream} was gone and is made again"
+        log.error("group lost", extra={"stream": self._group.stream, "group": self._group.group})
+        await self.alert("event-group-lost", text)
 
     async def alert(self, kind: str, text: str) -> None:
         """Put an alert on the operators' list, if the cache Redis is there."""

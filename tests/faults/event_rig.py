@@ -224,12 +224,13 @@ class EventRig:
 
     async def is_settled(self) -> bool:
         """Whether the group has been given everything and nothing is pending."""
-        if (await self.redis.xpending(STREAM, GROUP))["pending"]:
-            return False
-        info: Any = await self.redis.xinfo_stream(STREAM)
         groups: Any = await self.redis.xinfo_groups(STREAM)
-        group = next(row for row in groups if row["name"] == GROUP)
-        return bool(group["last-delivered-id"] == info["last-generated-id"])
+        info: Any = await self.redis.xinfo_stream(STREAM)
+        return any(
+            row["pending"] == 0 and row["last-delivered-id"] == info["last-generated-id"]
+            for row in groups
+            if row["name"] == GROUP
+        )
 
     async def settled(self, limit_s: float = 60) -> float:
         """Wait until nothing is unread or pending; return the seconds it took."""

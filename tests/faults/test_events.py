@@ -381,7 +381,7 @@ async def test_a_group_that_vanishes_is_made_again_where_it_was(
     rig = make_event_rig(lease_s=5, kind=kind)
     cache = connect(rig.server.database(0))
     for _ in range(2):
-        rig.start()
+        await rig.started(rig.start())
     recoveries = []
     handled = 0
     for _ in range(sized(10, 2)):
@@ -588,11 +588,13 @@ async def test_no_two_processors_handle_an_event_at_the_same_time(
     """
     rig = make_event_rig(lease_s=sized(1.0, 0.5), kind=kind)
     fleet = [rig.start(CONCURRENCY="5") for _ in range(2)]
+    for one in fleet:
+        await rig.started(one)
     pauses: dict[int, list[tuple[float, float]]] = defaultdict(list)
     for number in range(sized(15, 1)):
         await rig.work(sized(100, 30), seconds=0.02)
-        paused = fleet[number % 2]
-        await rig.has("start", sized(100, 30) * number + 10)
+        begun = await rig.has("start", sized(100, 30) * number + 10)
+        paused = next(one for one in fleet if one.pid == begun[-1].pid)
         paused.send(signal.SIGSTOP)
         since = time.time()
         await asyncio.sleep(3 * rig.lease_s)
