@@ -35,7 +35,7 @@ STREAM, GROUP = "bench-events", "bench"
 #: s between two looks at what remains
 LOOK_S = 0.01
 #: s of draining after which a slow contender's rate is known well enough
-ENOUGH_S = 6.0
+ENOUGH_S = 4.0
 #: marked events at the start that do not count: scripts load, code warms up
 WARM = 500
 RATE_PER_S = 1_000
@@ -151,6 +151,9 @@ def latency(consumer: Consumer, count: int) -> tuple[float, float]:
         out = Path(folder) / "out"
         server.redis.xgroup_create(STREAM, GROUP, "0", mkstream=True)
         with started(consumer.line(server, out), gently=True):
+            data = json.dumps({"sent_at": time.time()})
+            server.redis.xadd(STREAM, {"type": "bench.mark", "source": "b", "data": data})
+            wait_for(lambda: _left(server) == 0, 30, f"{consumer.name}: no event was handled")
             producer = [sys.executable, str(PEERS / "event_producer.py")]
             options = {"port": server.port, "stream": STREAM, "out": str(out)}
             more = {"count": count + WARM, "per_s": RATE_PER_S}
@@ -180,7 +183,7 @@ def measure(*, quick: bool, rounds: int) -> list[Row]:
             with contextlib.suppress(*(() if name == "arqscope" else FAILURES)):
                 drained = drain(one, count, ENOUGH_S)
                 drains[name].append(drained)
-                late[name].append(latency(one, 1_000 if quick else 5_000))
+                late[name].append(latency(one, 1_000 if quick else 4_000))
                 print(
                     f"    round {number + 1}  {name:<20}{drained.events_per_s:>10,.0f} ev/s"
                     f"{drained.consumer_us:>8.1f} µs{drained.redis_us:>7.1f} µs Redis"

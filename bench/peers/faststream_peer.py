@@ -25,7 +25,7 @@ sub = StreamSub(options["stream"], group=options["group"], consumer="me", **many
 
 
 def note(fields: dict[str, Any]) -> None:
-    data = fields.get("data", {})
+    data = fields.get("data", fields)  # a single message is its data, decoded
     data = json.loads(data) if isinstance(data, str) else data
     if "sent_at" in data:
         late.append((time.time() - data["sent_at"]) * 1000)
