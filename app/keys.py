@@ -194,6 +194,11 @@ def recent_events(stream: str) -> str:
     return f"arqscope:{{{stream}}}:recent"
 
 
+def checkpoints(stream: str) -> str:
+    """HASH group → id below which nothing is pending · event processor · none · groups."""
+    return f"arqscope:{{{stream}}}:checkpoints"
+
+
 # --- cache Redis ------------------------------------------------------------------------------
 
 #: LISTs of JSON, newest first · dead-letter processor · 7 d for alerts · capped at 10,000
@@ -201,6 +206,11 @@ DLQ_ALERTS: Final = "dlq:alerts"
 DLQ_ESCALATIONS: Final = "dlq:escalations"
 DLQ_DISCARDED: Final = "dlq:discarded"
 DLQ_ARCHIVE: Final = "dlq:archive"
+
+
+def notified(stream: str, identity: str, effect: str) -> str:
+    """STRING mark of a notification sent · event processor · 10 min · recent notifications."""
+    return f"arqscope:{{{stream}}}:notified:{identity}:{effect}"
 
 
 def user_channel(user_id: str) -> str:
