@@ -210,6 +210,12 @@ class Settings(BaseModel):
         validation_alias=AliasChoices("ARQSCOPE_EVENT_ATTEMPTS", "event_attempts"),
         description="deliveries of an event before it is a dead letter",
     )
+    dead_letter_cap: int = Field(
+        default=100_000,
+        ge=100,
+        validation_alias=AliasChoices("ARQSCOPE_DEAD_LETTER_CAP", "dead_letter_cap"),
+        description="open dead letters per queue or stream; beyond it the oldest go to a file",
+    )
     sample_interval_s: float = Field(
         default=1.0,
         ge=0.1,
@@ -230,7 +236,7 @@ class Settings(BaseModel):
     data_dir: Path = Field(
         default=Path(".arqscope"),
         validation_alias=AliasChoices("ARQSCOPE_DATA_DIR", "data_dir"),
-        description="where the embedded stack keeps its data",
+        description="where the embedded stack keeps its data, and spilled dead letters lie",
     )
     queues: tuple[QueuePolicy, ...] = BUILT_IN_QUEUES
     declared_streams: tuple[StreamPolicy, ...] = ()  #: ``[[streams]]`` of the TOML file

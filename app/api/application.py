@@ -15,6 +15,7 @@ from app.api import (
     jobs,
     letters,
     metrics,
+    operations,
     queues,
     stats,
 )
@@ -65,7 +66,9 @@ def create_api(runtime: Runtime) -> FastAPI:
     app.add_middleware(_RequestId)
     answer_errors(app)
     app.include_router(health.router)
-    for module in (stats, jobs, queues, letters, events, frames, audit, metrics, documentation):
+    for module in (
+        stats, jobs, queues, letters, operations, events, frames, audit, metrics, documentation
+    ):  # fmt: skip
         app.include_router(module.router)
     _declare_keys(app)
     return app
