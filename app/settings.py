@@ -187,6 +187,16 @@ class Settings(BaseModel):
         validation_alias=AliasChoices("ARQSCOPE_READ_ONLY", "read_only"),
         description="refuse every action, show everything",
     )
+    alert_channels: SecretStr | None = Field(
+        default=None,
+        validation_alias=AliasChoices("ARQSCOPE_ALERT_CHANNELS", "alert_channels"),
+        description="where alerts are sent: name=apprise-address, separated by spaces",
+    )
+    alert_hosts: str = Field(
+        default="",
+        validation_alias=AliasChoices("ARQSCOPE_ALERT_HOSTS", "alert_hosts"),
+        description="hosts alerts may be sent to, e.g. hooks.example.com *.example.org 10.1.2.0/24",
+    )
     config_file: Path = Field(
         default=Path("arqscope.toml"),
         validation_alias=AliasChoices("ARQSCOPE_CONFIG_FILE", "config_file"),
@@ -265,6 +275,11 @@ class Settings(BaseModel):
     def queue_names(self) -> tuple[str, ...]:
         """Names of the declared queues, in order."""
         return tuple(policy.name for policy in self.queues)
+
+    @property
+    def alert_host_list(self) -> tuple[str, ...]:
+        """Hosts, host globs and networks alerts may be sent to."""
+        return tuple(self.alert_hosts.replace(",", " ").split())
 
     @property
     def consumer_name(self) -> str:
