@@ -36,7 +36,9 @@ def backtest(history: pd.DataFrame, rules: Sequence[AlertRule]) -> pd.DataFrame:
     if rules and not kept:
         asked = ", ".join(sorted({rule.metric for rule in rules}))
         raise InvalidRequest(
-            f"the history holds no {asked}", field="metric", hint=f"it has {', '.join(history)}"
+            f"the history holds no {asked}",
+            field="metric",
+            hint=f"it has {', '.join(map(str, history.columns))}",
         )
     rows = [
         row

@@ -8,7 +8,7 @@ the false discovery rate", JRSS B 57, 1995); Wilson's interval ("Probable infere
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import pandas as pd
 
@@ -94,7 +94,8 @@ def shared_arguments(
     """
     if failures < MIN_FAILURES or successes < MIN_SUCCESSES:
         return frames.empty_frame(SHARED_COLUMNS)
-    seen = {"failed": _counts(failed, failures), "ok": _counts(ok, successes)}
+    names = {*failed["argument"], *ok["argument"]}
+    seen = {"failed": _counts(failed, failures, names), "ok": _counts(ok, successes, names)}
     pairs = sorted(set(seen["failed"]) | set(seen["ok"]))
     rows: list[dict[str, Any]] = []
     for pair in pairs:
@@ -128,14 +129,20 @@ def shared_arguments(
     return frames.frame_of(named, SHARED_COLUMNS)
 
 
-def _counts(arguments: pd.DataFrame, items: int) -> dict[tuple[str, str], int]:
+def _counts(
+    arguments: pd.DataFrame, items: int, names: Iterable[str]
+) -> dict[tuple[str, str], int]:
+    """How many items have which value; of the arguments *names*, also how many lack them."""
     unique = arguments.drop_duplicates(["item", "argument", "value"])
     groups = unique.groupby(["argument", "value"], sort=False).size()
-    counts = {(str(a), str(v)): int(n) for (a, v), n in groups.items()}  # type: ignore[misc]
-    having = arguments.groupby("argument", sort=False)["item"].nunique()
-    for argument, n in having.items():
-        if n < items:
-            counts[str(argument), ABSENT] = items - int(n)
+    counts: dict[tuple[str, str], int] = {}
+    for pair, n in groups.items():
+        argument, value = cast(tuple[object, object], pair)
+        counts[str(argument), str(value)] = int(n)
+    having = {str(a): int(n) for a, n in arguments.groupby("argument")["item"].nunique().items()}
+    for name in names:
+        if having.get(name, 0) < items:
+            counts[name, ABSENT] = items - having.get(name, 0)
     return counts
 
 
@@ -189,7 +196,7 @@ def retry_odds(letters: pd.DataFrame) -> pd.DataFrame:
     A letter's last retry ended well when it is resolved; those before it failed; one under way counts
     for nothing. Returns ODDS_COLUMNS, most retries first.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
     for fingerprint, part in letters.groupby("fingerprint", sort=False):
         resolved = (part["state"] == "resolved") & (part["redrives"] > 0)
         under_way = (part["state"] == "retrying") & (part["redrives"] > 0)
@@ -215,10 +222,8 @@ def elsewhere(letters: pd.DataFrame, fingerprint: str) -> pd.DataFrame:
         _place(str(source), part, same=True) for source, part in mine.groupby("source", sort=False)
     ]
     errors = set(zip(mine["error_type"], mine["error"], strict=True))
-    alike = letters[
-        (letters["fingerprint"] != fingerprint)
-        & [pair in errors for pair in zip(letters["error_type"], letters["error"], strict=True)]
-    ]
+    told = zip(letters["error_type"], letters["error"], letters["fingerprint"], strict=True)
+    alike = letters[[(kind, text) in errors and f != fingerprint for kind, text, f in told]]
     rows += [
         _place(str(source), part, same=False)
         for source, part in alike.groupby("source", sort=False)
@@ -245,7 +250,8 @@ def changes_before(
     """What changed in the *window_s* seconds before *first_seen*; CHANGE_COLUMNS, nearest first."""
     before_s = (first_seen - changes["at"]).dt.total_seconds()
     near = changes.assign(before_s=before_s)[(before_s >= 0) & (before_s <= window_s)]
-    return near.sort_values("before_s", kind="stable", ignore_index=True)[list(CHANGE_COLUMNS)]
+    ordered: pd.DataFrame = near.sort_values("before_s", kind="stable", ignore_index=True)
+    return ordered[list(CHANGE_COLUMNS)]
 
 
 def starts_frame(starts: Iterable[tuple[str, str, str, float]]) -> pd.DataFrame:

@@ -44,6 +44,7 @@ _VARYING: Final = (
         re.compile(r"(?<![\w/\\<>.~])(?:~|\.{1,2}|[A-Za-z]:)?[/\\][^\s\"'`:;,()<>\[\]{}]++"),
         "<path>",
     ),
+    (re.compile(r"\bb'[^'\n]*+'"), "b'<text>'"),
     (re.compile(r"<path>:\d{1,9}"), "<path>"),
     (re.compile(r"(?<![\w.])\d{1,18}\.\d{1,18}(?![\w.])"), "#"),
     # where in the data it was, not what was wrong with it
@@ -55,7 +56,8 @@ _VARYING: Final = (
     (re.compile(r"input_value=[^\n]{0,200}?, input_type="), "input_value=<text>, input_type="),
     (
         re.compile(
-            r"(literal for int\(\) with base \d{1,2}|could not convert string to \w{1,20}): .{0,400}"
+            r"(literal for int\(\) with base \d{1,2}|could not convert string to \w{1,20}"
+            r"|\b(?:string|value|literal|date|datetime|time|number|input)): ['\"].{0,400}"
         ),
         r"\1: <text>",
     ),

@@ -78,7 +78,6 @@ class DeadLetterProcessor:
         self._lost_after: dict[str, str] = {}
         self._alerts_down = False
         self._next_chores = 0.0
-        self._next_look = 0.0
         self._next_rescan = 0.0
         self.leads = False
         self.trouble = ""
@@ -103,7 +102,6 @@ class DeadLetterProcessor:
         if not self.leads:
             self.trouble = ""
             self._places.clear()  # whoever led meanwhile may have left something
-            self._watch.forget()
             return 0
         now = time.monotonic()
         if now >= self._next_rescan:
@@ -114,8 +112,7 @@ class DeadLetterProcessor:
             self._next_chores = now + CHORES_S
         self._alerts_down = False
         count, troubles = 0, []
-        shelves = await self._shelves()
-        for shelf in shelves:
+        for shelf in await self._shelves():
             try:
                 count += await self._look_at(shelf)
                 if is_chores:
@@ -125,8 +122,6 @@ class DeadLetterProcessor:
                 break
             except (ArqscopeError, RedisError, OSError) as error:
                 troubles.append(f"{shelf.source}: {safe_str(error, 200)}")
-        if self.leads:
-            await self._watch_over(shelves, is_chores)
         if self._alerts_down:
             troubles.append("the cache Redis takes no alerts; they wait")
         if troubles:
@@ -134,6 +129,29 @@ class DeadLetterProcessor:
         else:
             self.trouble = ""
         return count
+
+    async def watch(self) -> None:
+        """Watch metrics and alerts beside the rounds, which it never holds up, until cancelled."""
+        is_failing = False
+        while True:
+            try:
+                if self.leads:
+                    await self.watch_once()
+                else:
+                    self._watch.forget()
+                is_failing = False
+            except Exception as error:
+                if not is_failing:
+                    log.warning("metrics not watched", extra={"error": safe_str(error, 200)})
+                is_failing = True
+            await asyncio.sleep(INTERVAL_S)
+
+    async def watch_once(self) -> None:
+        """Step the metric rules, end alerts that are over, remember which workers started."""
+        queues = [shelf.source for shelf in await self._shelves() if shelf.kind == "job"]
+        await self._watch.look(queues, self._settings.stream_name)
+        await self._alerts.end_quiet(self._queue, time.time() * 1000)
+        await causes.note_starts(self._queue, await live_workers(self._queue))
 
     def describe(self) -> Mapping[str, Any]:
         """What the heartbeat says of this process."""
@@ -249,21 +267,6 @@ class DeadLetterProcessor:
             return False
         return True
 
-    async def _watch_over(self, shelves: Sequence[Shelf], is_chores: bool) -> None:
-        """Step the metric rules, end alerts that are over, remember which workers started."""
-        now = time.monotonic()
-        try:
-            if now >= self._next_look:
-                self._next_look = now + INTERVAL_S
-                queues = [shelf.source for shelf in shelves if shelf.kind == "job"]
-                await self._watch.look(queues, self._settings.stream_name)
-            if is_chores:
-                await self._alerts.end_quiet(self._queue, time.time() * 1000)
-                await causes.note_starts(self._queue, await live_workers(self._queue))
-        except (ArqscopeError, RedisError, OSError) as error:
-            self._alerts_down = True
-            log.debug("metrics not watched", extra={"error": safe_str(error, 200)})
-
     async def _do_chores(self, shelf: Shelf) -> None:
         """Reopen letters whose retry is nowhere; forget closed ones past retention."""
         if shelf.kind == "job":
@@ -325,19 +328,23 @@ def _decoded(rows: Sequence[tuple[dict[str, Any], float]]) -> list[DeadLetter]:
 async def serve(settings: Settings, stop: asyncio.Event) -> None:
     """Run one processor with its own connections and heartbeat until *stop*."""
     queue, streams, cache = (
-        connect(settings.url(role), timeout_s=5.0) for role in ("queue", "streams", "cache")
+        connect(settings.url(role), timeout_s=timeout_s)
+        # alerts can wait, letters cannot: a cache that hangs costs a round little
+        for role, timeout_s in (("queue", 5.0), ("streams", 5.0), ("cache", 1.0))
     )
     channels = channels_of(settings)
     processor = DeadLetterProcessor(settings, queue, streams, cache, channels=channels)
     sender = Sender(settings.alert_host_list)
     deliveries = Deliveries(cache, channels, sender, lambda: processor.leads)
-    sending = [asyncio.create_task(deliveries.run(), name="alert-deliveries")] if channels else []
+    beside = [asyncio.create_task(processor.watch(), name="alert-watch")]
+    if channels:
+        beside.append(asyncio.create_task(deliveries.run(), name="alert-deliveries"))
     heartbeat = Heartbeat(queue, ROLE, settings.dlq_queue_name, describe=processor.describe)
     await heartbeat.start()
     try:
         await processor.run(stop)
     finally:
-        await end(sending)
+        await end(beside)
         await heartbeat.stop()
         for client in (queue, streams, cache):
             await client.aclose()
