@@ -1,6 +1,7 @@
 """What the dead-letter processor tells people: notices on the specification's four lists, and alerts."""
 
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -17,6 +18,9 @@ from workers.policies import UNKNOWN, Action, Decision
 
 #: one alert per cause in this time: a storm of 10,000 failures is one notice
 WINDOW_S: Final = 600
+#: s a mark is known to be there without asking: in a storm a letter costs one round trip less
+TOLD_S: Final = 5.0
+TOLD_KEPT: Final = 1_000
 #: a cause that did not come again for so long is over
 QUIET_S: Final = 3_600
 #: alerts looked at for whether they are over
@@ -36,6 +40,7 @@ class Alerts:
     def __init__(self, cache: Redis, channels: Sequence[str] = ()) -> None:
         self.cache = cache
         self._channels = tuple(channels)
+        self._told: dict[str, float] = {}
 
     async def of_letter(
         self, letter: DeadLetter, decision: Decision, standing: Standing = UNKNOWN
@@ -50,6 +55,8 @@ class Alerts:
         mark = f"{letter.source}/{letter.id}/{letter.died_ms}"
         if is_cause and letter.fingerprint:  # a cause that came back is told in the same window
             mark = letter.fingerprint + (f":{standing.regressions}" if is_back else "")
+        if is_cause and self._told.get(mark, 0.0) > time.monotonic():
+            return False
         severity = "critical" if decision.action is Action.ESCALATE or is_back else "warning"
         facts: dict[str, str] = {}
         if is_cause:
@@ -63,7 +70,7 @@ class Alerts:
                 "source": letter.source,
                 "name": letter.fingerprint,
             }
-        return await alerts.raise_alert(
+        put = await alerts.raise_alert(
             self.cache,
             facts,
             mark=mark,
@@ -72,6 +79,11 @@ class Alerts:
             notices=LISTS[decision.action],
             notice=_notice(letter, decision, severity, standing),
         )
+        if is_cause:
+            if len(self._told) >= TOLD_KEPT:
+                self._told.clear()
+            self._told[mark] = time.monotonic() + TOLD_S
+        return put
 
     async def of_rule(self, rule: AlertRule, source: str, value: float) -> None:
         """Raise the alert of a metric rule, or keep it alive."""

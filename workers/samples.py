@@ -28,6 +28,7 @@ FIRST_INTERVAL_S: Final = 1.0
 INTERVAL_S: Final = 15.0
 #: samples taken at the first interval
 FIRST_SAMPLES: Final = 100
+GOODBYE_S: Final = 1.0
 #: functions sampled: their names come from payloads
 MAX_FUNCTIONS: Final = 200
 
@@ -66,7 +67,9 @@ class Sampler:
         task.add_done_callback(self._tasks.discard)
 
     async def stop(self) -> None:
-        """Drop what is not written yet."""
+        """Let what is on its way arrive, within a second."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=GOODBYE_S)
         await end(self._tasks)
 
     async def _keep(self, function: str, text: str) -> None:

@@ -123,6 +123,7 @@ async def test_an_ignored_cause_stays_silent_and_is_still_decided(connections, s
     await processor.round()
     await actions.change_cause(connections, settings, ANN, "f1", state="ignored", owner="ann")
     await connections.cache.delete(keys.alert_seen(keys.DLQ_ALERTS, "f1"))
+    processor._alerts._told.clear()
     await bury(connections.queue, "j2", fingerprint="f1")
     await processor.round()
     await processor.watch_once()

@@ -68,7 +68,13 @@ async def test_a_tenant_whose_jobs_fail_is_named_first(connections, settings, mo
         JobRequest(
             name="sync",
             id=f"j{n}",
-            args=({"tenant_id": 42 if n % 5 == 0 else n % 40 + 100, "base": n, "dry": n % 2 == 0},),
+            args=(
+                {
+                    "tenant_id": 42 if n % 5 == 0 else n % 40 + 100,
+                    "base": n + 1000,
+                    "dry": n % 2 == 0,
+                },
+            ),
         )
         for n in range(250)
     ]
