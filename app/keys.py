@@ -102,10 +102,16 @@ def minute(queue: str, epoch_minute: int) -> str:
     return f"arqscope:{{{queue}}}:minute:{epoch_minute}"
 
 
-def progress(queue: str, job_id: str) -> str:
-    """HASH progress, checkpoint and log lines of a job · the job · 7 d, removed at the end · one
-    per job that reports."""
-    return f"arqscope:{{{queue}}}:progress:{job_id}"
+def progress(queue: str, root: str) -> str:
+    """HASH progress (and ``…:log``, a LIST of lines) of a job and the retries of its letter · the
+    job · 7 d · one per job that reports."""
+    return f"arqscope:{{{queue}}}:progress:{root}"
+
+
+def job_memory(queue: str, root: str, enqueued_ms: int) -> str:
+    """HASH checkpoint and ``once:<name>`` marks, shared by all runs of one enqueued job · the job ·
+    30 d · one per job that uses it."""
+    return f"arqscope:{{{queue}}}:memory:{root}:{enqueued_ms}"
 
 
 def vault(queue: str, job_id: str) -> str:

@@ -278,7 +278,7 @@ async def _trail(
                     found.append(run)
 
     batch.ask(take, "XREVRANGE", keys.runs(queue), "+", "-", "COUNT", RUNS_WINDOW)
-    batch.ask(progress.update, "HGETALL", keys.progress(queue, job_id))
+    batch.ask(progress.update, "HGETALL", keys.progress(queue, job_id.partition("~r")[0]))
     await batch.run()
     return tuple(found), progress
 

@@ -130,6 +130,7 @@ class Runner:
                     self._queue,
                     job_id,
                     attempt,
+                    job.enqueued_ms,
                     str(job.options.get("cid", "")),
                     lambda: worker.draining or bool(run.stopped),
                 ),

@@ -25,8 +25,8 @@ log = logging.getLogger("arqscope.worker")
 #: where the server sends no keyspace events
 POLL_S: Final = 0.5
 POLL_WITH_EVENTS_S: Final = 5.0
-#: s between two looks of a worker that runs jobs and has slots free: it waits for no token
-BUSY_POLL_S: Final = 0.25
+#: s one blocking read lasts; polls go on beside it
+BLOCK_S: Final = 10.0
 
 
 class Wakeups:
@@ -48,6 +48,7 @@ class Wakeups:
         self._on_control = on_control
         self._has_events = False
         self._blocking: Redis | None = None
+        self._pop: asyncio.Task[Any] | None = None  #: the blocking read, kept over several polls
         self._stirred = asyncio.Event()
         self.clock_offset_ms = 0.0  #: Redis' clock minus ours, as the last claim told
 
@@ -60,32 +61,43 @@ class Wakeups:
         """Wake the worker."""
         self._stirred.set()
 
+    def forget(self) -> None:
+        """Forget past stirs; called before a claim is sent, so that none during it is missed."""
+        self._stirred.clear()
+
     async def stirred(self, limit_s: float) -> bool:
         """Wait until ``stir`` or *limit_s*; whether it was stirred."""
-        self._stirred.clear()
         try:
             await asyncio.wait_for(self._stirred.wait(), limit_s)
         except TimeoutError:
             return False
         return True
 
-    async def idle(self, next_due_ms: int | None, *, may_block: Callable[[], bool]) -> None:
-        """Sleep until there may be work; without *may_block* only until stirred or the poll."""
+    async def idle(self, next_due_ms: int | None, *, paused: bool) -> None:
+        """Sleep until there may be work for the free slots; when *paused* until stirred or the poll."""
         poll_s = POLL_WITH_EVENTS_S if self._has_events else self._poll_s
         while True:
-            limit_s = poll_s
+            limit_s, due_s = poll_s, float("inf")
             if next_due_ms is not None:
-                limit_s = min(limit_s, max(0.0, (next_due_ms - self._now_ms()) / 1000))
+                due_s = max(0.0, (next_due_ms - self._now_ms()) / 1000)
+                limit_s = min(limit_s, due_s)
             if limit_s <= 0.001:
                 await asyncio.sleep(limit_s)
                 return
-            if not may_block():
-                await self.stirred(min(limit_s, BUSY_POLL_S))
+            if paused:
+                await self.hang_up()
+                await self.stirred(min(limit_s, POLL_S))
                 return
-            if await self._signalled(limit_s) or next_due_ms is not None or self._has_events:
+            if await self._signalled(limit_s) or due_s <= limit_s or await self._head_is_due():
                 return
-            if await self._head_is_due():
-                return
+
+    async def hang_up(self) -> None:
+        """End the blocking read: a worker that can take no job must not take a token either."""
+        pop, self._pop = self._pop, None
+        if pop is None or self._blocking is None:
+            return
+        await end([pop])
+        await self._blocking.connection_pool.disconnect()  # the cancelled read could still take one
 
     async def listen(self) -> None:
         """Hear control messages and the queue's keyspace events until cancelled."""
@@ -117,6 +129,7 @@ class Wakeups:
 
     async def close(self) -> None:
         """Close the blocking connection."""
+        await self.hang_up()
         if self._blocking is not None:
             await self._blocking.aclose(close_connection_pool=True)
 
@@ -124,20 +137,24 @@ class Wakeups:
         return time.time() * 1000 + self.clock_offset_ms
 
     async def _signalled(self, limit_s: float) -> bool:
-        """Block on the wake list; whether to claim now."""
+        """Wait for a token, a stir or *limit_s*; whether to claim now. The read outlives the wait."""
         client = self._blocking
         if client is None:
-            arguments = self._connection_arguments(POLL_WITH_EVENTS_S + 10)
+            arguments = self._connection_arguments(BLOCK_S + 10)
             client = self._blocking = Redis.from_pool(ConnectionPool(**arguments))
-        self._stirred.clear()
-        blocked = cast(Any, client).blpop([keys.wake(self._queue)], timeout=max(0.01, limit_s))
-        pop = asyncio.ensure_future(blocked)
+        if self._pop is None:
+            blocked = cast(Any, client).blpop([keys.wake(self._queue)], timeout=BLOCK_S)
+            self._pop = asyncio.get_running_loop().create_task(blocked)
         stir = asyncio.ensure_future(self._stirred.wait())
-        done, pending = await asyncio.wait({pop, stir}, return_when=asyncio.FIRST_COMPLETED)
-        await end(pending)
-        if pop not in done:
-            await client.connection_pool.disconnect()  # the cancelled read could still take a token
-            return True
+        try:
+            await asyncio.wait(
+                {self._pop, stir}, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED
+            )
+        finally:
+            stir.cancel()
+        if not self._pop.done():
+            return self._stirred.is_set()
+        pop, self._pop = self._pop, None
         try:
             return pop.result() is not None
         except (RedisError, OSError) as error:

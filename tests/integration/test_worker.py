@@ -18,10 +18,12 @@ from arq.worker import func
 from redis.asyncio import Redis
 
 from app import keys
+from app.connections import connect
 from app.enqueue import JobRequest, enqueue, enqueue_many
 from app.errors import PermanentError
 from app.payload import Codec
 from app.records import DeadLetter, JobRun, LetterState
+from app.redrive import Shelf, Verdict, redrive
 from tests.conftest import RunningRedis
 from tests.waiting import until
 from workers.engine import EngineOptions, Worker
@@ -29,6 +31,8 @@ from workers.janitor import Janitor
 from workers.retry_policy import RetryPolicy
 
 QUEUE = "async-processing"
+#: every test here on Redis 7 and on the embedded 6.2: the scripts are half of the worker
+pytestmark = pytest.mark.parametrize("redis_server", ["system", "bundled"], indirect=True)
 PATIENT = RetryPolicy(attempts=3, base_s=0.01, cap_s=0.02)
 
 
@@ -419,6 +423,57 @@ async def test_an_idle_worker_starts_a_job_within_milliseconds(
     assert waits[len(waits) // 2] < 0.1
 
 
+async def test_a_worker_that_runs_a_long_job_starts_others_within_milliseconds(
+    raw_redis: Redis, make_worker: Callable[..., Worker]
+) -> None:
+    """A busy worker with free slots waits for wake tokens too; a poll would take 100s of ms."""
+    worker = make_worker(burst=False)
+    running = asyncio.create_task(worker.main())
+    await enqueue(raw_redis, QUEUE, JobRequest(name="linger", args=(30,), id="long"))
+    await until(lambda: asyncio.sleep(0, len(worker.tasks) == 1 and worker.wakeups.is_listening))
+    for number in range(10):
+        await enqueue(raw_redis, QUEUE, JobRequest(name="succeed", id=f"j{number}"))
+        await until(lambda n=number: raw_redis.exists(keys.arq_result(f"j{n}")))
+    assert "long" in worker.tasks
+    worker.handle_sig(15)
+    worker.handle_sig(15)
+    await running
+
+    waits = sorted(
+        JobRun.from_json(f[b"r"]).wait_s
+        for _, f in await raw_redis.xrange(keys.runs(QUEUE))
+        if JobRun.from_json(f[b"r"]).function == "succeed"
+    )
+    assert len(waits) == 10
+    assert waits[5] < 0.1
+
+
+async def test_a_worker_without_a_free_slot_leaves_the_wake_tokens_to_others(
+    raw_redis: Redis, make_worker: Callable[..., Worker]
+) -> None:
+    worker = make_worker(burst=False, max_jobs=1)
+    running = asyncio.create_task(worker.main())
+    await until(
+        lambda: asyncio.sleep(0, worker._wakeups is not None and worker.wakeups.is_listening)
+    )
+    await enqueue(raw_redis, QUEUE, JobRequest(name="linger", args=(30,), id="long"))
+    await until(lambda: asyncio.sleep(0, len(worker.tasks) == 1))
+    await enqueue(raw_redis, QUEUE, JobRequest(name="succeed", id="other"))
+
+    async def token_lies() -> bool:
+        return bool(await raw_redis.llen(keys.wake(QUEUE)))
+
+    await until(token_lies)
+
+    async def blocked() -> int:
+        return int((await raw_redis.info("clients"))["blocked_clients"])
+
+    assert await blocked() == 0
+    worker.handle_sig(15)
+    worker.handle_sig(15)
+    await running
+
+
 async def test_jobs_survive_a_restart_of_redis_and_the_worker_stays(
     redis_server: RunningRedis, raw_redis: Redis, make_worker: Callable[..., Worker]
 ) -> None:
@@ -522,3 +577,66 @@ async def test_a_stock_worker_beside_ours_shares_the_queue(
     assert {who for who, _ in ran} == {"ours", "stock"}
     assert await leftovers(raw_redis) == set()
     await pool.aclose(close_connection_pool=True)
+
+
+async def test_the_memory_of_a_job_lasts_over_its_runs_and_not_to_the_next_job_of_its_id(
+    redis_server: RunningRedis, raw_redis: Redis, make_worker: Callable[..., Worker]
+) -> None:
+    """
+    Checkpoint and marks survive failures and the retry of the dead letter; an id used again later
+    belongs to another job, whose work must not be skipped.
+    """
+    seen: list[tuple[str, Any, bool]] = []
+    broken = True
+
+    async def work(ctx: dict[str, Any]) -> None:
+        job = ctx["job"]
+        seen.append((ctx["job_id"], await job.restore(), await job.once("mail")))
+        await job.checkpoint("half")
+        if broken:
+            raise ConnectionError("away")
+
+    await enqueue(raw_redis, QUEUE, JobRequest(name="work", id="daily"))
+    await make_worker(work, policy=RetryPolicy(attempts=2, base_s=0.01, cap_s=0.02)).main()
+    broken = False
+    client = connect(redis_server.url)
+    assert (await redrive(Shelf(client, QUEUE, "job"), "daily", Verdict(actor="me"))).changed
+    await client.aclose(close_connection_pool=True)
+    await make_worker(work).main()
+    await raw_redis.delete(keys.arq_result("daily"), keys.arq_result("daily~r1"))
+    await enqueue(raw_redis, QUEUE, JobRequest(name="work", id="daily"))
+    await make_worker(work).main()
+
+    assert seen == [
+        ("daily", None, True),
+        ("daily", "half", False),
+        ("daily~r1", "half", False),
+        ("daily", None, True),
+    ]
+
+
+async def test_a_job_of_a_stopping_worker_lays_itself_back_at_no_attempt(
+    raw_redis: Redis, make_worker: Callable[..., Worker]
+) -> None:
+    async def work(ctx: dict[str, Any]) -> str:
+        job = ctx["job"]
+        if job.attempt > 1 or await job.restore():
+            return "resumed"
+        await job.checkpoint("half")
+        while not job.should_stop():  # noqa: ASYNC110 - as a user's job would
+            await asyncio.sleep(0.01)
+        job.lay_back()
+
+    await enqueue(raw_redis, QUEUE, JobRequest(name="work", id="j1"))
+    worker = make_worker(work, burst=False)
+    running = asyncio.create_task(worker.main())
+    await until(lambda: asyncio.sleep(0, len(worker.tasks) == 1))
+    worker.handle_sig(15)
+    await running
+    assert await raw_redis.zcard(QUEUE) == 1
+
+    await make_worker(work).main()
+
+    report = [JobRun.from_json(f[b"r"]) for _, f in await raw_redis.xrange(keys.runs(QUEUE))][-1]
+    assert str(report.outcome) == "complete"
+    assert (await totals(raw_redis)).get("failed", 0) == 0
