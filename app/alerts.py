@@ -43,7 +43,7 @@ class Alert:
     """One alert. Times are epoch ms."""
 
     id: str
-    kind: str  #: ``cause`` or ``rule``
+    kind: str  #: ``cause``, ``rule`` or ``cap``
     state: AlertState
     severity: str = "warning"
     title: str = ""

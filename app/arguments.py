@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from app.payload import safe_str
+from app.redaction import is_secret
 
 MAX_PATHS: Final = 40
 MAX_DEPTH: Final = 4
@@ -17,19 +18,6 @@ MAX_PATH_CHARS: Final = 80
 MAX_JSON_CHARS: Final = 2_048
 #: what a list is told by; its items are rarely shared
 MAX_LOOKED_AT: Final = 400
-_SECRET: Final = (
-    "password",
-    "passwd",
-    "secret",
-    "token",
-    "api_key",
-    "apikey",
-    "authorization",
-    "credential",
-    "private_key",
-    "cookie",
-    "session",
-)
 
 
 def flat(args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, str]:
@@ -49,7 +37,7 @@ def flat(args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, str]:
 
 def _leaves(path: str, value: Any, depth: int, left: list[int]) -> Iterator[tuple[str, str]]:
     left[0] -= 1
-    if left[0] < 0 or len(path) > MAX_PATH_CHARS or _is_secret(path):
+    if left[0] < 0 or len(path) > MAX_PATH_CHARS or is_secret(path.rpartition(".")[2]):
         return
     if isinstance(value, Mapping):
         if depth < MAX_DEPTH:
@@ -68,11 +56,6 @@ def _leaves(path: str, value: Any, depth: int, left: list[int]) -> Iterator[tupl
         yield f"{path}.length", str(len(value))
     else:
         yield f"{path}.type", type(value).__name__
-
-
-def _is_secret(path: str) -> bool:
-    last = path.rpartition(".")[2].casefold().replace("-", "_")
-    return any(word in last for word in _SECRET)
 
 
 def encoded(found: Mapping[str, str]) -> str:

@@ -14,6 +14,7 @@ from app.alert_rules import AlertRule
 from app.alerts import AlertState, alert_id
 from app.causes import CauseState, Standing
 from app.records import DeadLetter
+from app.redrive import Shelf
 from workers.policies import UNKNOWN, Action, Decision
 
 #: one alert per cause in this time: a storm of 10,000 failures is one notice
@@ -85,6 +86,39 @@ class Alerts:
             self._told[mark] = time.monotonic() + TOLD_S
         return put
 
+    async def of_cap(self, shelf: Shelf, text: str, severity: str) -> bool:
+        """Tell that a source has more open dead letters than the cap, and what was done."""
+        reason = "more open dead letters than ARQSCOPE_DEAD_LETTER_CAP"
+        notice = {
+            "timestamp": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "action": "ALERT",
+            "severity": severity,
+            "kind": shelf.kind,
+            "source": shelf.source,
+            "errorType": "DeadLetterCap",
+            "error": text,
+            "reason": reason,
+            "rule": "cap",
+        }
+        facts = {
+            "id": alert_id("cap", shelf.source, severity),
+            "kind": "cap",
+            "severity": severity,
+            "title": f"too many dead letters: {shelf.source}",
+            "detail": text,
+            "source": shelf.source,
+            "name": "cap",
+        }
+        return await alerts.raise_alert(
+            self.cache,
+            facts,
+            mark=f"cap:{shelf.source}:{severity}",
+            window_s=WINDOW_S,
+            channels=self._channels,
+            notices=keys.DLQ_ALERTS,
+            notice=json.dumps(notice),
+        )
+
     async def of_rule(self, rule: AlertRule, source: str, value: float) -> None:
         """Raise the alert of a metric rule, or keep it alive."""
         name = alert_id("rule", rule.name, source)
@@ -112,12 +146,13 @@ class Alerts:
         )
 
     async def end_quiet(self, queue: Redis, now_ms: float) -> int:
-        """End the alerts of causes that were resolved, ignored, or not seen for an hour."""
+        """End what is over: causes that were resolved, ignored, or not seen for an hour."""
         ended = 0
         for alert in await alerts.newest(self.cache, LOOKED_AT):
-            if alert.kind != "cause" or alert.state is AlertState.RESOLVED:
+            if alert.kind == "rule" or alert.state is AlertState.RESOLVED:
                 continue
-            found = await causes.read(queue, alert.name) if alert.name else None
+            is_cause = alert.kind == "cause" and bool(alert.name)
+            found = await causes.read(queue, alert.name) if is_cause else None
             why = ""
             if found is None:
                 if now_ms - alert.last_ms > QUIET_S * 1000:

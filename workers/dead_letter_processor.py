@@ -19,19 +19,21 @@ from redis.exceptions import RedisError
 from app import causes, keys, logs, redrive
 from app.alert_rules import AlertRule, load_alert_rules
 from app.causes import Standing
-from app.connections import connect
+from app.connections import Connections, connect
 from app.errors import ArqscopeError, BadRecord
 from app.payload import safe_str
 from app.records import DeadLetter, LetterState
 from app.redrive import POLICY, Shelf, Verdict
 from app.scripts import script
 from app.settings import Settings
+from workers import overflow
 from workers.alert_watch import INTERVAL_S, AlertWatch, live_workers
 from workers.alerts import Alerts, without_alert
 from workers.cancellation import end
 from workers.channels import Channel, Deliveries, Sender, channels_of
 from workers.heartbeat import Heartbeat
 from workers.open_letters import Place, mark_counted, open_page, unsettled
+from workers.operations import OperationRunner
 from workers.policies import UNKNOWN, Action, Decision, Rule, decide_all, load_rules
 
 log = logging.getLogger("arqscope.dead_letters")
@@ -268,7 +270,7 @@ class DeadLetterProcessor:
         return True
 
     async def _do_chores(self, shelf: Shelf) -> None:
-        """Reopen letters whose retry is nowhere; forget closed ones past retention."""
+        """Reopen letters whose retry is nowhere, forget closed ones past retention, relieve the cap."""
         if shelf.kind == "job":
             after, reopened = await redrive.reopen_lost(
                 shelf, self._lost_after.get(shelf.source, ""), LOST_S
@@ -277,6 +279,7 @@ class DeadLetterProcessor:
             if reopened:
                 log.error("retries lost", extra={"source": shelf.source, "letters": reopened[:20]})
         await redrive.trim_closed(shelf, self._settings.failed_job_ttl)
+        await overflow.relieve(shelf, self._settings, self._alerts)
 
     # -- odds and ends -------------------------------------------------------------------------
 
@@ -339,10 +342,11 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
     beside = [asyncio.create_task(processor.watch(), name="alert-watch")]
     if channels:
         beside.append(asyncio.create_task(deliveries.run(), name="alert-deliveries"))
+    runner = OperationRunner(Connections(queue=queue, streams=streams, cache=cache))
     heartbeat = Heartbeat(queue, ROLE, settings.dlq_queue_name, describe=processor.describe)
     await heartbeat.start()
     try:
-        await processor.run(stop)
+        await asyncio.gather(processor.run(stop), runner.run(stop))
     finally:
         await end(beside)
         await heartbeat.stop()

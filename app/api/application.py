@@ -17,6 +17,7 @@ from app.api import (
     jobs,
     letters,
     metrics,
+    operations,
     queues,
     stats,
 )
@@ -73,6 +74,7 @@ def create_api(runtime: Runtime) -> FastAPI:
         queues,
         causes,
         letters,
+        operations,
         alerts,
         events,
         frames,
