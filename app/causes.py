@@ -217,6 +217,38 @@ def _numbers(raw: Mapping[str, str]) -> dict[str, int]:
     return {name: int(value) for name, value in raw.items() if str(value).isdigit()}
 
 
+async def standings(queue: Redis, fingerprints: Iterable[str]) -> dict[str, Standing]:
+    """How causes stand, unknown ones as new; nothing is counted. Two round trips."""
+    names = list(fingerprints)
+    now: Any = await _asked(queue.time())
+    now_ms = int(now[0]) * 1000 + int(now[1]) // 1000
+    hour = now_ms // _HOUR_MS
+    plan = [f"r{hour + n}" for n in range(HOURS_PLANNED)]
+    async with queue.pipeline(transaction=False) as pipe:
+        for name in names:
+            pipe.hmget(keys.cause(name or "unknown"), ["state", "regressions"])
+            pipe.hmget(keys.cause_counts(name or "unknown"), plan)
+        replies = await _asked(pipe.execute()) if names else []
+    return {
+        name: Standing(
+            state=CauseState(state or "new"),
+            regressions=int(regressions or 0),
+            hour=hour,
+            hour_left_s=((hour + 1) * _HOUR_MS - now_ms) / 1000,
+            planned=tuple(int(n or 0) for n in planned),
+        )
+        for name, (state, regressions), planned in zip(
+            names, replies[::2], replies[1::2], strict=True
+        )
+    }
+
+
+async def known_queues(queue: Redis, declared: Sequence[str]) -> list[str]:
+    """Names of the *declared* queues and of those our producers and workers wrote to."""
+    found = await _asked(queue.smembers(keys.QUEUES))
+    return list(dict.fromkeys([*declared, *sorted(found)]))
+
+
 async def note_starts(queue: Redis, starts: Iterable[tuple[str, str, str, int]]) -> None:
     """Remember when workers started: (id, source, version, ms), the newest 1,000."""
     members = {f"{name}|{source}|{version}": ms for name, source, version, ms in starts}

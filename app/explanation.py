@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import pandas as pd
@@ -49,6 +49,24 @@ class Explanation:
     since: pd.Timestamp  #: the first occurrence, or the return after it was resolved
     changes: pd.DataFrame
     looked_at: int  #: letters read; of a busy source only the newest are
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what the API and the command show: frames as lists of rows."""
+        return {
+            "cause": asdict(self.cause),
+            "periods": dict(self.periods),
+            "function": self.function,
+            "source": self.source,
+            "failures": self.failures,
+            "successes": self.successes,
+            "sharedArguments": _rows(self.shared),
+            "sharedNote": self.shared_note,
+            "retryOdds": _rows(self.odds),
+            "elsewhere": _rows(self.elsewhere),
+            "since": self.since.isoformat(),
+            "changes": _rows(self.changes),
+            "lookedAt": self.looked_at,
+        }
 
 
 async def explanation(
@@ -115,6 +133,14 @@ def _why_nothing(failures: int, successes: int) -> str:
             f"{explain.MIN_SUCCESSES} are needed"
         )
     return "no argument value sets the failures apart from the successes"
+
+
+def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    rows: list[dict[Any, Any]] = frame.to_dict(orient="records")
+    return [
+        {str(k): v.isoformat() if isinstance(v, pd.Timestamp) else v for k, v in row.items()}
+        for row in rows
+    ]
 
 
 async def _letters(redis: Redis, sources: Sequence[str]) -> list[DeadLetter]:

@@ -206,7 +206,7 @@ class Settings(BaseModel):
     config_file: Path = Field(
         default=Path("arqscope.toml"),
         validation_alias=AliasChoices("ARQSCOPE_CONFIG_FILE", "config_file"),
-        description="TOML file with further queues",
+        description="TOML file with further queues, rules and alerts",
     )
     data_dir: Path = Field(
         default=Path(".arqscope"),

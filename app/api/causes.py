@@ -65,26 +65,9 @@ async def one(fingerprint: Fingerprint, shared: Shared, _: Caller) -> Response:
 async def explained(fingerprint: Fingerprint, shared: Shared, _: Caller) -> Response:
     """Explain a cause: shared arguments, retry odds, other queues, what changed before it."""
     where, settings = shared.connections, shared.settings
-    queues = [str(name) for name in shared.collector.snapshot.queues["queue"]]
-    names = list(dict.fromkeys((*settings.queue_names, *queues)))
+    names = await causes.known_queues(where.queue, settings.queue_names)
     found = await explanation(where.queue, where.streams, settings.stream_name, names, fingerprint)
-    return encoded(
-        {
-            "cause": asdict(found.cause),
-            "periods": found.periods,
-            "function": found.function,
-            "source": found.source,
-            "failures": found.failures,
-            "successes": found.successes,
-            "sharedArguments": _rows(found.shared),
-            "sharedNote": found.shared_note,
-            "retryOdds": _rows(found.odds),
-            "elsewhere": _rows(found.elsewhere),
-            "since": found.since.isoformat(),
-            "changes": _rows(found.changes),
-            "lookedAt": found.looked_at,
-        }
-    )
+    return encoded(found.to_json())
 
 
 @router.post("/dead-letters/causes/{fingerprint}")
@@ -110,10 +93,3 @@ def _shown(cause: Cause, counts: dict[str, int], now_ms: int) -> dict[str, Any]:
         "hours": [{"at_ms": h * 3_600_000, "count": by_hour[h]} for h in sorted(by_hour)],
         "days": [{"at_ms": d * 86_400_000, "count": by_day[d]} for d in sorted(by_day)],
     }
-
-
-def _rows(frame: Any) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = frame.to_dict(orient="records")
-    return [
-        {k: v.isoformat() if hasattr(v, "isoformat") else v for k, v in row.items()} for row in rows
-    ]

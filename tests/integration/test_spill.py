@@ -104,7 +104,9 @@ async def test_a_disk_that_is_full_leaves_the_letters_open(connections, settings
     (tmp_path / "data").write_text("a file, not a folder")
     crowded = settings.model_copy(update={"data_dir": tmp_path / "data", "dead_letter_cap": 100})
 
-    assert await overflow.relieve(Shelf(redis, QUEUE, "job"), crowded, Alerts(connections.cache)) == 0
+    assert (
+        await overflow.relieve(Shelf(redis, QUEUE, "job"), crowded, Alerts(connections.cache)) == 0
+    )
 
     assert len(await open_ids(redis)) == 300
     assert await field(redis, "j0000", "state") == "new"
