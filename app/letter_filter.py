@@ -16,7 +16,7 @@ from app.errors import InvalidRequest
 from app.redrive import Shelf, asked, run_script
 
 #: letters one call acts on, and looks at when the filter needs their records: a few ms of Redis
-ACT: Final = 250
+ACT: Final = 200
 LOOK: Final = 1_000
 #: letters a count looks at; beyond it the count is a lower bound
 COUNTED: Final = 500_000

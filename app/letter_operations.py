@@ -82,7 +82,7 @@ class LetterKind:
         ]
 
     async def step(self, connections: Connections, operation: Operation, limit: int) -> Step:
-        """Act on up to *limit* letters, in calls of 250, two under way at once."""
+        """Act on up to *limit* letters, in calls of 200, two under way at once."""
         shelf = shelf_of(connections, operation)
         canary = operation.state == "canary"
         got = await self._sweep(shelf, operation, min(limit, ACT), canary=canary)

@@ -15,7 +15,7 @@
 -- Atomic: a letter changes together with its job or entry, its index and the counters. The cursor and
 -- the counts are kept in the same step, so that a caller who was killed and asks again goes on behind
 -- what was done; and a letter carries the operation's id, so that none is acted on twice by one.
-local call = redis.call
+local call, ARGV, KEYS = redis.call, ARGV, KEYS  -- globals cost a lookup each, and this runs per letter
 local verb, op = ARGV[1], ARGV[2]
 local most, looks = tonumber(ARGV[3]), tonumber(ARGV[4])
 local cursor, low, high, newest = ARGV[5], ARGV[6], ARGV[7], ARGV[8] == '1'
@@ -49,28 +49,35 @@ local rows = call(newest and 'ZREVRANGE' or 'ZRANGE', KEYS[1], start, start + lo
 
 local top, bottom = tonumber(high), tonumber(low)
 local ids, gone, jobs, marks, finished = {}, {}, {}, {}, #rows < 2 * looks
-local lineage = '{"at_ms":' .. now .. ',"actor":' .. cjson.encode(ARGV[19]) .. ',"operation":' .. cjson.encode(op) .. '}'
+local records, payloads, job_keys, ttl = ARGV[14], ARGV[15], ARGV[16], ARGV[17]
+local actor, decision, reason = ARGV[19], ARGV[20], ARGV[21]
+local filters = name ~= '' or fingerprint ~= '' or kind ~= '' or text ~= '' or wanted ~= ''
+local lineage = '{"at_ms":' .. now .. ',"actor":' .. cjson.encode(actor) .. ',"operation":' .. cjson.encode(op) .. '}'
 local function matches(f)
   return (name == '' or f[4] == name) and (fingerprint == '' or f[5] == fingerprint)
     and (kind == '' or f[6] == kind) and (wanted == '' or f[1] == wanted)
     and (text == '' or string.find(string.lower((f[7] or '') .. '\n' .. f[8] .. '\n' .. (f[4] or '')), text, 1, true))
 end
 
+local bytes = 0
 local function retry_job(letter, record, redrives)
   local n = int(redrives + 1)
   local id = letter .. '~r' .. n
-  if call('COPY', ARGV[15] .. letter, ARGV[16] .. id, 'REPLACE') == 0 then return nil end
-  call('PEXPIRE', ARGV[16] .. id, ARGV[17])
+  local payload = call('GET', payloads .. letter)
+  if not payload then return nil end
+  call('SET', job_keys .. id, payload, 'PX', ttl)
+  bytes = bytes + #payload
   jobs[#jobs + 1] = now
   jobs[#jobs + 1] = id
-  call('HSET', record, 'state', 'retrying', 'redrives', n, 'changed_ms', now, 'actor', ARGV[19],
-       'decision', ARGV[20], 'decision_reason', ARGV[21], 'operation', op, 'redrive:' .. n, lineage)
+  call('HSET', record, 'state', 'retrying', 'redrives', n, 'changed_ms', now, 'actor', actor,
+       'decision', decision, 'decision_reason', reason, 'operation', op, 'redrive:' .. n, lineage)
   return id
 end
 
 local function retry_event(letter, record, redrives)
-  local kept = call('GET', ARGV[15] .. letter)
+  local kept = call('GET', payloads .. letter)
   if not kept then return nil end
+  bytes = bytes + #kept
   local read, value = pcall(cjson.decode, kept)
   if read and type(value) == 'table' and type(value.raw) == 'string' then
     read, value = pcall(cjson.decode, value.raw)
@@ -92,7 +99,7 @@ local function retry_event(letter, record, redrives)
   local entry = call('XADD', KEYS[5], '*', unpack(fields))
   local n = int(redrives + 1)
   call('HSET', record, 'state', 'retrying', 'redrives', n, 'retry_id', entry, 'changed_ms', now,
-       'actor', ARGV[19], 'decision', ARGV[20], 'decision_reason', ARGV[21], 'operation', op,
+       'actor', actor, 'decision', decision, 'decision_reason', reason, 'operation', op,
        'redrive:' .. n, lineage)
   return entry
 end
@@ -108,15 +115,20 @@ for i = 1, #rows, 2 do
     finished = true
     break
   end
-  if acted >= most then
+  if acted >= most or bytes > 1000000 then  -- large payloads: fewer in one call
     finished = false
     break
   end
-  local record = ARGV[14] .. letter
-  local f = call('HMGET', record, 'state', 'redrives', 'operation', 'name', 'fingerprint', 'error_type', 'error')
-  f[8] = letter
+  local record = records .. letter
+  local f
+  if filters then
+    f = call('HMGET', record, 'state', 'redrives', 'operation', 'name', 'fingerprint', 'error_type', 'error')
+    f[8] = letter
+  else
+    f = call('HMGET', record, 'state', 'redrives', 'operation')
+  end
   local stays = true
-  if not f[1] or not matches(f) then
+  if not f[1] or (filters and not matches(f)) then
     skipped = skipped + 1
   elseif op == '' then
     acted = acted + 1
@@ -132,8 +144,8 @@ for i = 1, #rows, 2 do
     elseif verb == 'retry_event' then id = retry_event(letter, record, redrives)
     else
       id = letter
-      call('HSET', record, 'state', verb, 'changed_ms', now, 'actor', ARGV[19], 'decision', ARGV[20],
-           'decision_reason', ARGV[21], 'operation', op)
+      call('HSET', record, 'state', verb, 'changed_ms', now, 'actor', actor, 'decision', decision,
+           'decision_reason', reason, 'operation', op)
     end
     if id then
       forget(record, redrives)

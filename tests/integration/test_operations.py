@@ -12,9 +12,11 @@ from app import actions, audit, keys, operations
 from app.actions import Connections
 from app.enqueue import JobRequest, enqueue_many
 from app.errors import ActionRefused, InvalidRequest, NotFound
+from app.letter_filter import LetterFilter, sweep
 from app.operation_drive import Bucket, advance, drive
 from app.operation_kinds import kind_of
 from app.operations import OperationState
+from app.redrive import Shelf
 from tests.letters import (
     ANN,
     BOB,
@@ -377,3 +379,26 @@ async def test_unread_jobs_are_left_alone(connections, settings):
     await drive(connections, await start(connections, settings))
 
     assert await sent(redis) == ["j1~r1", "waits"]
+
+
+@both_servers
+async def test_large_payloads_are_put_back_a_few_at_a_time(connections, settings):
+    """
+    Ten letters of 250 KB: no call copies much more than a megabyte, and all come back.
+    """
+    redis = connections.queue
+    await bury_many(redis, (f"j{n}" for n in range(10)), b"j1:" + b"x" * 250_000)
+    operation_id = await start(connections, settings)
+    operation, _ = await advance(
+        connections, await operations.read(redis, operation_id), Bucket(None)
+    )
+
+    got = await sweep(
+        Shelf(redis, QUEUE, "job"), LetterFilter(), "retry_job", now_ms=None, operation=operation.id
+    )
+    ended = await drive(connections, operation_id)
+
+    assert got.done == 5
+    assert not got.finished
+    assert ended.done == 10
+    assert await redis.strlen(keys.arq_job("j9~r1")) == 250_003
