@@ -74,16 +74,18 @@ def explain(fingerprint: Fingerprint, as_json: Json = False) -> None:
     say(f"state {known.state}, owner {known.owner or 'nobody'}, deaths {known.count:,} ({counted})")
     odds = found.odds
     if len(odds) and odds.loc[0, "retries"]:
-        well, tried, low, high = (odds.loc[0, n] for n in ("ended_well", "retries", "low", "high"))
+        row: Any = odds.iloc[0]
+        well, tried, low, high = row["ended_well"], row["retries"], row["low"], row["high"]
         say(f"retries: {well} of {tried} ended well (95 %: {low:.0%} to {high:.0%})")
     else:
         say("retries: none has ended yet")
     if found.shared_note:
         say(f"arguments: {found.shared_note}")
-    for row in found.shared.head(5).itertuples():
+    for told in found.shared.head(5).to_dict(orient="records"):
         say(
-            f"arguments: {row.failed_share:.0%} of {found.failures} failures have "
-            f"{row.argument}={row.value}; {row.ok_share:.0%} of {found.successes} successes do"
+            f"arguments: {told['failed_share']:.0%} of {found.failures} failures have "
+            f"{told['argument']}={told['value']}; {told['ok_share']:.0%} of {found.successes} "
+            "successes do"
         )
     names = ["source", "letters", "open", "functions", "same"]
     show_frame("Where it strikes", found.elsewhere[names], as_json=False)
