@@ -144,19 +144,20 @@ async def note_deaths(
     )
     hour = int(now_ms // _HOUR_MS)
     left_s = ((hour + 1) * _HOUR_MS - now_ms) / 1000
-    return [
-        (
-            Standing(
-                state=CauseState(str(row[1])),
-                regressions=int(row[2]),
-                hour=hour,
-                hour_left_s=left_s,
-                planned=tuple(int(n or 0) for n in row[3:]),
-            ),
-            bool(row[0]),
+    plans: dict[str, tuple[int, ...]] = {}
+    noted = []
+    for letter, row in zip(letters, reply, strict=True):
+        if len(row) > 3:
+            plans[letter.fingerprint or "unknown"] = tuple(int(n) for n in row[3:])
+        standing = Standing(
+            state=CauseState(str(row[1])),
+            regressions=int(row[2]),
+            hour=hour,
+            hour_left_s=left_s,
+            planned=plans[letter.fingerprint or "unknown"],
         )
-        for row in reply
-    ]
+        noted.append((standing, bool(row[0])))
+    return noted
 
 
 async def plan_retries(queue: Redis, planned: Mapping[tuple[str, int], int]) -> None:

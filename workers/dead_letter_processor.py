@@ -343,7 +343,12 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
     if channels:
         beside.append(asyncio.create_task(deliveries.run(), name="alert-deliveries"))
     runner = OperationRunner(Connections(queue=queue, streams=streams, cache=cache))
-    heartbeat = Heartbeat(queue, ROLE, settings.dlq_queue_name, describe=processor.describe)
+
+    def describe() -> Mapping[str, Any]:
+        told = {"alerts_sent": deliveries.sent, "alerts_trouble": deliveries.trouble}
+        return {**processor.describe(), **told}
+
+    heartbeat = Heartbeat(queue, ROLE, settings.dlq_queue_name, describe=describe)
     await heartbeat.start()
     try:
         await asyncio.gather(processor.run(stop), runner.run(stop))

@@ -60,7 +60,10 @@ async def listed(
 @router.get("/alerts/rules")
 async def rules(shared: Shared, _: Caller) -> Response:
     """List the metric rules in force and the metrics there are."""
-    found = load_alert_rules(shared.settings.config_file)
+    try:
+        found = load_alert_rules(shared.settings.config_file)
+    except SettingsError as error:
+        raise InvalidRequest(str(error), field="alerts", hint="correct arqscope.toml") from error
     return encoded({"rules": list(found), "metrics": dict(METRICS)})
 
 

@@ -4,7 +4,8 @@
 --       6 days kept  7 epoch hour now  8 hours of planned retries wanted
 --       then per death 8: fingerprint, letter id, source, died ms, record key (jobs; "" for events,
 --       whose records lie on another Redis), function or type, error type, error
--- Reply per death {1 counted now or 0, state, regressions, retries planned per hour from now on …}
+-- Reply per death {1 counted now or 0, state, regressions}, and with the first death of each cause the
+-- retries planned per hour from now on.
 -- Atomic, so that a processor that dies between counting and marking counts no death twice, and so
 -- that a cause turns from resolved to regressed exactly once.
 local call = redis.call
@@ -23,7 +24,8 @@ local function prune(counts, letter, oldest)
   if #old > 0 then call('HDEL', counts, unpack(old)) end
 end
 local hour = tonumber(ARGV[7])
-local replies, plans = {}, {}
+local replies, told, hours = {}, {}, {}
+for n = 0, tonumber(ARGV[8]) - 1 do hours[#hours + 1] = 'r' .. string.format('%.0f', hour + n) end
 for a = 9, #ARGV, 8 do
   local fingerprint, died, record = ARGV[a], tonumber(ARGV[a + 3]), ARGV[a + 4]
   local key, counts = ARGV[1] .. fingerprint, ARGV[2] .. fingerprint
@@ -72,13 +74,11 @@ for a = 9, #ARGV, 8 do
       prune(counts, 'd', math.floor(hour / 24) - tonumber(ARGV[6]))
     end
   end
-  if not plans[fingerprint] then
-    local names = {}
-    for n = 0, tonumber(ARGV[8]) - 1 do names[#names + 1] = 'r' .. string.format('%.0f', hour + n) end
-    plans[fingerprint] = call('HMGET', counts, unpack(names))
-  end
   local row = {fresh and 1 or 0, state, tonumber(seen[7] or '') or 0}
-  for _, n in ipairs(plans[fingerprint]) do row[#row + 1] = tonumber(n or '') or 0 end
+  if not told[fingerprint] then
+    told[fingerprint] = true
+    for _, n in ipairs(call('HMGET', counts, unpack(hours))) do row[#row + 1] = tonumber(n or '') or 0 end
+  end
   replies[#replies + 1] = row
 end
 call('ZREMRANGEBYRANK', KEYS[2], 0, -1 - tonumber(ARGV[4]))

@@ -168,3 +168,18 @@ async def test_the_command_tests_rules_explains_and_sets_causes(runtime, command
     assert "PermissionError: boom" in why
     assert "too few" in why
     assert len(listed) == 2
+
+
+async def test_a_notebook_explains_and_tests_rules(runtime, settings: Settings):
+    import asyncio
+
+    from app.notebook import connect
+
+    def use() -> tuple[Any, Any]:
+        with connect(settings) as scope:
+            return scope.explain("abc1"), scope.backtest("backlog", above=10)
+
+    found, firings = await asyncio.to_thread(use)
+
+    assert found.cause.fingerprint == "abc1"
+    assert firings.empty
