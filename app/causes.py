@@ -197,21 +197,15 @@ async def read(queue: Redis, fingerprint: str) -> tuple[Cause, dict[str, int]] |
     return (Cause.from_fields(raw), _numbers(counts)) if raw else None
 
 
-async def newest(queue: Redis, limit: int = 100) -> list[tuple[Cause, dict[str, int]]]:
-    """Return the causes seen last, newest first, with their counts; two round trips."""
-    names = await _asked(queue.zrevrange(keys.CAUSES, 0, min(limit, CAUSES_KEPT) - 1))
-    if not names:
+async def several(queue: Redis, fingerprints: Sequence[str]) -> list[Cause | None]:
+    """Return the causes called *fingerprints*, None for the unknown; one round trip."""
+    if not fingerprints:
         return []
     async with queue.pipeline(transaction=False) as pipe:
-        for name in names:
+        for name in fingerprints:
             pipe.hgetall(keys.cause(name))
-            pipe.hgetall(keys.cause_counts(name))
         replies = await _asked(pipe.execute())
-    return [
-        (Cause.from_fields(raw), _numbers(counts))
-        for raw, counts in zip(replies[::2], replies[1::2], strict=True)
-        if raw
-    ]
+    return [Cause.from_fields(raw) if raw else None for raw in replies]
 
 
 def _numbers(raw: Mapping[str, str]) -> dict[str, int]:

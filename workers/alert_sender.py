@@ -6,6 +6,7 @@ libraries do, and so that a channel that hangs is ended by a kill.
 
 import json
 import resource
+import signal
 import sys
 from typing import Any, Final
 
@@ -48,6 +49,8 @@ SCHEMES: Final = frozenset(
     )
 )
 _MEMORY_BYTES: Final = 1 << 30
+#: s one message may take when nobody watches any more
+ALONE_S: Final = 30
 _TYPES: Final = {
     "info": apprise.NotifyType.INFO,
     "warning": apprise.NotifyType.WARNING,
@@ -86,12 +89,14 @@ def main() -> None:
     _answer({"ready": True})
     for line in sys.stdin:
         meter.received_bytes = 0
+        signal.alarm(ALONE_S)  # whoever would kill us may be dead
         try:
             error = send(json.loads(line))
         except Blocked as blocked:
             error = safe_str(blocked, 200)
         except Exception as failure:
             error = f"{type(failure).__name__}: {safe_str(failure, 200)}"
+        signal.alarm(0)
         _answer({"error": error})
 
 

@@ -148,18 +148,15 @@ class Alerts:
     async def end_quiet(self, queue: Redis, now_ms: float) -> int:
         """End what is over: causes that were resolved, ignored, or not seen for an hour."""
         ended = 0
-        for alert in await alerts.newest(self.cache, LOOKED_AT):
-            if alert.kind == "rule" or alert.state is AlertState.RESOLVED:
-                continue
-            is_cause = alert.kind == "cause" and bool(alert.name)
-            found = await causes.read(queue, alert.name) if is_cause else None
+        found = await alerts.newest(self.cache, LOOKED_AT)
+        open_ones = [a for a in found if a.kind != "rule" and a.state is not AlertState.RESOLVED]
+        about = await causes.several(queue, [alert.name for alert in open_ones])
+        for alert, cause in zip(open_ones, about, strict=True):
+            last_ms = alert.last_ms if cause is None else cause.last_ms
             why = ""
-            if found is None:
-                if now_ms - alert.last_ms > QUIET_S * 1000:
-                    why = "not seen for an hour"
-            elif found[0].state in (CauseState.RESOLVED, CauseState.IGNORED):
-                why = f"{found[0].state} by {found[0].actor or 'somebody'}"
-            elif now_ms - found[0].last_ms > QUIET_S * 1000:
+            if cause is not None and cause.state in (CauseState.RESOLVED, CauseState.IGNORED):
+                why = f"{cause.state} by {cause.actor or 'somebody'}"
+            elif now_ms - last_ms > QUIET_S * 1000:
                 why = "not seen for an hour"
             if why:
                 ended += await alerts.resolve_alert(self.cache, alert.id, why, self._channels)
