@@ -7,7 +7,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import __version__
 from app.api import (
+    alerts,
     audit,
+    causes,
     documentation,
     events,
     frames,
@@ -67,8 +69,19 @@ def create_api(runtime: Runtime) -> FastAPI:
     answer_errors(app)
     app.include_router(health.router)
     for module in (
-        stats, jobs, queues, letters, operations, events, frames, audit, metrics, documentation
-    ):  # fmt: skip
+        stats,
+        jobs,
+        queues,
+        causes,
+        letters,
+        operations,
+        alerts,
+        events,
+        frames,
+        audit,
+        metrics,
+        documentation,
+    ):
         app.include_router(module.router)
     _declare_keys(app)
     return app
