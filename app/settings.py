@@ -212,7 +212,7 @@ class Settings(BaseModel):
     data_dir: Path = Field(
         default=Path(".arqscope"),
         validation_alias=AliasChoices("ARQSCOPE_DATA_DIR", "data_dir"),
-        description="where the embedded stack keeps its data",
+        description="where the embedded stack keeps its data, and spilled dead letters lie",
     )
     queues: tuple[QueuePolicy, ...] = BUILT_IN_QUEUES
 

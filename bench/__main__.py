@@ -28,6 +28,7 @@ def main() -> None:
     if unknown := [name for name in asked if name not in MEASURES]:
         parser.error(f"no benchmark {', '.join(unknown)}; there are {', '.join(MEASURES)}")
     versions = machine() | {c.name: c.version for c in contenders().values()}
+    versions |= redrive.versions()
     for name, value in versions.items():
         print(f"{name:<14}{value}")
     for contender in contenders().values():

@@ -345,8 +345,15 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
     runner = OperationRunner(Connections(queue=queue, streams=streams, cache=cache))
 
     def describe() -> Mapping[str, Any]:
-        told = {"alerts_sent": deliveries.sent, "alerts_trouble": deliveries.trouble}
-        return {**processor.describe(), **told}
+        facts = {
+            **processor.describe(),
+            "operations": len(runner.driven),
+            "alerts_sent": deliveries.sent,
+            "alerts_trouble": deliveries.trouble,
+        }
+        if runner.trouble and not facts["trouble"]:
+            facts |= {"state": "degraded", "trouble": runner.trouble}
+        return facts
 
     heartbeat = Heartbeat(queue, ROLE, settings.dlq_queue_name, describe=describe)
     await heartbeat.start()

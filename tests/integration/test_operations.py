@@ -282,6 +282,8 @@ async def test_canaries_decide_whether_the_rest_follows(connections, settings, f
     if state == "stopped":
         assert ended.note == "2 of 5 canaries failed, more than the 20% allowed"
         await actions.resume_operation(connections, settings, ANN, operation_id)
+        await actions.pause_operation(connections, settings, ANN, operation_id)
+        await actions.resume_operation(connections, settings, ANN, operation_id)
         overruled = await drive(connections, operation_id)
         assert (overruled.state, overruled.done) == ("done", 50)
 
