@@ -1,9 +1,8 @@
 """Causes and alerts through their doors: HTTP and the command, with the same actions behind both."""
 
+import asyncio
 import json
-import os
-import subprocess
-import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +10,12 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from app import keys
+from app import cli, keys
 from app.actions import Actor, Connections
 from app.api.application import create_api
 from app.collector import Collector
+from app.notebook import connect
 from app.settings import Settings
-from tests.conftest import ROOT
 from tests.letters import ANN, EVE, QUEUE, bury
 from workers.dead_letter_processor import DeadLetterProcessor
 from workers.policies import Action, Rule
@@ -122,28 +121,23 @@ async def test_alerts_are_listed_acknowledged_and_silenced(runtime):
 
 
 @pytest.fixture
-def command(settings: Settings, tmp_path: Path) -> Any:
-    world = {
-        "PATH": os.environ["PATH"],
-        "PYTHONPATH": str(ROOT),
-        "USER": "ann",
-        "REDIS_URL": settings.redis_url,
-        "REDIS_STREAMS_URL": settings.redis_streams_url,
-        "REDIS_QUEUE_URL": settings.redis_queue_url,
-        "COLUMNS": "200",
-    }
+def command(
+    settings: Settings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Callable[..., Awaitable[str]]:
+    """Run the command in a thread of this process: starting one costs seconds of imports."""
+    for role in ("redis_url", "redis_streams_url", "redis_queue_url"):
+        monkeypatch.setenv(role.upper(), getattr(settings, role))
+    monkeypatch.setenv("USER", "ann")
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.chdir(tmp_path)
 
-    def run(*words: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "app.cli", *words],
-            env=world,
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-        assert done.returncode == 0, done.stderr[-2000:]
-        return done.stdout
+    async def run(*words: str) -> str:
+        capsys.readouterr()
+        await asyncio.to_thread(cli.app, list(words), standalone_mode=False)
+        return capsys.readouterr().out
 
     return run
 
@@ -152,11 +146,11 @@ async def test_the_command_tests_rules_explains_and_sets_causes(runtime, command
     rules = tmp_path / "other.toml"
     rules.write_text('[[policies]]\nname = "mine"\naction = "ARCHIVE"\nexception = "Perm*"\n')
 
-    decided = json.loads(command("dlq", "policy", "--test", "--json", "--rules", str(rules)))
-    table = command("dlq", "policy", "--test")
-    told = command("dlq", "cause", "abc1", "--state", "resolved")
-    why = command("dlq", "explain", "abc1")
-    listed = json.loads(command("alerts", "list", "--json"))
+    decided = json.loads(await command("dlq", "policy", "--test", "--json", "--rules", str(rules)))
+    table = await command("dlq", "policy", "--test")
+    told = await command("dlq", "cause", "abc1", "--state", "resolved")
+    why = await command("dlq", "explain", "abc1")
+    listed = json.loads(await command("alerts", "list", "--json"))
 
     assert {row["id"]: (row["action"], row["rule"]) for row in decided} == {
         "j1": ("ARCHIVE", "mine"),
@@ -171,10 +165,6 @@ async def test_the_command_tests_rules_explains_and_sets_causes(runtime, command
 
 
 async def test_a_notebook_explains_and_tests_rules(runtime, settings: Settings):
-    import asyncio
-
-    from app.notebook import connect
-
     def use() -> tuple[Any, Any]:
         with connect(settings) as scope:
             return scope.explain("abc1"), scope.backtest("backlog", above=10)
