@@ -131,7 +131,7 @@ async def test_an_effect_is_not_repeated_when_its_acknowledgement_is_lost_with_t
 
 
 @pytest.mark.row("E3")
-@both_versions
+@both_in_full
 async def test_entries_of_a_reply_that_was_cut_off_are_read_again(
     make_event_rig: MakeRig, row: Row, kind: str
 ) -> None:
@@ -255,7 +255,7 @@ def _malformed() -> dict[str, dict[Any, Any]]:
 
 
 @pytest.mark.row("E6")
-@both_versions
+@both_in_full
 async def test_malformed_entries_are_letters_at_once_with_their_bytes(
     make_event_rig: MakeRig, row: Row, kind: str
 ) -> None:
@@ -386,7 +386,8 @@ async def test_a_group_that_vanishes_is_made_again_where_it_was(
     rig = make_event_rig(lease_s=5, kind=kind)
     cache = connect(rig.server.database(0))
     for _ in range(2):
-        await rig.started(rig.start())
+        rig.start()
+    await rig.holds(lambda: _reading(rig, 2))
     recoveries = []
     handled = 0
     for _ in range(sized(10, 2)):
@@ -423,6 +424,12 @@ async def test_a_group_that_vanishes_is_made_again_where_it_was(
     assert set(done) == set(rig.acked)
     assert max(recoveries) <= 2
     assert len(alerts) == sized(10, 2)
+
+
+async def _reading(rig: EventRig, count: int) -> bool:
+    """Whether so many processors wait for entries."""
+    info: Any = await rig.redis.info("clients")
+    return bool(info["blocked_clients"] >= count)
 
 
 @pytest.mark.row("E10")
