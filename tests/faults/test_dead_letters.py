@@ -28,8 +28,8 @@ from tests.faults.nursery import ROOT, plain_environment
 from tests.faults.rig import QUEUE, Rig, sized
 from tests.letters import ANN, BOB, bury, bury_many
 from tests.waiting import until
-from workers.engine import EngineOptions, Worker
 from workers.alerts import Alerts
+from workers.engine import EngineOptions, Worker
 from workers.overflow import relieve
 from workers.policies import BUILT_IN_RULES, Action, decide
 from workers.retry_policy import RetryPolicy
