@@ -21,6 +21,8 @@ from app.enqueue import codec_of
 from app.errors import BadRecord
 from app.payload import safe_str
 from app.settings import Settings
+from app.triggers import load_rules
+from workers import triggers
 from workers.cancellation import end
 from workers.event_attempt import (
     SUSPECT_DELIVERIES,
@@ -342,7 +344,9 @@ class EventProcessor:
 
 
 async def _serve(settings: Settings) -> None:
-    processor = EventProcessor(settings, load_handlers(settings))
+    registry = load_handlers(settings)
+    triggers.register(registry, load_rules(settings))
+    processor = EventProcessor(settings, registry)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, processor.stop)

@@ -5,7 +5,7 @@ in an ActionReport whether anything changed. Asked twice, it acts once.
 """
 
 from app.actions.asking import ActionReport, Actor, Connections, Role, may_act
-from app.actions.events import notify, publish_event
+from app.actions.events import notify, publish_event, publish_events
 from app.actions.jobs import abort_job, cancel_job, promote_job, submit_jobs
 from app.actions.letters import archive_letter, discard_letter, retry_letter, undo_discard
 from app.actions.queues import (
@@ -15,6 +15,7 @@ from app.actions.queues import (
     resume_queue,
     set_concurrency,
 )
+from app.actions.streams import change_pending
 
 __all__ = [
     "ActionReport",
@@ -24,6 +25,7 @@ __all__ = [
     "abort_job",
     "archive_letter",
     "cancel_job",
+    "change_pending",
     "clean_queue",
     "control_workers",
     "discard_letter",
@@ -32,6 +34,7 @@ __all__ = [
     "pause_queue",
     "promote_job",
     "publish_event",
+    "publish_events",
     "resume_queue",
     "retry_letter",
     "set_concurrency",

@@ -15,8 +15,10 @@ from app.api import (
     jobs,
     letters,
     metrics,
+    notifications,
     queues,
     stats,
+    streams,
 )
 from app.api.problems import RESPONSES, answer_errors
 from app.asgi import request_id_of
@@ -65,7 +67,19 @@ def create_api(runtime: Runtime) -> FastAPI:
     app.add_middleware(_RequestId)
     answer_errors(app)
     app.include_router(health.router)
-    for module in (stats, jobs, queues, letters, events, frames, audit, metrics, documentation):
+    for module in (
+        stats,
+        jobs,
+        queues,
+        letters,
+        events,
+        streams,
+        notifications,
+        frames,
+        audit,
+        metrics,
+        documentation,
+    ):
         app.include_router(module.router)
     _declare_keys(app)
     return app
