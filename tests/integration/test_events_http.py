@@ -355,6 +355,7 @@ class Listening:
         except httpx.HTTPError:
             pass
         finally:
+            self._client.close()
             self._ready.set()
             self.ended.set()
 
@@ -363,6 +364,7 @@ class Listening:
 
     def close(self) -> None:
         self._client.close()
+        self.ended.wait(5)
 
 
 def test_a_listener_hears_over_http_and_comes_back_for_what_it_missed(api, server):
@@ -418,6 +420,7 @@ def test_a_client_that_does_not_read_is_cut_off_and_slows_nobody(api, server, re
     received = 0
     while part := slow.recv(1_000_000):
         received += len(part)
+    slow.close()
     assert received < 24_000_000
     assert not quick.ended.is_set()
     quick.close()
@@ -427,7 +430,9 @@ def test_a_viewer_may_listen_and_nobody_without_a_key(redis, tmp_path):
     server = start_server(redis, tmp_path, API_KEY=KEY)
     try:
         assert Listening(server, "user:u1").status == 401
-        assert Listening(server, "user:u1", X_API_Key=KEY).status == 200
+        listener = Listening(server, "user:u1", X_API_Key=KEY)
+        assert listener.status == 200
+        listener.close()
     finally:
         stop(server)
 

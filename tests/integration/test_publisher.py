@@ -171,6 +171,7 @@ def test_a_name_that_is_no_stream_is_refused(stream):
         (10**5000, "data cannot be stored"),
         ("x" * 262_145, "the limit is 262,144"),
     ],
+    ids=["nan", "inf", "twice", "null", "surrogate", "deep", "bytes", "digits", "large"],
 )  # fmt: skip
 async def test_data_no_handler_could_read_is_refused_before_it_is_sent(
     publisher, streams_redis, data, said
