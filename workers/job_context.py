@@ -80,6 +80,7 @@ class JobHandle:
         if not self._stopping():
             raise RuntimeError("lay_back() is for a job whose should_stop() is true")
         raise asyncio.CancelledError
+
     def then(
         self,
         name: str,

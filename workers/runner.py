@@ -117,7 +117,7 @@ class Runner:
         worker, claim, job = self._worker, run.claim, run.job
         attempt = max(claim.attempts.runs + 1, claim.stock_tries + 1, job.job_try or 0)
         job_id = claim.id
-        events = worker.options.job_events
+        events, then = worker.options.job_events, job.options.get("then")
         try:
             handle = JobHandle(
                 worker.pool,
@@ -127,7 +127,7 @@ class Runner:
                 job.enqueued_ms,
                 str(job.options.get("cid", "")),
                 lambda: worker.draining or bool(run.stopped),
-                len(job.options["then"]) if "then" in job.options else 0,
+                len(then) if isinstance(then, list) else 0,
                 None if events is None else events.progress_of(job_id, self._queue, job),
             )
             ctx = {

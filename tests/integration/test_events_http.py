@@ -264,7 +264,7 @@ def test_a_pending_entry_is_released_skipped_or_deleted_and_audited(api, held, s
     assert (totals["skipped"], totals["deleted"]) == ("1", "1")
     shown = [row[1]["outcome"] for row in streams.xrange(keys.recent_events(STREAM))]
     assert shown == ["skipped", "deleted"]
-    told = [(line["action"], line["target"]) for line in api.get("/audit").json()[:3]]
+    told = [(line["action"], line["target"]) for line in api.get("/audit").json()["items"][:3]]
     assert told == [
         ("delete_pending", f"{STREAM}/{GROUP}/{held[2]}"),
         ("skip_pending", f"{STREAM}/{GROUP}/{held[1]}"),
