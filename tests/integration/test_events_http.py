@@ -264,7 +264,8 @@ def test_a_pending_entry_is_released_skipped_or_deleted_and_audited(api, held, s
     assert (totals["skipped"], totals["deleted"]) == ("1", "1")
     shown = [row[1]["outcome"] for row in streams.xrange(keys.recent_events(STREAM))]
     assert shown == ["skipped", "deleted"]
-    told = [(line["action"], line["target"]) for line in api.get("/audit").json()["items"][:3]]
+    lines = [json.loads(line["body"]) for line in api.get("/audit").json()["items"][:3]]
+    told = [(line["action"], line["target"]) for line in lines]
     assert told == [
         ("delete_pending", f"{STREAM}/{GROUP}/{held[2]}"),
         ("skip_pending", f"{STREAM}/{GROUP}/{held[1]}"),
@@ -401,7 +402,6 @@ def test_a_client_that_does_not_read_is_cut_off_and_slows_nobody(api, server, re
     quick = Listening(server, "user:u1")
     quick.next()
     slow = socket.create_connection(("127.0.0.1", server.port))
-    slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     slow.sendall(
         f"GET /notifications/user:u1 HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\n\r\n".encode()
     )
@@ -409,7 +409,7 @@ def test_a_client_that_does_not_read_is_cut_off_and_slows_nobody(api, server, re
     with redis_sync.Redis.from_url(redis.database(0)) as cache:
         wait_until(lambda: cache.pubsub_numsub("user:u1")[0][1] == 1)
         began = time.monotonic()
-        for number in range(1_200):
+        for number in range(1_000):
             cache.publish("user:u1", json.dumps({"n": number, "pad": "x" * 20_000}))
             if number % 40 == 39:  # the quick one reads along
                 for expected in range(number - 39, number + 1):
@@ -421,32 +421,26 @@ def test_a_client_that_does_not_read_is_cut_off_and_slows_nobody(api, server, re
     while part := slow.recv(1_000_000):
         received += len(part)
     slow.close()
-    assert received < 24_000_000
+    assert received < 20_000_000
     assert not quick.ended.is_set()
     quick.close()
 
 
-def test_a_viewer_may_listen_and_nobody_without_a_key(redis, tmp_path):
+def test_listening_needs_a_key_and_a_stopping_server_ends_its_listeners_at_once(redis, tmp_path):
     server = start_server(redis, tmp_path, API_KEY=KEY)
     try:
         assert Listening(server, "user:u1").status == 401
-        listener = Listening(server, "user:u1", X_API_Key=KEY)
-        assert listener.status == 200
-        listener.close()
+        listeners = [Listening(server, f"user:u{n}", X_API_Key=KEY) for n in range(5)]
+        assert {listener.status for listener in listeners} == {200}
+        began = time.monotonic()
+
+        server.process.send_signal(signal.SIGTERM)
+
+        assert server.process.wait(20) == 0
+        assert time.monotonic() - began < 6
+        assert all(listener.ended.wait(5) for listener in listeners)
     finally:
         stop(server)
-
-
-def test_a_stopping_server_ends_its_listeners_at_once(redis, tmp_path):
-    server = start_server(redis, tmp_path)
-    listeners = [Listening(server, f"user:u{n}") for n in range(5)]
-    began = time.monotonic()
-
-    server.process.send_signal(signal.SIGTERM)
-
-    assert server.process.wait(20) == 0
-    assert time.monotonic() - began < 6
-    assert all(listener.ended.wait(5) for listener in listeners)
 
 
 def test_every_new_route_has_an_example_in_the_documents(api):
