@@ -191,6 +191,11 @@ def recent_events(stream: str) -> str:
     return f"arqscope:{{{stream}}}:recent"
 
 
+def checkpoints(stream: str) -> str:
+    """HASH group → id below which nothing is pending · event processor · none · groups."""
+    return f"arqscope:{{{stream}}}:checkpoints"
+
+
 def statuses(stream: str, kind: str) -> str:
     """ZSET subject → ms, what events last told about · event handlers · 7 d · 1,000 per kind."""
     return f"arqscope:{{{stream}}}:statuses:{kind}"
@@ -220,6 +225,11 @@ DLQ_ALERTS: Final = "dlq:alerts"
 DLQ_ESCALATIONS: Final = "dlq:escalations"
 DLQ_DISCARDED: Final = "dlq:discarded"
 DLQ_ARCHIVE: Final = "dlq:archive"
+
+
+def notified(stream: str, identity: str, effect: str) -> str:
+    """STRING mark of a notification sent · event processor · 10 min · recent notifications."""
+    return f"arqscope:{{{stream}}}:notified:{identity}:{effect}"
 
 
 def user_channel(user_id: str) -> str:

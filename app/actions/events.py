@@ -14,7 +14,7 @@ MAX_EVENTS: Final = 1_000  #: per call
 
 def check_stream(settings: Settings, stream: str) -> str:
     """Return *stream*, or the first declared one where it is empty; NotFound names those there are."""
-    known = (settings.stream_name,)
+    known = settings.stream_names
     if stream and stream not in known:
         raise NotFound("stream", stream, known)
     return stream or known[0]

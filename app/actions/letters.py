@@ -137,7 +137,7 @@ async def _close(
 
 
 async def _shelf(connections: Connections, settings: Settings, source: str) -> Shelf:
-    if source == settings.stream_name:
+    if source in settings.stream_names:
         return Shelf(connections.streams, source, "event")
     await check_queue(connections, settings, source)
     return Shelf(connections.queue, source, "job")

@@ -109,7 +109,7 @@ async def decide(
 
 
 async def _redis_of(shared: Runtime, source: str) -> Redis:
-    if source == shared.settings.stream_name:
+    if source in shared.settings.stream_names:
         return shared.connections.streams
     await check_queue(shared.connections, shared.settings, source)
     return shared.connections.queue
