@@ -85,11 +85,14 @@ POLICIES: Final = (
     _policy(r"/triggers", _READ, Access.VIEWER),
     _policy(r"/triggers/test", _POST, Access.VIEWER),
     _policy(rf"/notifications/{_NAME}", frozenset({"GET"}), Access.VIEWER),
+    _policy(rf"/operations(/{_NAME})?", _READ, Access.VIEWER),
     # changing
     _policy(rf"/jobs/{_NAME}", _POST, Access.OPERATOR),
     _policy(rf"/jobs/{_NAME}/{_NAME}/(cancel|abort|promote)", _POST, Access.OPERATOR),
     _policy(rf"/queues/{_NAME}/(pause|resume|clean|concurrency)", _POST, Access.OPERATOR),
     _policy(rf"/dead-letters/{_NAME}/{_NAME}/(retry|discard|undo|archive)", _POST, Access.OPERATOR),
+    _policy(r"/operations", _POST, Access.OPERATOR),
+    _policy(rf"/operations/{_NAME}/(pause|resume|abort)", _POST, Access.OPERATOR),
     _policy(r"/events", _POST, Access.OPERATOR),
     _policy(
         rf"/streams/{_NAME}/groups/{_NAME}/pending/{_NAME}/(claim|ack)", _POST, Access.OPERATOR

@@ -55,6 +55,10 @@ PAUSED_QUEUES: Final = "arqscope:paused"
 WORKERS: Final = "arqscope:workers"
 #: STREAM of what operators did · audit · none · capped
 AUDIT: Final = "arqscope:audit"
+#: ZSET operation id → created ms · operations · none · newest 1,000, and those that are open
+OPERATIONS: Final = "arqscope:operations"
+#: HASH of what an open operation does → its id · operations · none · ≤ 100 open operations
+OPEN_OPERATIONS: Final = "arqscope:operations:open"
 
 
 def audited(effect: str) -> str:
@@ -70,6 +74,11 @@ def worker(worker_id: str) -> str:
 def lease(role: str) -> str:
     """STRING holder of a role only one process may act in · that process · lease · one per role."""
     return f"arqscope:lease:{role}"
+
+
+def operation(operation_id: str) -> str:
+    """HASH of one bulk action (operations.Operation) · operations · none · see OPERATIONS."""
+    return f"arqscope:operation:{operation_id}"
 
 
 # --- ours, one per queue, on the queue Redis --------------------------------------------------
@@ -158,6 +167,11 @@ def dead_closed(source: str) -> str:
     return f"arqscope:{{{source}}}:dead:closed"
 
 
+def dead_spilling(source: str) -> str:
+    """ZSET letter id → died ms, on its way to an archive file · dead-letter processor · none · ≤ 250."""
+    return f"arqscope:{{{source}}}:dead:spilling"
+
+
 def dead_record(source: str, letter_id: str) -> str:
     """HASH of one dead letter (records.DeadLetter) · finish, actions · none while open · letters."""
     return f"arqscope:{{{source}}}:dead:record:{letter_id}"
@@ -166,6 +180,12 @@ def dead_record(source: str, letter_id: str) -> str:
 def dead_payload(source: str, letter_id: str) -> str:
     """STRING raw payload bytes of a dead job · finish · none while open · one per letter."""
     return f"arqscope:{{{source}}}:dead:payload:{letter_id}"
+
+
+def sweep(source: str, operation_id: str) -> str:
+    """HASH cursor, counts and canaries of an operation on dead letters, written by the script that
+    acts · operations · 7 d after its last step · operations of a week."""
+    return f"arqscope:{{{source}}}:dead:sweep:{operation_id}"
 
 
 # --- streams Redis ----------------------------------------------------------------------------

@@ -318,7 +318,7 @@ class Observation:
                 "dead_total": totals.get("dead"),
                 "aborted": totals.get("aborted"),
                 "resolved": totals.get("resolved"),
-                "discarded": _discarded(totals),
+                "discarded": totals.get("discarded"),
                 "dead_open": letters.open,
                 "dead_retrying": letters.retrying,
                 "paused": queue in self._paused,
@@ -357,7 +357,7 @@ class Observation:
                     "dead_open": letters.open,
                     "dead_retrying": letters.retrying,
                     "resolved": totals.get("resolved", 0),
-                    "discarded": _discarded(totals) or 0,
+                    "discarded": totals.get("discarded", 0),
                 }
             )
             now_ms = self._at.timestamp() * 1000
@@ -365,13 +365,6 @@ class Observation:
                 waiting = reading.undelivered.get((stream, str(group["name"])))
                 group_rows.append(group_row(stream, info, group, waiting, now_ms))
         return rows, group_rows
-
-
-def _discarded(totals: Mapping[str, int]) -> int | None:
-    """Letters discarded and left so; None when the counters are unknown."""
-    if "discarded" not in totals:
-        return None
-    return max(0, totals["discarded"] - totals.get("undone", 0))
 
 
 def _finished(run: JobRun) -> int:

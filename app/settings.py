@@ -214,6 +214,12 @@ class Settings(BaseModel):
         validation_alias=AliasChoices("ARQSCOPE_JOB_EVENTS", "job_events"),
         description="workers publish job.completed, job.failed and job.progress events",
     )
+    dead_letter_cap: int = Field(
+        default=100_000,
+        ge=100,
+        validation_alias=AliasChoices("ARQSCOPE_DEAD_LETTER_CAP", "dead_letter_cap"),
+        description="open dead letters per queue or stream; beyond it the oldest go to a file",
+    )
     sample_interval_s: float = Field(
         default=1.0,
         ge=0.1,

@@ -17,16 +17,18 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from app import keys, logs, redrive
-from app.connections import connect
+from app.connections import Connections, connect
 from app.errors import ArqscopeError, BadRecord
 from app.payload import safe_str
 from app.records import DeadLetter, LetterState
 from app.redrive import POLICY, Shelf, Verdict
 from app.scripts import script
 from app.settings import Settings
+from workers import overflow
 from workers.alerts import push_notice
 from workers.heartbeat import Heartbeat
 from workers.open_letters import Place, open_page, undecided
+from workers.operations import OperationRunner
 from workers.policies import Action, Decision, Rule, decide, load_rules
 
 log = logging.getLogger("arqscope.dead_letters")
@@ -223,7 +225,7 @@ class DeadLetterProcessor:
         return True
 
     async def _do_chores(self, shelf: Shelf) -> None:
-        """Reopen letters whose retry is nowhere; forget closed ones past retention."""
+        """Reopen letters whose retry is nowhere, forget closed ones past retention, relieve the cap."""
         if shelf.kind == "job":
             after, reopened = await redrive.reopen_lost(
                 shelf, self._lost_after.get(shelf.source, ""), LOST_S
@@ -232,6 +234,7 @@ class DeadLetterProcessor:
             if reopened:
                 log.error("retries lost", extra={"source": shelf.source, "letters": reopened[:20]})
         await redrive.trim_closed(shelf, self._settings.failed_job_ttl)
+        await overflow.relieve(shelf, self._settings, self._cache)
 
     # -- odds and ends -------------------------------------------------------------------------
 
@@ -271,10 +274,11 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         connect(settings.url(role), timeout_s=5.0) for role in ("queue", "streams", "cache")
     )
     processor = DeadLetterProcessor(settings, queue, streams, cache)
+    runner = OperationRunner(Connections(queue=queue, streams=streams, cache=cache))
     heartbeat = Heartbeat(queue, ROLE, settings.dlq_queue_name, describe=processor.describe)
     await heartbeat.start()
     try:
-        await processor.run(stop)
+        await asyncio.gather(processor.run(stop), runner.run(stop))
     finally:
         await heartbeat.stop()
         for client in (queue, streams, cache):

@@ -4,10 +4,22 @@ Every action checks the actor's role and the read-only mode, writes its audit li
 in an ActionReport whether anything changed. Asked twice, it acts once.
 """
 
-from app.actions.asking import ActionReport, Actor, Connections, Role, may_act
+from app.actions.asking import ActionReport, Actor, Role, may_act
 from app.actions.events import notify, publish_event, publish_events
 from app.actions.jobs import abort_job, cancel_job, promote_job, submit_jobs
-from app.actions.letters import archive_letter, discard_letter, retry_letter, undo_discard
+from app.actions.letters import (
+    archive_letter,
+    discard_letter,
+    import_letters,
+    retry_letter,
+    undo_discard,
+)
+from app.actions.operations import (
+    abort_operation,
+    pause_operation,
+    resume_operation,
+    start_operation,
+)
 from app.actions.queues import (
     clean_queue,
     control_workers,
@@ -16,6 +28,7 @@ from app.actions.queues import (
     set_concurrency,
 )
 from app.actions.streams import change_pending
+from app.connections import Connections
 
 __all__ = [
     "ActionReport",
@@ -23,21 +36,26 @@ __all__ = [
     "Connections",
     "Role",
     "abort_job",
+    "abort_operation",
     "archive_letter",
     "cancel_job",
     "change_pending",
     "clean_queue",
     "control_workers",
     "discard_letter",
+    "import_letters",
     "may_act",
     "notify",
+    "pause_operation",
     "pause_queue",
     "promote_job",
     "publish_event",
     "publish_events",
+    "resume_operation",
     "resume_queue",
     "retry_letter",
     "set_concurrency",
+    "start_operation",
     "submit_jobs",
     "undo_discard",
 ]
