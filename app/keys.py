@@ -226,6 +226,11 @@ def status(stream: str, kind: str, subject: str) -> str:
     return f"arqscope:{{{stream}}}:status:{kind}:{subject}"
 
 
+def replay_mark(stream: str, operation_id: str) -> str:
+    """STRING id of the last entry a replay copied · replay_events · 30 d · one per replay."""
+    return f"arqscope:{{{stream}}}:replayed:{operation_id}"
+
+
 def published(stream: str, event_id: str) -> str:
     """STRING entry id of an event published under a caller's event id · publisher · 24 h · such
     events of a day."""

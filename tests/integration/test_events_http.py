@@ -289,6 +289,43 @@ def test_skipping_the_retry_of_a_dead_letter_opens_the_letter_again(api, streams
     assert streams.hget(keys.dead_record(STREAM, letter), "state") == "new"
 
 
+# --- replays and dead events ------------------------------------------------------------------
+
+
+def test_a_replay_is_an_operation_with_a_dry_run(api, streams):
+    publish(api, "a.b", "a.c", "a.b")
+    body = {"kind": "replay_events", "source": STREAM, "filter": {"type": "a.b"}, "reason": "again"}
+
+    counted = api.post("/operations", json={**body, "dry_run": True})
+    started = api.post("/operations", json={**body, "rate_per_s": 5})
+
+    assert counted.json()["detail"]["matched"] == 2
+    assert counted.json()["changed"] is False
+    shown = api.get(f"/operations/{started.json()['detail']['operation']}").json()
+    assert (shown["kind"], shown["source"], shown["matched"]) == ("replay_events", STREAM, 2)
+    assert shown["filter"]["type"] == "a.b"
+    wrong = api.post("/operations", json={**body, "source": "async-processing"})
+    assert wrong.status_code == 422
+
+
+def test_a_dead_event_is_listed_and_retried_like_a_job(api, streams):
+    letter = "5-0"
+    record = {
+        "id": letter, "kind": "event", "source": STREAM, "name": "a.b", "state": "new",
+        "reason": "attempts", "died_ms": "5",
+    }  # fmt: skip
+    streams.hset(keys.dead_record(STREAM, letter), mapping=record)
+    streams.set(keys.dead_payload(STREAM, letter), '{"raw":{"type":"a.b","data":"{}"}}')
+    streams.zadd(keys.dead_open(STREAM), {letter: 5})
+
+    listed = api.get(f"/dead-letters/{STREAM}").json()["items"]
+    first, again = [api.post(f"/dead-letters/{STREAM}/{letter}/retry").json() for _ in range(2)]
+
+    assert [one["id"] for one in listed] == [letter]
+    assert (first["changed"], again["changed"]) == (True, False)
+    assert [row[1]["redrivenFrom"] for row in streams.xrange(STREAM)] == [letter]
+
+
 # --- triggers and next jobs -------------------------------------------------------------------
 
 
@@ -344,6 +381,7 @@ class Listening:
             with self._client.stream("GET", f"/notifications/{channel}") as answer:
                 self.status = answer.status_code
                 self.headers = answer.headers
+                self._socket = answer.extensions["network_stream"].get_extra_info("socket")
                 event: dict[str, str] = {}
                 for line in answer.iter_lines():
                     self._ready.set()
@@ -364,8 +402,8 @@ class Listening:
         return self.events.get(timeout=10)
 
     def close(self) -> None:
-        self._client.close()
-        self.ended.wait(5)
+        self._socket.shutdown(socket.SHUT_RDWR)  # closing does not wake the thread that reads
+        assert self.ended.wait(5)
 
 
 def test_a_listener_hears_over_http_and_comes_back_for_what_it_missed(api, server):

@@ -79,9 +79,9 @@ def test_nothing_is_pinned_to_a_machine():
 
 #: what workers may know of app: the vocabulary and the producers
 SHARED = {
-    "audit", "connections", "enqueue", "errors", "events", "fingerprint", "keys", "logs", "next_jobs", "notifications", "payload",
-    "publisher",
-    "records", "redrive", "scripts", "settings", "triggers", "__version__",
+    "audit", "connections", "enqueue", "errors", "events", "fingerprint", "keys", "logs", "next_jobs",
+    "notifications", "operation_drive", "operations", "payload", "publisher", "records", "redrive",
+    "scripts", "settings", "spill", "triggers", "__version__",
 }  # fmt: skip
 
 
