@@ -316,7 +316,7 @@ class Observation:
                 "failed": totals.get("failed"),
                 "retried": totals.get("retried"),
                 "dead_total": totals.get("dead"),
-                "aborted": totals.get("aborted"),
+                "aborted": _aborted(totals),
                 "resolved": totals.get("resolved"),
                 "discarded": totals.get("discarded"),
                 "dead_open": letters.open,
@@ -365,6 +365,13 @@ class Observation:
                 waiting = reading.undelivered.get((stream, str(group["name"])))
                 group_rows.append(group_row(stream, info, group, waiting, now_ms))
         return rows, group_rows
+
+
+def _aborted(totals: Mapping[str, int]) -> int | None:
+    """Jobs aborted and left so; None when the counters are unknown."""
+    if "aborted" not in totals:
+        return None
+    return max(0, totals["aborted"] - totals.get("unaborted", 0))
 
 
 def _finished(run: JobRun) -> int:

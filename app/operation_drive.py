@@ -20,6 +20,8 @@ STEP: Final = 2_000
 LOOK_S: Final = 0.25
 #: s worth of rate that may be saved up: bounds a burst
 BURST_S: Final = 0.25
+#: s worth of rate that is waited for: bounds the steps, and so the calls, a second
+CHUNK_S: Final = 0.05
 
 
 class Bucket:
@@ -41,7 +43,7 @@ class Bucket:
         room = max(1.0, self._rate_per_s * BURST_S)
         self._tokens = min(room, self._tokens + (now - self._at) * self._rate_per_s)
         self._at = now
-        return min(most, int(self._tokens))
+        return min(most, int(self._tokens)) if self._tokens >= min(most, self._chunk()) else 0
 
     def take(self, count: int) -> None:
         """Pay for what was done."""
@@ -49,10 +51,13 @@ class Bucket:
             self._tokens -= count
 
     def wait_s(self) -> float:
-        """Seconds until one may be taken."""
+        """Seconds until some may be taken."""
         if self._rate_per_s is None:
             return 0.0
-        return max(0.0, (1 - self._tokens) / self._rate_per_s)
+        return max(0.0, (self._chunk() - self._tokens) / self._rate_per_s)
+
+    def _chunk(self) -> float:
+        return max(1.0, (self._rate_per_s or 0.0) * CHUNK_S)
 
 
 async def drive(

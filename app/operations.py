@@ -345,11 +345,11 @@ async def resume(redis: Redis, operation_id: str) -> str:
         to = OperationState.RUNNING
     elif now.started_at is None:
         to = OperationState.WAITING
-    elif now.canary and now.note != CANARY_PASSED:
+    elif now.canary and now.note not in (CANARY_PASSED, CANARY_OVERRULED):
         to = OperationState.CANARY
     else:
         to = OperationState.RUNNING
-    note = "the canary rule was overruled" if now.state is OperationState.STOPPED else now.note
+    note = CANARY_OVERRULED if now.state is OperationState.STOPPED else now.note
     states = (OperationState.PAUSED, OperationState.STOPPED)
     return await change(redis, operation_id, states, to, {"note": note})
 
@@ -363,6 +363,8 @@ async def abort(redis: Redis, operation_id: str, note: str) -> str:
 
 #: the note of an operation whose canaries ended well
 CANARY_PASSED: Final = "the canaries ended well"
+#: the note of one that somebody resumed although they did not
+CANARY_OVERRULED: Final = "the canary rule was overruled"
 
 
 async def _several(redis: Redis, ids: Sequence[str]) -> list[Operation]:

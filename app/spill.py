@@ -21,13 +21,14 @@ from app import keys
 from app.errors import BadRecord, NotFound
 from app.payload import raw_bytes
 from app.redrive import Shelf, asked, run_script
+from app.scripts import script
 
 #: letters per batch: a call to Redis of a few ms, and one fsync
 BATCH: Final = 250
 #: bytes a line may have: a letter with the largest payload and traceback, and to spare
 MAX_LINE_BYTES: Final = 4_000_000
 #: letters on their way back at once
-AT_ONCE: Final = 32
+AT_ONCE: Final = 100
 _VERSION: Final = 1
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9_.-]")
 
@@ -89,31 +90,41 @@ async def unspill(
         return sum(1 for _ in read_lines(path)), 0
     lines = iter(read_lines(path))
     while some := list(itertools.islice(lines, AT_ONCE)):
-        came = await asyncio.gather(*(_bring_back(line, shelf_of(line)) for line in some))
-        back += sum(came)
-        here += len(came) - sum(came)
+        for kind in ("job", "event"):
+            came = await _bring_back([(line, shelf_of(line)) for line in some if line.kind == kind])
+            back += sum(came)
+            here += len(came) - sum(came)
     return back, here
 
 
-async def _bring_back(line: Line, shelf: Shelf) -> int:
-    reply = await run_script(
-        shelf,
-        "unspill_letter",
-        [
-            keys.dead_record(line.source, line.id),
-            keys.dead_payload(line.source, line.id),
-            keys.dead_open(line.source),
-            shelf.totals,
-        ],
-        [
-            line.id,
-            line.score,
-            "0" if line.payload is None else "1",
-            line.payload or b"",
-            *[part for pair in line.record.items() for part in pair],
-        ],
-    )
-    return int(reply)
+async def _bring_back(some: list[tuple[Line, Shelf]]) -> list[int]:
+    """Bring lines of one Redis back; the first call makes sure that Redis knows the script."""
+    if not some:
+        return []
+    calls = [_call(line, shelf) for line, shelf in some]
+    shelf = some[0][1]
+    first = int(await run_script(shelf, "unspill_letter", *calls[0]))
+    pipe = shelf.redis.pipeline(transaction=False)
+    for names, values in calls[1:]:
+        pipe.evalsha(script(__file__, "unspill_letter").sha, len(names), *names, *values)
+    return [first, *(await asked(pipe.execute()) if calls[1:] else ())]
+
+
+def _call(line: Line, shelf: Shelf) -> tuple[list[str], list[Any]]:
+    names = [
+        keys.dead_record(line.source, line.id),
+        keys.dead_payload(line.source, line.id),
+        keys.dead_open(line.source),
+        shelf.totals,
+    ]
+    values = [
+        line.id,
+        line.score,
+        "0" if line.payload is None else "1",
+        line.payload or b"",
+        *[part for pair in line.record.items() for part in pair],
+    ]
+    return names, values
 
 
 def append(path: Path, lines: Iterable[bytes]) -> None:

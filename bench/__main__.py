@@ -30,6 +30,7 @@ def main() -> None:
         parser.error(f"no benchmark {', '.join(unknown)}; there are {', '.join(MEASURES)}")
     parties = {**contenders(), **events.consumers()}
     versions = machine() | {c.name: c.version for c in parties.values()}
+    versions |= redrive.versions()
     for name, value in versions.items():
         print(f"{name:<14}{value}")
     for contender in parties.values():

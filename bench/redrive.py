@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from bench.contenders import PEERS, VENVS, contenders
+from bench.contenders import PEERS, VENVS, contenders, installed
 from bench.drain import FAILURES
 from bench.machine import ROOT, Server, environment, median, redis_server
 from bench.results import Row
@@ -71,6 +71,12 @@ def measure(*, quick: bool, rounds: int) -> list[Row]:
             rounds=rounds,
         ),
     ]
+
+
+def versions() -> dict[str, str]:
+    """Versions of the peers only this row has."""
+    found = installed(VENVS / "rq" / "bin" / "python", "rq")
+    return {"rq": found} if found else {}
 
 
 def _peer(command: list[str], count: int) -> dict[str, float]:

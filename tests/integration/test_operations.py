@@ -205,6 +205,24 @@ async def test_the_rate_bounds_how_fast_letters_come_back(connections, settings)
     assert 0.3 < took_s < 5
 
 
+def test_a_bucket_lets_no_more_through_than_its_rate():
+    now = 0.0
+    bucket = Bucket(100.0, clock=lambda: now)
+    taken, steps = 0, 0
+    while now < 10.0:
+        allowed = bucket.allowed(2_000)
+        if allowed:
+            steps += 1
+        bucket.take(allowed)
+        taken += allowed
+        now += 0.003
+
+    assert 980 <= taken <= 1_000
+    assert steps <= 210
+    now += 3_600
+    assert bucket.allowed(2_000) == 25
+
+
 async def test_pause_resume_and_abort(connections, settings):
     redis = connections.queue
     await bury_some(redis, 300)
@@ -263,6 +281,8 @@ async def test_canaries_decide_whether_the_rest_follows(connections, settings, f
     assert ended.done == (50 if state == "done" else 5)
     if state == "stopped":
         assert ended.note == "2 of 5 canaries failed, more than the 20% allowed"
+        await actions.resume_operation(connections, settings, ANN, operation_id)
+        await actions.pause_operation(connections, settings, ANN, operation_id)
         await actions.resume_operation(connections, settings, ANN, operation_id)
         overruled = await drive(connections, operation_id)
         assert (overruled.state, overruled.done) == ("done", 50)
