@@ -249,7 +249,7 @@ class EventGroup:
 
     async def trim(self, kept: int) -> int:
         """Drop the oldest entries beyond *kept* that every group is through with; how many."""
-        length = int(await self._redis.xlen(self.stream))
+        length = await self.length()
         if length <= kept:
             return 0
         safe: list[str] = []
@@ -264,6 +264,10 @@ class EventGroup:
                 self.stream, minid=oldest, approximate=True, limit=length - kept
             )
         )
+
+    async def length(self) -> int:
+        """Entries in the stream, handled or not."""
+        return int(await self._redis.xlen(self.stream))
 
     async def _last_id(self) -> str:
         rows = await self._redis.xrevrange(self.stream, count=1)

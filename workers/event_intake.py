@@ -60,6 +60,7 @@ class Intake:
         self._on_trimmed = on_trimmed
         self._lease_ms = int(settings.lease_s * 1000)
         self._sure_s = settings.lease_s * 0.8
+        self._confirming = asyncio.Lock()
         self._has_room = asyncio.Event()
         self._must_look_back = True  #: own entries may be pending that are not held
         self._settled: set[str] = set()  #: ids let go, the newest
@@ -106,6 +107,12 @@ class Intake:
     def is_sure_of(self, delivery: Delivery, now: float) -> bool:
         """Whether nobody can have taken the entry over: it was ours less than a lease ago."""
         return now - delivery.taken_at < self._sure_s or now - self._kept_at < self._sure_s
+
+    async def make_sure_of(self, delivery: Delivery) -> None:
+        """Ask whether the entry is still ours, for all that is held at once."""
+        async with self._confirming:
+            if not self.is_sure_of(delivery, time.monotonic()):
+                await self.confirm()
 
     async def keep_held(self) -> None:
         """Keep what is held from being taken as orphaned, for ever."""

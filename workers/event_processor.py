@@ -159,15 +159,13 @@ class EventProcessor:
         return sum(len(source.intake.held) for source in self._sources)
 
     async def _keep_house(self) -> None:
-        """Delete consumers that are gone and own nothing; trim what every group is through with."""
         wait_s = min(self._settings.lease_s, HOUSEKEEPING_S)
         while True:
             await asyncio.sleep(wait_s * (0.75 + random.random() / 2))  # noqa: S311
             wait_s = HOUSEKEEPING_S
             for source in self._sources:
                 try:
-                    await source.group.prune_consumers(self._gone_ms)
-                    await source.group.trim(source.policy.keep)
+                    await source.keep_house(self._gone_ms)
                 except (RedisError, OSError) as error:
                     await source.intake.suffer(error)
 

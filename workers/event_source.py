@@ -41,6 +41,8 @@ log = logging.getLogger("arqscope.events")
 ACK_BATCH: Final = 1_000
 #: handled events one script call shows among the recent ones; of more, an even sample is shown
 SHOWN: Final = 40
+#: times the entries a stream keeps, above which its length is an alert: a group does not keep up
+TOO_LONG: Final = 2
 
 
 class EventSource:
@@ -79,6 +81,7 @@ class EventSource:
         self._trimmed: list[str] = []
         self._has_settled = asyncio.Event()
         self._flushing = asyncio.Lock()
+        self._is_long = False  #: whether the stream's length was reported
 
     # -- taking --------------------------------------------------------------------------------
 
@@ -101,7 +104,7 @@ class EventSource:
             self.intake.make_room(-1)
         now = time.monotonic()
         if not self.intake.is_sure_of(delivery, now):
-            await self.intake.insist(self.intake.confirm)
+            await self.intake.insist(lambda: self.intake.make_sure_of(delivery))
         if delivery.is_lost:
             return None
         event = delivery.decode()
@@ -259,6 +262,20 @@ class EventSource:
                     f"{len(gone)} pending entries of {self.policy.name} were deleted before they "
                     f"were handled, the first is {gone[0]}",
                 )
+
+    # -- keeping -------------------------------------------------------------------------------
+
+    async def keep_house(self, gone_ms: int) -> None:
+        """Delete consumers that are gone and own nothing; trim what every group is through with."""
+        await self.group.prune_consumers(gone_ms)
+        await self.group.trim(self.policy.keep)
+        length = await self.group.length()
+        is_long = length > TOO_LONG * self.policy.keep
+        if is_long and not self._is_long:
+            text = f"{self.policy.name} holds {length:,} entries that some group has yet to handle"
+            log.error("stream grows", extra={"stream": self.policy.name, "entries": length})
+            await self.intake.alert("event-stream-long", text)
+        self._is_long = is_long
 
     # -- ending --------------------------------------------------------------------------------
 

@@ -345,6 +345,37 @@ async def test_trimming_spares_what_is_unread_or_pending(settings, streams_redis
     assert ids.index((await streams_redis.xrange(STREAM, count=1))[0][0]) <= 450
 
 
+async def test_a_stream_that_some_group_does_not_keep_up_with_is_an_alert(
+    settings, streams_redis, cache_redis
+):
+    """
+    Nothing unread is trimmed, so its length is the operator's to know; it is told once.
+    """
+    several = quick(settings, declared_streams=(StreamPolicy(name=STREAM, keep=1_000),))
+    async with streams_redis.pipeline(transaction=False) as pipe:
+        for _ in range(2_500):
+            pipe.xadd(STREAM, {"type": "a.b", "data": "1"})
+        await pipe.execute()
+    await streams_redis.xgroup_create(STREAM, "sleepers", "0")
+    registry = Registry()
+    registry.on("*")(_nothing)
+
+    async with processing(several, registry) as processor:
+        await settled(streams_redis, 2_500)
+        (source,) = processor._sources
+        for _ in range(2):
+            await source.keep_house(60_000)
+        await streams_redis.xgroup_destroy(STREAM, "sleepers")
+        await source.keep_house(60_000)
+
+    alerts = [json.loads(one) for one in await cache_redis.lrange(keys.DLQ_ALERTS, 0, -1)]
+    assert [one["type"] for one in alerts] == ["event-stream-long"]
+    assert await streams_redis.xlen(STREAM) < 1_200
+
+
+async def _nothing(event, context): ...
+
+
 @both_versions
 async def test_a_stopped_processor_leaves_nothing_behind(settings, streams_redis, queue_redis):
     """
