@@ -250,6 +250,8 @@ def _state(
         if last is not None and last.outcome is Outcome.RETRY:
             return JobState.RETRYING
         return JobState.DEFERRED if float(score) > now_ms else JobState.QUEUED
+    if letter is not None and letter.decision == "ABORT":
+        return JobState.ABORTED
     if letter is not None and letter.state is not LetterState.RESOLVED:
         return JobState.RETRYING if letter.state is LetterState.RETRYING else JobState.DEAD
     if last is not None and last.outcome is Outcome.ABORTED:

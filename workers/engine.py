@@ -23,11 +23,11 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from app.connections import is_refusal, packed, pool_arguments
+from app.connections import is_refusal, pool_arguments, prepared
 from app.errors import SettingsError
 from app.payload import Codec, safe_str
 from workers.admission import Admission
-from workers.cancellation import end
+from workers.cancellation import STOP_GRACE_S, end
 from workers.claims import Claimer
 from workers.heartbeat import Heartbeat
 from workers.job_events import JobEvents
@@ -44,8 +44,6 @@ log = logging.getLogger("arqscope.worker")
 TESTED_ARQ: Final = ("0.28.",)
 #: s between two looks at what else may have changed
 ROUND_S: Final = 0.1
-#: s a cancelled job has to end before the worker stops waiting for it
-CANCEL_GRACE_S: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -292,7 +290,7 @@ class Worker(arq.worker.Worker):
             await self._wait(self._slot_free, ROUND_S)
         if self.tasks:
             self.runner.stop_all("the worker stops")
-            until = time.monotonic() + CANCEL_GRACE_S
+            until = time.monotonic() + STOP_GRACE_S
             while self.tasks and time.monotonic() < until:
                 self._slot_free.clear()
                 await self._wait(self._slot_free, ROUND_S)
@@ -368,9 +366,9 @@ class Worker(arq.worker.Worker):
 
     async def _connect(self) -> None:
         # ids are bytes to Redis; what is not UTF-8 must come back as it was
-        recipe = pool_arguments(timeout_s=10.0, retries=1) | {"encoding_errors": "surrogateescape"}
+        recipe = pool_arguments(timeout_s=6.0, retries=1) | {"encoding_errors": "surrogateescape"}
         if self._pool is None and self.options.url:
-            pool = packed(ConnectionPool.from_url(self.options.url, **recipe))
+            pool = prepared(ConnectionPool.from_url(self.options.url, **recipe))
             self._pool = ArqRedis(
                 pool,
                 job_serializer=self.job_serializer,
@@ -386,15 +384,15 @@ class Worker(arq.worker.Worker):
                 default_queue_name=self.queue_name,
                 expires_extra_ms=self.expires_extra_ms,
             )
-            packed(self._pool.connection_pool).connection_kwargs.update(recipe)
-        pause_s = 0.5  # a wrong password must not become a storm of attempts
+            prepared(self._pool.connection_pool).connection_kwargs.update(recipe)
+        pause_s = 0.1
         while not self._draining:
             try:
                 await self._pool.ping()
             except (RedisError, OSError) as error:
                 self._on_trouble(f"cannot reach Redis: {safe_str(error, 200)}")
                 await self._wait(self._stop_wanted, pause_s * (0.5 + random.random()))  # noqa: S311
-                pause_s = min(1.2, pause_s * 2)
+                pause_s = min(1.0, pause_s * 2)
             else:
                 self.trouble = ""
                 return

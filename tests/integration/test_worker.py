@@ -315,13 +315,46 @@ async def test_an_orphan_falls_due_at_its_lease_end_and_counts_as_a_crash(
 async def test_a_job_that_keeps_killing_workers_is_buried_as_a_crash(
     raw_redis: Redis, make_worker: Callable[..., Worker]
 ) -> None:
+    """
+    Two crashes among others and three alone, the last of them not yet counted.
+    """
     await enqueue(raw_redis, QUEUE, JobRequest(name="succeed", id="j1"))
-    await raw_redis.hset(keys.attempts(QUEUE), "j1", "2:0:0:2|")
-    await raw_redis.hset(keys.running(QUEUE), "j1", "1:1:3:gone#3")
+    await raw_redis.hset(keys.attempts(QUEUE), "j1", "4:0:0:4|")
+    await raw_redis.hset(keys.running(QUEUE), "j1", "1:1:5:gone#5")
 
     await make_worker().main()
 
-    assert (await letter(raw_redis, "j1")).reason == "crash"
+    found = await letter(raw_redis, "j1")
+    assert found.reason == "crash"
+    assert "5 times" in found.error
+    assert "3 of them with nothing beside it" in found.error
+
+
+async def test_a_job_suspected_by_crashes_of_others_runs_alone_and_is_not_buried(
+    raw_redis: Redis, make_worker: Callable[..., Worker]
+) -> None:
+    """
+    Whatever ran on a worker that vanished is suspected once; what ends well is cleared.
+    """
+    names = [f"j{number}" for number in range(8)]
+    await enqueue_many(raw_redis, QUEUE, [JobRequest(name="peek", id=name) for name in names])
+    for name in names:
+        await raw_redis.hset(keys.attempts(QUEUE), name, "1:0:0:1|")
+        await raw_redis.hset(keys.running(QUEUE), name, "1:1:2:gone#2")
+    at_once: list[int] = []
+    worker: Worker
+
+    async def peek(ctx: dict[str, Any]) -> None:
+        at_once.append(len(worker.tasks))
+        await asyncio.sleep(0.01)
+        at_once.append(len(worker.tasks))
+
+    worker = make_worker(func(peek, name="peek"))
+    await worker.main()
+
+    assert at_once == [1] * 16
+    assert await totals(raw_redis) == {"accepted": 8, "complete": 8, "crashed": 8}
+    assert not await raw_redis.exists(keys.attempts(QUEUE), keys.dead_open(QUEUE))
 
 
 async def test_the_ending_of_a_run_whose_lease_went_elsewhere_is_refused(
