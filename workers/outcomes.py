@@ -62,7 +62,7 @@ class Ending:
             report="{}",
             function="?",
             attempts=self.attempts.partition("|")[0] + "|" if self.attempts else "",
-            letter=json.dumps(letter) if self.letter and self.kind == DEAD else self.letter,
+            letter=json.dumps(letter) if self.letter and self.kind != COMPLETE else self.letter,
             is_plain=True,
         )
 

@@ -1,6 +1,7 @@
 """A job that completes makes the next: once, atomically, whatever happens to its worker."""
 
 import asyncio
+from signal import Signals
 
 import pytest
 from redis.asyncio import Redis
@@ -177,8 +178,8 @@ async def test_a_killed_finish_leaves_both_or_neither(raw_redis, make_worker):
         for number in range(200):
             pipe.exists(keys.arq_result(f"j{number}"))
         placed, *done = await pipe.execute()
-    running.cancel()
-    await asyncio.gather(running, return_exceptions=True)
+    worker.handle_sig(Signals.SIGTERM)
+    await running
 
     finished = {f"j{number}.then-1".encode() for number, one in enumerate(done) if one}
     assert set(placed) == finished

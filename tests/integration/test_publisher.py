@@ -15,6 +15,7 @@ from app import keys
 from app.connections import connect
 from app.errors import InvalidRequest, PayloadTooLarge, RedisUnavailable
 from app.events import Event, NewEvent
+from app.notebook import connect as connect_notebook
 from app.publisher import Publisher, SyncPublisher
 from app.scripts import LuaScript
 from tests.conftest import ROOT, unused_port
@@ -227,6 +228,15 @@ async def test_plain_calls_work_inside_a_running_loop(settings, streams_redis):
         entry_id = publisher.user_event("created", "u1")
 
     assert [row[0] for row in await streams_redis.xrange(STREAM)] == [entry_id]
+
+
+def test_a_notebook_publishes_through_its_scope(settings):
+    with connect_notebook(settings) as scope:
+        first = scope.publish("user.created", {"n": 1}, user_id="u1", event_id="e1")
+        again = scope.publish("user.created", {"n": 1}, event_id="e1")
+
+    assert (first.changed, again.changed) == (True, False)
+    assert first.detail["id"] == again.detail["id"]
 
 
 def test_plain_calls_may_come_from_several_threads(settings):
