@@ -1,17 +1,21 @@
 """A job that completes makes the next: once, atomically, whatever happens to its worker."""
 
 import asyncio
+import os
+import subprocess
+import sys
 from signal import Signals
 
 import pytest
 from redis.asyncio import Redis
 
 from app import keys, redrive
-from app.enqueue import JobRequest, enqueue
+from app.enqueue import JobRequest, enqueue, enqueue_many
 from app.errors import InvalidRequest
 from app.next_jobs import NextJob
 from app.payload import Codec
 from app.redrive import Shelf, Verdict
+from tests.conftest import ROOT
 from tests.integration.test_worker import (
     QUEUE,
     fail,
@@ -226,3 +230,45 @@ async def test_a_job_cannot_be_followed_by_too_many(raw_redis, make_worker):
     await make_worker(plan, double).async_run()
 
     assert len(refused) == 5
+
+
+async def test_workers_that_are_killed_neither_lose_nor_double_a_next_job(
+    raw_redis, redis_server, tmp_path
+):
+    """
+    Two SIGKILLs in the middle of 200 jobs: each job is followed once, however often it ran.
+    """
+    nexts = [NextJob(name="generic", queue="long-running-jobs")]
+    requests = [
+        JobRequest(name="generic", args=({"duration": 5},), id=f"j{n}", then=nexts)
+        for n in range(200)
+    ]
+    await enqueue_many(raw_redis, QUEUE, requests, codec=Codec())
+    world = {
+        **{name: value for name, value in os.environ.items() if "REDIS" not in name},
+        **{f"REDIS_{role}": redis_server.url for role in ("URL", "STREAMS_URL", "QUEUE_URL")},
+        "ARQSCOPE_LEASE_S": "0.6",
+        "PYTHONPATH": str(ROOT),
+    }
+
+    def start():
+        command = [sys.executable, "-m", "workers.settings", QUEUE]
+        return subprocess.Popen(command, cwd=tmp_path, env=world, stderr=subprocess.DEVNULL)
+
+    async def followed(count):
+        return await raw_redis.zcard("long-running-jobs") >= count
+
+    for number in range(2):
+        process = start()
+        await until(lambda at=20 + 60 * number: followed(at), timeout_s=40)
+        process.send_signal(Signals.SIGKILL)
+        process.wait()
+    process = start()
+    await until(lambda: followed(200), timeout_s=40)
+    process.terminate()
+    await asyncio.to_thread(process.wait, 20)
+
+    placed = await raw_redis.zrange("long-running-jobs", 0, -1)
+    assert sorted(placed) == sorted(f"j{n}.then-1".encode() for n in range(200))
+    assert await raw_redis.hget(keys.totals("long-running-jobs"), "accepted") == b"200"
+    assert (await totals(raw_redis))["complete"] == 200
