@@ -275,7 +275,14 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
     )
     processor = DeadLetterProcessor(settings, queue, streams, cache)
     runner = OperationRunner(Connections(queue=queue, streams=streams, cache=cache))
-    heartbeat = Heartbeat(queue, ROLE, settings.dlq_queue_name, describe=processor.describe)
+
+    def describe() -> Mapping[str, Any]:
+        facts = {**processor.describe(), "operations": len(runner.driven)}
+        if runner.trouble and not facts["trouble"]:
+            facts |= {"state": "degraded", "trouble": runner.trouble}
+        return facts
+
+    heartbeat = Heartbeat(queue, ROLE, settings.dlq_queue_name, describe=describe)
     await heartbeat.start()
     try:
         await asyncio.gather(processor.run(stop), runner.run(stop))
