@@ -73,7 +73,7 @@ class Delivery:
     id: str
     fields: dict[str, str]
     deliveries: int  #: how often it was handed out, this time included
-    is_adopted: bool = False  #: taken over from a consumer that went away
+    must_begin: bool = False  #: adopted: its delivery is counted in Redis when it begins
     is_waiting: bool = False  #: in its backoff
     event: Event | None = None
     malformed: BadRecord | None = None

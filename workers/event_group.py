@@ -98,14 +98,12 @@ class EventGroup:
         return [Pending(r["message_id"], r["consumer"], r["times_delivered"]) for r in rows]
 
     async def adopt(
-        self, ids: Sequence[str], *, own: bool, idle_ms: int, is_counted: bool = True
+        self, ids: Sequence[str], *, own: bool, idle_ms: int
     ) -> list[tuple[str, int, Fields | None]]:
-        """Take entries over that nobody works on: id, deliveries, fields (None when it was deleted).
+        """Take entries over that nobody works on; only this consumer's when *own*.
 
-        Only this consumer's when *own*. *is_counted*: this is a further delivery of them.
-
-        Few at a time and only what is worked on next: whoever claims a batch and dies of its first
-        entry makes suspects of all the others.
+        Returns id, deliveries before this one, and fields (None when the entry was deleted). Whoever
+        goes on with one must ``begin`` it: that is when the delivery is counted.
         """
         if not ids:
             return []
@@ -117,7 +115,6 @@ class EventGroup:
                 self.consumer,
                 idle_ms,
                 self.consumer if own else "",
-                int(is_counted),
                 *ids,
             ],
         )
@@ -130,6 +127,14 @@ class EventGroup:
             for entry_id, count, flat in reply
         ]
 
+    async def begin(self, entry_id: str) -> int:
+        """Count the delivery of an adopted entry; its number, 0 when the entry is not ours."""
+        return int(
+            await script(__file__, "begin_event").run(
+                self._redis, [self.stream], [self.group, self.consumer, entry_id]
+            )
+        )
+
     async def hold(self, ids: Sequence[str]) -> list[str]:
         """Keep *ids* from looking abandoned; return those that are no longer this consumer's."""
         return await self._hold("hold", ids)
@@ -137,6 +142,10 @@ class EventGroup:
     async def release(self, ids: Sequence[str]) -> list[str]:
         """Give *ids* back, as if they had not been delivered."""
         return await self._hold("release", ids)
+
+    async def give_back(self, ids: Sequence[str]) -> list[str]:
+        """Give adopted *ids* back whose delivery was not begun."""
+        return await self._hold("return", ids)
 
     async def _hold(self, what: str, ids: Sequence[str]) -> list[str]:
         if not ids:

@@ -222,9 +222,8 @@ class Intake:
     async def _adopt_from(self, *, own: bool) -> bool:
         """Adopt as many as can start now; whether all were.
 
-        A suspect is claimed only when no other adopted entry is held: claiming counts a delivery,
-        and an innocent entry must not be counted into the grave beside it. What a lost reply leaves
-        behind was not handled here, so looking at it again counts nothing.
+        A suspect is claimed only when no other adopted entry is held, so that it does not wait here
+        for its turn. What a lost reply leaves behind was not handled here: that counts nothing.
         """
         idle_ms = 0 if own else self._lease_ms
         while not self._has_suspect:
@@ -233,16 +232,18 @@ class Intake:
             chosen = self._choose()
             if not chosen:
                 return False
-            for entry_id, deliveries, fields in await self._group.adopt(
-                chosen, own=own, idle_ms=idle_ms, is_counted=self._is_fresh or not own
+            is_counted = self._is_fresh or not own
+            for entry_id, before, fields in await self._group.adopt(
+                chosen, own=own, idle_ms=idle_ms
             ):
                 if fields is None:
                     self._on_trimmed(entry_id)
                     log.error("pending entry was deleted", extra={"entry": entry_id})
                 elif entry_id not in self.held:
                     self._adopted.add(entry_id)
+                    deliveries = before + 1 if is_counted else max(1, before)
                     now = time.monotonic()
-                    self._accept(Delivery(entry_id, fields, deliveries, taken_at=now))
+                    self._accept(Delivery(entry_id, fields, deliveries, is_counted, taken_at=now))
         return False
 
     async def _look_for(self, *, own: bool, idle_ms: int) -> bool:

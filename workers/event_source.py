@@ -114,6 +114,13 @@ class EventSource:
             return None
         if not delivery.is_known and (delivery.deliveries > 1 or event.redriven_from):
             await self._recall(delivery)
+        if delivery.must_begin and delivery.deliveries <= self._crashes:
+            number = await self.intake.insist(lambda: self.group.begin(delivery.id))
+            if not number:
+                delivery.lose()
+                self.intake.forget(delivery)
+                return None
+            delivery.deliveries, delivery.must_begin = number, False
         if delivery.deliveries > self._crashes:
             crash = RuntimeError(f"the processor died {delivery.deliveries - 1} times handling it")
             await self._bury(delivery, GiveUp("crash", crash))
@@ -285,7 +292,10 @@ class EventSource:
             await self.flush()
             after = ""
             while page := await self.group.pending(own=True, idle_ms=0, after=after):
-                await self.group.release([entry.id for entry in page])
+                held = self.intake.held
+                waiting = {one.id for one in page if one.id in held and held[one.id].must_begin}
+                await self.group.give_back(sorted(waiting))
+                await self.group.release([one.id for one in page if one.id not in waiting])
                 after = page[-1].id
             await self.group.prune_consumers(gone_ms, leaving=self.group.consumer)
         except (RedisError, OSError) as error:

@@ -328,6 +328,29 @@ async def test_an_orphan_is_adopted_and_a_deleted_one_forgotten(settings, stream
 
 
 @both_versions
+async def test_a_delivery_counts_when_it_begins_not_when_it_is_claimed(streams_redis):
+    """
+    Processors that die as soon as they have claimed an entry make no suspect of it.
+    """
+    entry = await streams_redis.xadd(STREAM, {"type": "a.b", "data": "1"})
+    await streams_redis.xgroup_create(STREAM, GROUP, "0")
+    await streams_redis.xreadgroup(GROUP, "first", {STREAM: ">"})
+
+    for number in range(10):
+        name = f"c{number}"
+        group = EventGroup(streams_redis, streams_redis, stream=STREAM, group=GROUP, consumer=name)
+        assert await group.adopt([entry], own=False, idle_ms=0) == [
+            (entry, 1, {"type": "a.b", "data": "1"})
+        ]
+    late = EventGroup(streams_redis, streams_redis, stream=STREAM, group=GROUP, consumer="c0")
+    begun = [await late.begin(entry), await group.begin(entry)]
+    taken = await late.adopt([entry], own=True, idle_ms=0)
+
+    (row,) = await group.pending(own=True, idle_ms=0)
+    assert (begun, taken, row.deliveries) == ([0, 2], [], 2)
+
+
+@both_versions
 async def test_trimming_spares_what_is_unread_or_pending(settings, streams_redis):
     async with streams_redis.pipeline(transaction=False) as pipe:
         for _ in range(1000):
