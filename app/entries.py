@@ -18,9 +18,9 @@ from app.connections import explained
 from app.errors import BadRecord, InvalidRequest, NotFound
 from app.events import ENTRY_ID, Event, check_pattern, matches
 
-#: entries one page looks at, and entries per call to Redis
+#: entries one page looks at, and entries per call to Redis: each may have 256 KB
 WINDOW: Final = 5_000
-_CHUNK: Final = 500
+_CHUNK: Final = 100
 MAX_PAGE: Final = 500
 #: characters of ``data`` shown in a list
 PREVIEW: Final = 2_048

@@ -25,7 +25,7 @@ _FILTERS: Final = {
     "correlation": "correlation_id",
 }
 #: entries per read, looked at per step, and looked at for a count
-_CHUNK: Final = 500
+_CHUNK: Final = 100
 _PER_STEP: Final = 5_000
 MAX_COUNTED: Final = 500_000
 #: bytes per script call: a step must not hold up Redis' other clients

@@ -214,7 +214,7 @@ class Listeners:
             wanted = channel in self._lines
             if self._pubsub is None or wanted != (verb == "subscribe"):
                 return
-            with contextlib.suppress(RedisError, OSError):
+            with contextlib.suppress(Exception):
                 await getattr(self._pubsub, verb)(channel)
 
     @property
@@ -241,13 +241,13 @@ class Listeners:
                         pause_s = 0.1
                         if message is not None:
                             await self._on_message(message)
-            except (RedisError, OSError) as error:
+            except Exception as error:  # also redis-py's own, of a connection closed under it
                 log.warning("notifications are cut off", extra={"error": safe_str(error, 200)})
             finally:
                 self._pubsub = None
                 for line in self._lines.values():
                     line.ready.clear()
-                with contextlib.suppress(RedisError, OSError):
+                with contextlib.suppress(Exception):  # whatever closing a broken one raises
                     await client.aclose(close_connection_pool=True)
             await asyncio.sleep(pause_s * (0.5 + random.random()))  # noqa: S311
             pause_s = min(2.0, pause_s * 2)

@@ -18,7 +18,7 @@ from typing import Any, Final
 from redis.exceptions import RedisError
 
 from app.connections import connect
-from app.errors import ArqscopeError
+from app.errors import ArqscopeError, InvalidRequest
 from app.events import NewEvent
 from app.payload import JobPayload, safe_str
 from app.publisher import Publisher
@@ -125,6 +125,12 @@ class JobEvents:
             try:
                 while self._waiting:
                     await self._send()
+            except InvalidRequest as error:  # sending it again cannot help
+                lost = min(BATCH, len(self._waiting))
+                for _ in range(lost):
+                    self._waiting.popleft()
+                self.dropped += lost
+                log.warning("job events dropped", extra={"error": safe_str(error, 200)})
             except (ArqscopeError, RedisError, OSError) as error:
                 log.warning("job events wait", extra={"error": safe_str(error, 200)})
                 pause_s = min(5.0, pause_s * 2)
