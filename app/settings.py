@@ -210,6 +210,12 @@ class Settings(BaseModel):
         validation_alias=AliasChoices("ARQSCOPE_EVENT_ATTEMPTS", "event_attempts"),
         description="deliveries of an event before it is a dead letter",
     )
+    dead_letter_cap: int = Field(
+        default=100_000,
+        ge=100,
+        validation_alias=AliasChoices("ARQSCOPE_DEAD_LETTER_CAP", "dead_letter_cap"),
+        description="open dead letters per queue or stream; beyond it the oldest go to a file",
+    )
     sample_interval_s: float = Field(
         default=1.0,
         ge=0.1,
@@ -222,15 +228,25 @@ class Settings(BaseModel):
         validation_alias=AliasChoices("ARQSCOPE_READ_ONLY", "read_only"),
         description="refuse every action, show everything",
     )
+    alert_channels: SecretStr | None = Field(
+        default=None,
+        validation_alias=AliasChoices("ARQSCOPE_ALERT_CHANNELS", "alert_channels"),
+        description="where alerts are sent: name=apprise-address, separated by spaces",
+    )
+    alert_hosts: str = Field(
+        default="",
+        validation_alias=AliasChoices("ARQSCOPE_ALERT_HOSTS", "alert_hosts"),
+        description="hosts alerts may be sent to, e.g. hooks.example.com *.example.org 10.1.2.0/24",
+    )
     config_file: Path = Field(
         default=Path("arqscope.toml"),
         validation_alias=AliasChoices("ARQSCOPE_CONFIG_FILE", "config_file"),
-        description="TOML file with further queues and streams",
+        description="TOML file with further queues, streams, rules and alerts",
     )
     data_dir: Path = Field(
         default=Path(".arqscope"),
         validation_alias=AliasChoices("ARQSCOPE_DATA_DIR", "data_dir"),
-        description="where the embedded stack keeps its data",
+        description="where the embedded stack keeps its data, and spilled dead letters lie",
     )
     queues: tuple[QueuePolicy, ...] = BUILT_IN_QUEUES
     declared_streams: tuple[StreamPolicy, ...] = ()  #: ``[[streams]]`` of the TOML file
@@ -329,6 +345,11 @@ class Settings(BaseModel):
             if policy.name == name:
                 return policy
         raise NotFound("stream", name, self.stream_names)
+
+    @property
+    def alert_host_list(self) -> tuple[str, ...]:
+        """Hosts, host globs and networks alerts may be sent to."""
+        return tuple(self.alert_hosts.replace(",", " ").split())
 
     @property
     def consumer_name(self) -> str:

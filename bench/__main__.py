@@ -3,7 +3,7 @@
 import argparse
 import time
 
-from bench import drain, events, pickup, slots, startup
+from bench import drain, events, pickup, redrive, slots, startup
 from bench.contenders import contenders
 from bench.machine import machine
 from bench.results import keep, rewrite_table, show
@@ -13,6 +13,7 @@ MEASURES = {
     "T2": pickup.measure,
     "T3": slots.measure,
     "T8": events.measure,
+    "T9": redrive.measure,
     "T12": startup.measure,
 }
 
@@ -29,6 +30,7 @@ def main() -> None:
         parser.error(f"no benchmark {', '.join(unknown)}; there are {', '.join(MEASURES)}")
     parties = {**contenders(), **events.consumers()}
     versions = machine() | {c.name: c.version for c in parties.values()}
+    versions |= redrive.versions()
     for name, value in versions.items():
         print(f"{name:<14}{value}")
     for contender in parties.values():
