@@ -242,6 +242,11 @@ def recent_events(stream: str) -> str:
     return f"arqscope:{{{stream}}}:recent"
 
 
+def checkpoints(stream: str) -> str:
+    """HASH group → id below which nothing is pending · event processor · none · groups."""
+    return f"arqscope:{{{stream}}}:checkpoints"
+
+
 # --- cache Redis ------------------------------------------------------------------------------
 
 #: LISTs of JSON, newest first · dead-letter processor · 7 d for alerts · capped at 10,000
@@ -267,6 +272,11 @@ def alert(alert_id: str) -> str:
 def alert_seen(notices: str, mark: str) -> str:
     """STRING count of notices held back in a window · dead-letter processor · the window · causes."""
     return f"{notices}:seen:{mark}"
+
+
+def notified(stream: str, identity: str, effect: str) -> str:
+    """STRING mark of a notification sent · event processor · 10 min · recent notifications."""
+    return f"arqscope:{{{stream}}}:notified:{identity}:{effect}"
 
 
 def user_channel(user_id: str) -> str:

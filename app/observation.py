@@ -79,7 +79,7 @@ class Observation:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.queues: tuple[str, ...] = settings.queue_names
-        self.streams: tuple[str, ...] = (settings.stream_name,)
+        self.streams: tuple[str, ...] = settings.stream_names
         self.commands = 0
         self._tick = 0
         self._full = True

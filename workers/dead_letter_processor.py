@@ -172,7 +172,8 @@ class DeadLetterProcessor:
         found: Any = self._queue.smembers(keys.QUEUES)
         names = dict.fromkeys([*self._settings.queue_names, *sorted(await found)])
         shelves = [Shelf(self._queue, name, "job") for name in names]
-        return [*shelves, Shelf(self._streams, self._settings.stream_name, "event")]
+        streams = (Shelf(self._streams, name, "event") for name in self._settings.stream_names)
+        return [*shelves, *streams]
 
     async def _look_at(self, shelf: Shelf) -> int:
         """Decide about the open letters after the place this source was left at."""
