@@ -5,9 +5,10 @@ shows lines altered, removed or moved. It has no key: who may rewrite the whole 
 so keep the newest ``hash`` elsewhere (``AuditReport.head``) where that matters.
 """
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
@@ -22,6 +23,8 @@ from app.scripts import script
 
 #: lines kept; beyond it the oldest go, as retention
 LINES_KEPT: Final = 100_000
+#: s a line that must be written once is remembered
+ONCE_S: Final = 7 * 86_400
 MAX_BODY_CHARS: Final = 4_096
 _PAGE: Final = 500
 _FIRST: Final = "0" * 40
@@ -54,9 +57,18 @@ class AuditReport:
 
 
 async def record(
-    redis: Redis, actor: str, action: str, target: str, detail: Mapping[str, Any]
+    redis: Redis,
+    actor: str,
+    action: str,
+    target: str,
+    detail: Mapping[str, Any],
+    *,
+    once: str = "",
 ) -> str:
-    """Append one line and return its entry id; raises RedisUnavailable or RedisRefused."""
+    """Append one line and return its entry id; raises RedisUnavailable or RedisRefused.
+
+    With *once*, a name, the line is written once in 7 days: later calls return an empty id.
+    """
     body = _canonical(
         {
             "actor": actor[:200],
@@ -69,7 +81,8 @@ async def record(
         short = {"actor": actor[:200], "action": action, "target": target[:400]}
         body = _canonical(short | {"detail": {"cut": len(body)}})
     try:
-        reply = await script(__file__, "audit").run(redis, [keys.AUDIT], [body, LINES_KEPT])
+        names = [keys.AUDIT, *([keys.audited(once)] if once else [])]
+        reply = await script(__file__, "audit").run(redis, names, [body, LINES_KEPT, ONCE_S])
     except (RedisError, OSError) as error:
         raise explained(error, _WHERE) from error
     return str(reply[0])
@@ -79,6 +92,15 @@ async def recent(redis: Redis, limit: int = 100, before: str = "+") -> list[Audi
     """Return the newest lines, newest first; pass ``(<id>`` as *before* for the next page."""
     rows = await redis.xrevrange(keys.AUDIT, max=before, min="-", count=limit)
     return [_line(entry_id, fields) for entry_id, fields in rows]
+
+
+def decoded(entries: Iterable[tuple[str, Mapping[str, str]]]) -> list[AuditLine]:
+    """Decode raw entries of the audit stream; what is not ours is left out."""
+    lines = []
+    for entry_id, fields in entries:
+        with contextlib.suppress(BadRecord):
+            lines.append(_line(entry_id, fields))
+    return lines
 
 
 async def verify(redis: Redis) -> AuditReport:

@@ -1,10 +1,11 @@
 """The event record: one stream entry decoded, and the rules its fields obey. Pure: no Redis here.
 
 The wire format is flat text, so that any language can write it: ``type`` and ``data`` (JSON) are
-required, ``timestamp source userId workspaceId correlationId`` are optional; ``redrivenFrom`` and
-``replayedFrom`` mark copies.
+required, ``timestamp source userId workspaceId correlationId eventId`` are optional; ``redrivenFrom``
+and ``replayedFrom`` mark copies.
 """
 
+import functools
 import json
 import re
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ from app.errors import BadRecord, InvalidRequest, PayloadTooLarge
 from app.payload import MAX_DEPTH, safe_str
 
 TYPE_PATTERN: Final = re.compile(r"[a-z][a-z0-9_-]*(\.[a-z0-9_-]+)+")
+_WORD: Final = re.compile(r"[a-z0-9_-]+")
 ENTRY_ID: Final = re.compile(r"\d{1,20}-\d{1,20}")
 MAX_TYPE_CHARS: Final = 128
 MAX_DATA_BYTES: Final = 262_144
@@ -31,9 +33,12 @@ _TEXTS: Final = {
     "user_id": "userId",
     "workspace_id": "workspaceId",
     "correlation_id": "correlationId",
+    "event_id": "eventId",
     "redriven_from": "redrivenFrom",
     "replayed_from": "replayedFrom",
 }
+_ATTRIBUTES: Final = {wire: name for name, wire in _TEXTS.items()}
+_ENTRY_IDS: Final = frozenset({"redriven_from", "replayed_from"})
 
 
 def check_type(event_type: object) -> str:
@@ -41,7 +46,7 @@ def check_type(event_type: object) -> str:
     if (
         not isinstance(event_type, str)
         or len(event_type) > MAX_TYPE_CHARS
-        or not TYPE_PATTERN.fullmatch(event_type)
+        or not _has_form(event_type)
     ):
         raise InvalidRequest(
             f"type={safe_str(event_type, 140)!r} is not an event type",
@@ -49,6 +54,33 @@ def check_type(event_type: object) -> str:
             hint="dotted lower-case words such as user.created, at most 128 characters",
         )
     return event_type
+
+
+def check_pattern(pattern: object) -> str:
+    """Return *pattern* when it is a type, ``prefix.*`` or ``*``; InvalidRequest says what it must be."""
+    if pattern == "*":
+        return "*"
+    words = pattern.removesuffix(".*").split(".") if isinstance(pattern, str) else [""]
+    if len(str(pattern)) > MAX_TYPE_CHARS or not all(_WORD.fullmatch(word) for word in words):
+        raise InvalidRequest(
+            f"type={safe_str(pattern, 140)!r} is not an event pattern",
+            field="type",
+            hint="a type (user.created), a prefix (user.*) or * for all",
+        )
+    return str(pattern)
+
+
+def matches(pattern: str, event_type: str) -> bool:
+    """Whether *event_type* is *pattern*, or begins with its prefix (``user.*``), or it is ``*``."""
+    if pattern == "*" or pattern == event_type:
+        return True
+    return pattern.endswith(".*") and event_type.startswith(pattern[:-1])
+
+
+@functools.lru_cache(1024)
+def _has_form(event_type: str) -> bool:
+    """Whether *event_type*, which is short, is dotted lower case; a stream has few types."""
+    return TYPE_PATTERN.fullmatch(event_type) is not None
 
 
 def _plain(value: object) -> str:
@@ -69,6 +101,8 @@ def encode_data(data: Any) -> str:
         size = len(text.encode())
         if _is_deeper(data, MAX_DEPTH):
             raise ValueError(f"nested deeper than {MAX_DEPTH}")
+        if _has_odd_keys(data):  # 1 and "1" become one name
+            json.loads(text, object_pairs_hook=_unique)
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidRequest(
             f"data cannot be stored as JSON: {safe_str(error, 200)}",
@@ -94,10 +128,11 @@ class NewEvent:
     workspace_id: str = ""
     correlation_id: str = ""
     source: str = ""  #: empty: the publisher's
+    event_id: str = ""  #: the caller's own id: published once, however often it is asked for
 
     def __post_init__(self) -> None:
         check_type(self.type)
-        for name in ("user_id", "workspace_id", "correlation_id", "source"):
+        for name in ("user_id", "workspace_id", "correlation_id", "source", "event_id"):
             check_text(_TEXTS[name], getattr(self, name))
 
 
@@ -122,6 +157,7 @@ class Event:
     user_id: str = ""
     workspace_id: str = ""
     correlation_id: str = ""
+    event_id: str = ""  #: the id its producer gave it
     redriven_from: str = ""  #: the dead letter this entry is a retry of
     replayed_from: str = ""  #: the entry this one repeats on purpose
 
@@ -152,17 +188,20 @@ class Event:
         for name in ("type", "data"):
             if name not in raw:
                 raise BadRecord(f"the field {name!r} is missing")
-        for name in _TEXTS.values():
-            if len(raw.get(name, "")) > MAX_FIELD_CHARS or not _is_text(raw.get(name, "")):
-                raise BadRecord(f"the field {name!r} is not a text of {MAX_FIELD_CHARS} characters")
-        for name in ("redrivenFrom", "replayedFrom"):
-            if raw.get(name) and not ENTRY_ID.fullmatch(raw[name]):
-                raise BadRecord(f"the field {name!r} is not the id of an entry")
+        texts: dict[str, str] = {}
+        for wire, text in raw.items():
+            name = _ATTRIBUTES.get(wire, "")
+            if not name:
+                continue
+            if len(text) > MAX_FIELD_CHARS or not (text.isascii() or _is_text(text)):
+                raise BadRecord(f"the field {wire!r} is not a text of {MAX_FIELD_CHARS} characters")
+            if name in _ENTRY_IDS and text and not ENTRY_ID.fullmatch(text):
+                raise BadRecord(f"the field {wire!r} is not the id of an entry")
+            texts[name] = text
         try:
             event_type = check_type(raw["type"])
         except InvalidRequest as error:
             raise BadRecord(f"{error}: {error.hint}") from error
-        texts = {name: raw.get(wire, "") for name, wire in _TEXTS.items()}
         return cls(id=entry_id, type=event_type, data=decode_data(raw["data"]), **texts)
 
     def to_fields(self) -> dict[str, str]:
@@ -180,9 +219,14 @@ def decode_data(text: str) -> Any:
     if len(text) > MAX_DATA_BYTES:
         raise BadRecord(f"data takes more than {MAX_DATA_BYTES:,} bytes")
     try:
-        if len(text.encode()) > MAX_DATA_BYTES:
+        if not text.isascii() and len(text.encode()) > MAX_DATA_BYTES:
             raise BadRecord(f"data takes more than {MAX_DATA_BYTES:,} bytes")
-        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+        try:
+            value, end = _DECODER.scan_once(text, 0)  # type: ignore[attr-defined]
+        except StopIteration:
+            end = -1
+        if end != len(text):
+            value = _DECODER.decode(text)  # spaces around it, or an error with its place
         if "\\u" in text:  # an escaped lone surrogate is text nobody can store again
             json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
@@ -203,12 +247,28 @@ def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
+_DECODER: Final = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
+
+
 def _is_text(value: str) -> bool:
     try:
         value.encode()
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _has_odd_keys(data: Any) -> bool:
+    """Whether an object anywhere in *data*, which is not deeper than MAX_DEPTH, has a key not text."""
+    if isinstance(data, dict):
+        return any(not isinstance(key, str) for key in data) or any(
+            _has_odd_keys(inner)
+            for inner in data.values()
+            if isinstance(inner, dict | list | tuple)
+        )
+    if isinstance(data, list | tuple):
+        return any(_has_odd_keys(inner) for inner in data if isinstance(inner, dict | list | tuple))
+    return False
 
 
 def _is_deeper(value: Any, limit: int) -> bool:

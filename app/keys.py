@@ -64,6 +64,11 @@ CANARY: Final = "arqscope:canary"
 CANARY_MS: Final = 60_000
 
 
+def audited(effect: str) -> str:
+    """STRING mark of an audit line an event brought about · audit · 7 d · such events of a week."""
+    return f"arqscope:audited:{effect}"
+
+
 def worker(worker_id: str) -> str:
     """HASH of one worker process (see records.WorkerInfo) · that process · 20 s · live workers."""
     return f"arqscope:worker:{worker_id}"
@@ -185,6 +190,34 @@ def dead_payload(source: str, letter_id: str) -> str:
     return f"arqscope:{{{source}}}:dead:payload:{letter_id}"
 
 
+# --- causes: groups of dead letters of all sources, on the queue Redis -------------------------
+
+#: ZSET fingerprint → ms last seen · dead-letter processor · none · newest 2,000 (untouched go first)
+CAUSES: Final = "arqscope:causes"
+#: ZSET ``stream/letter@died`` → died ms, deaths of events counted · processor · none · newest 20,000
+CAUSES_COUNTED: Final = "arqscope:causes:counted"
+
+
+def cause(fingerprint: str) -> str:
+    """HASH of one cause (causes.Cause) · processor, actions · none · one per member of CAUSES."""
+    return f"arqscope:cause:{fingerprint}"
+
+
+def cause_counts(fingerprint: str) -> str:
+    """HASH ``h<hour>``, ``d<day>`` → deaths, ``r<hour>`` → retries · processor · none · 72 hours,
+    30 days and 25 hours of each cause."""
+    return f"arqscope:cause-counts:{fingerprint}"
+
+
+def samples(queue: str, function: str) -> str:
+    """LIST of arguments of jobs that ended well (JSON ≤ 2 KB) · workers · 7 d · 200 per function."""
+    return f"arqscope:{{{queue}}}:samples:{function}"
+
+
+#: ZSET ``worker|source|version`` → ms it started · dead-letter processor · none · newest 1,000
+STARTS: Final = "arqscope:starts"
+
+
 def sweep(source: str, operation_id: str) -> str:
     """HASH cursor, counts and canaries of an operation on dead letters, written by the script that
     acts · operations · 7 d after its last step · operations of a week."""
@@ -214,6 +247,38 @@ def recent_events(stream: str) -> str:
     return f"arqscope:{{{stream}}}:recent"
 
 
+def checkpoints(stream: str) -> str:
+    """HASH group → id below which nothing is pending · event processor · none · groups."""
+    return f"arqscope:{{{stream}}}:checkpoints"
+
+
+def statuses(stream: str, kind: str) -> str:
+    """ZSET subject → ms, what events last told about · event handlers · 7 d · 1,000 per kind."""
+    return f"arqscope:{{{stream}}}:statuses:{kind}"
+
+
+def status(stream: str, kind: str, subject: str) -> str:
+    """HASH status, type, text, entry … of one subject · event handlers · 7 d · those of ``statuses``."""
+    return f"arqscope:{{{stream}}}:status:{kind}:{subject}"
+
+
+def replay_mark(stream: str, operation_id: str) -> str:
+    """STRING id of the last entry a replay copied · replay_events · 30 d · one per replay."""
+    return f"arqscope:{{{stream}}}:replayed:{operation_id}"
+
+
+def published(stream: str, event_id: str) -> str:
+    """STRING entry id of an event published under a caller's event id · publisher · 24 h · such
+    events of a day."""
+    return f"arqscope:{{{stream}}}:published:{event_id}"
+
+
+def publish_call(stream: str, call: str) -> str:
+    """STRING JSON reply of one publishing call, should the client repeat it · publisher · 10 s ·
+    calls of 10 s."""
+    return f"arqscope:{{{stream}}}:call:{call}"
+
+
 # --- cache Redis ------------------------------------------------------------------------------
 
 #: LISTs of JSON, newest first · dead-letter processor · 7 d for alerts · capped at 10,000
@@ -221,6 +286,29 @@ DLQ_ALERTS: Final = "dlq:alerts"
 DLQ_ESCALATIONS: Final = "dlq:escalations"
 DLQ_DISCARDED: Final = "dlq:discarded"
 DLQ_ARCHIVE: Final = "dlq:archive"
+#: ZSET alert id → ms last changed · dead-letter processor, actions · none · newest 1,000
+ALERTS: Final = "arqscope:alerts"
+#: ZSET delivery ``channel|alert|change`` → ms due · dead-letter processor · none · newest 500
+ALERTS_OUTBOX: Final = "arqscope:alerts:outbox"
+#: HASH delivery → tries made · dead-letter processor · none · members of ALERTS_OUTBOX
+ALERTS_TRIES: Final = "arqscope:alerts:tries"
+#: HASH ``rule|source`` → state of a metric rule (JSON) · dead-letter processor · 1 d · rules x sources
+ALERT_RULES: Final = "arqscope:alerts:rules"
+
+
+def alert(alert_id: str) -> str:
+    """HASH of one alert (alerts.Alert) · processor, actions · 7 d after the last change · ALERTS."""
+    return f"arqscope:alert:{alert_id}"
+
+
+def alert_seen(notices: str, mark: str) -> str:
+    """STRING count of notices held back in a window · dead-letter processor · the window · causes."""
+    return f"{notices}:seen:{mark}"
+
+
+def notified(stream: str, identity: str, effect: str) -> str:
+    """STRING mark of a notification sent · event processor · 10 min · recent notifications."""
+    return f"arqscope:{{{stream}}}:notified:{identity}:{effect}"
 
 
 def user_channel(user_id: str) -> str:
@@ -235,3 +323,12 @@ def workspace_channel(workspace_id: str) -> str:
 
 #: PUB/SUB channel everyone hears (cache Redis)
 BROADCAST_CHANNEL: Final = "system:broadcast"
+
+#: ZSET channel → ms of its last notification · notify · 1 h · 2,000 channels, least recent forgotten
+REPLAY_CHANNELS: Final = "arqscope:replay"
+
+
+def replay(channel: str) -> str:
+    """STREAM, field ``m``, the last notifications of a channel · notify · 1 h after the last · 50
+    entries, and the channels of REPLAY_CHANNELS."""
+    return f"arqscope:replay:{channel}"

@@ -4,31 +4,28 @@ The id of every effect derives from the event, the handler and the how-manieth e
 is, so a processor killed between two Redis servers neither loses nor doubles it.
 """
 
-from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from app import keys
+from app import audit, keys
 from app.connections import explained
 from app.enqueue import Enqueued, JobRequest, enqueue
 from app.events import Event, NewEvent, check_text
+from app.notifications import notification, send
 from app.payload import Codec
-from app.publisher import Publisher, notification
+from app.publisher import Publisher
 from app.scripts import script
 
 EVENT_QUEUE: Final = "event-driven-jobs"
 #: s an event's dedup of effects is kept: longer than any outage it must bridge
 HANDLED_S: Final = 7 * 86_400
+#: things of one kind whose status is kept
+STATUSES_KEPT: Final = 1_000
 #: s the mark of a sent notification is kept: one per notification, so not for long
 NOTIFIED_S: Final = 600
-
-
-def notified(stream: str, identity: str, effect: str) -> str:
-    """STRING mark of a notification sent (cache Redis) · event processor · 10 min · recent ones."""
-    return f"arqscope:{{{stream}}}:notified:{identity}:{effect}"
 
 
 class Effects:
@@ -47,14 +44,15 @@ class Effects:
 class EventContext:
     """One handler's hands while it handles one event."""
 
-    __slots__ = ("_counts", "_effects", "_handler", "attempt", "event")
+    __slots__ = ("_counts", "_effects", "_handler", "attempt", "event", "leaves_marks")
 
     def __init__(self, effects: Effects, event: Event, handler: str, attempt: int) -> None:
         self.event = event
         self.attempt = attempt  #: 1 on the first
         self._effects = effects
         self._handler = handler
-        self._counts: Counter[str] = Counter()
+        self._counts: dict[str, int] | None = None
+        self.leaves_marks = False  #: whether the dedup of this event has an entry in Redis
 
     @property
     def publisher(self) -> Publisher:
@@ -95,6 +93,7 @@ class EventContext:
             )
         )
         flat = [text for pair in fields.items() for text in pair]
+        self.leaves_marks = True
         handled = keys.handled(publisher.stream, self.event.identity)
         return str(
             await _asked(
@@ -105,6 +104,45 @@ class EventContext:
                 ),
                 "redis://streams",
             )
+        )
+
+    async def note_status(self, kind: str, subject: str, status: str, text: str = "") -> bool:
+        """Keep what this event says about a thing; False when a later event has said something.
+
+        Shown by ``GET /streams/{stream}/statuses/{kind}``, kept 7 days, 1,000 subjects per kind.
+        """
+        stream = self._effects.publisher.stream
+        event, subject = self.event, subject[:256]
+        fields = {"status": status, "type": event.type, "at": event.timestamp, "text": text[:500]}
+        fields |= {"userId": event.user_id, "correlationId": event.trace_id}
+        flat = [part for pair in fields.items() for part in pair]
+        reply = await _asked(
+            lambda: script(__file__, "note_status").run(
+                self._effects.streams,
+                [keys.status(stream, kind, subject), keys.statuses(stream, kind)],
+                [
+                    subject,
+                    event.replayed_from or event.identity,
+                    HANDLED_S,
+                    STATUSES_KEPT,
+                    keys.status(stream, kind, ""),
+                    *flat,
+                ],
+            ),
+            "redis://streams",
+        )
+        return bool(reply)
+
+    async def audit(self, action: str, target: str, detail: Mapping[str, Any]) -> None:
+        """Write one line into the audit, once. For what is rare: the audit is capped."""
+        stream = self._effects.publisher.stream
+        await audit.record(
+            self._effects.queue,
+            f"event:{self.event.source or stream}",
+            action,
+            target,
+            {**detail, "event": self.event.id, "cid": self.event.trace_id},
+            once=f"{stream}:{self.event.identity}:{self._effect('audit')}",
         )
 
     async def notify_user(self, user_id: str, message: Any, kind: str = "notification") -> int:
@@ -130,20 +168,13 @@ class EventContext:
             message, kind, correlationId=self.event.trace_id, eventId=self.event.id, **more
         )
         stream = self._effects.publisher.stream
-        mark = notified(stream, self.event.identity, self._effect("notification"))
-        return int(
-            await _asked(
-                lambda: script(__file__, "notify_event").run(
-                    self._effects.cache, [mark], [NOTIFIED_S, channel, text]
-                ),
-                "redis://cache",
-            )
-        )
+        mark = keys.notified(stream, self.event.identity, self._effect("notification"))
+        return await send(self._effects.cache, channel, text, mark=mark, mark_s=NOTIFIED_S)
 
     def _effect(self, kind: str) -> str:
         """Name the next effect of *kind*: the same at every delivery of a deterministic handler."""
-        self._counts[kind] += 1
-        number = self._counts[kind]
+        counts = self._counts = self._counts or {}
+        number = counts[kind] = counts.get(kind, 0) + 1
         return f"{kind}:{self._handler}" + (f":{number}" if number > 1 else "")
 
 

@@ -212,7 +212,7 @@ async def _carries(shelf: Shelf, letter_id: str, edited: Edited) -> bool:
 
 async def shelf_of(connections: Connections, settings: Settings, source: str) -> Shelf:
     """Where the dead letters of *source* lie; NotFound, with the known names, else."""
-    if source == settings.stream_name:
+    if source in settings.stream_names:
         return Shelf(connections.streams, source, "event")
     await check_queue(connections, settings, source)
     return Shelf(connections.queue, source, "job")

@@ -7,7 +7,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import __version__
 from app.api import (
+    alerts,
     audit,
+    causes,
     documentation,
     events,
     frames,
@@ -15,9 +17,11 @@ from app.api import (
     jobs,
     letters,
     metrics,
+    notifications,
     operations,
     queues,
     stats,
+    streams,
 )
 from app.api.problems import RESPONSES, answer_errors
 from app.asgi import request_id_of
@@ -67,8 +71,21 @@ def create_api(runtime: Runtime) -> FastAPI:
     answer_errors(app)
     app.include_router(health.router)
     for module in (
-        stats, jobs, queues, letters, operations, events, frames, audit, metrics, documentation
-    ):  # fmt: skip
+        stats,
+        jobs,
+        queues,
+        causes,
+        letters,
+        operations,
+        alerts,
+        events,
+        streams,
+        notifications,
+        frames,
+        audit,
+        metrics,
+        documentation,
+    ):
         app.include_router(module.router)
     _declare_keys(app)
     return app
