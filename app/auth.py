@@ -70,7 +70,7 @@ POLICIES: Final = (
     _policy(r"/favicon\.ico", _READ, Access.OPEN),
     # pages, their websocket and their scripts
     _policy(r"/", _READ, Access.VIEWER),
-    _policy(rf"/(dashboard|admin|{_PAGES})/?", _READ, Access.VIEWER),
+    _policy(rf"/(dashboard|{_PAGES})/?", _READ, Access.VIEWER),
     _policy(rf"/(dashboard|{_PAGES})/(ws|autoload\.js|metadata)", _READ, Access.VIEWER),
     _policy(rf"(/dashboard|/{_PAGES}|/admin)?/static/.+", _READ, Access.VIEWER),
     _policy(r"/admin/assets/[\w.-]+", _READ, Access.VIEWER),

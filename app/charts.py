@@ -153,7 +153,8 @@ class Together:
         )
         self.cursor = Span(dimension="height", line_width=1, line_alpha=0.5, line_color="#888888")
         self.back = CustomJS(
-            args={"range": self.x_range}, code="range.have_updated_interactively = false; range.reset()"
+            args={"range": self.x_range},
+            code="range.have_updated_interactively = false; range.reset()",
         )
         #: the left end of the axis before there are samples enough to fill it
         self.anchor: ColumnDataSource | None = None
@@ -210,7 +211,7 @@ def backlog_chart(
     together: Together | None = None,
 ) -> figure:
     """Jobs that are due and wait, one line per queue."""
-    chart: Any = _figure("Backlog", "jobs waiting", together)
+    chart: Any = _figure("Backlog", "jobs waiting", together, whole=True)
     lines = _lines(chart, source, queues, "waiting")
     _legend(chart, queues, [[line] for line in lines])
     tips = [(name, f"@{{waiting:{n}}}{{custom}} waiting") for n, name in enumerate(queues)]
@@ -254,7 +255,7 @@ def lag_chart(
     together: Together | None = None,
 ) -> figure:
     """Events the slowest group of each stream has not been given yet."""
-    chart: Any = _figure("Lag", "events not yet delivered", together)
+    chart: Any = _figure("Lag", "events not yet delivered", together, whole=True)
     lines = _lines(chart, source, streams, "lag")
     _legend(chart, streams, [[line] for line in lines])
     tips = [
@@ -321,10 +322,12 @@ def paint(chart: figure, theme: Theme) -> figure:
     return chart
 
 
-def _figure(title: str, unit: str, together: Together | None, **more: Any) -> Any:
+def _figure(
+    title: str, unit: str, together: Together | None, *, whole: bool = False, **more: Any
+) -> Any:
     shared = together or Together()
     chart: Any = figure(
-        height=210,
+        height=186,
         sizing_mode="stretch_width",
         min_width=200,
         x_axis_type="datetime",
@@ -360,6 +363,8 @@ def _figure(title: str, unit: str, together: Together | None, **more: Any) -> An
         chart.ygrid.ticker = FixedTicker(ticks=TICKS_S)
     else:
         chart.yaxis.ticker.desired_num_ticks = 4
+        if whole:
+            chart.yaxis.ticker.min_interval = 1
         chart.y_range = DataRange1d(start=0, only_visible=True, min_interval=1)
         chart.yaxis.formatter = CustomJSTickFormatter(code="return tick.toLocaleString('en')")
     return chart

@@ -202,9 +202,7 @@ class Scope:
         from app.pages.visit import Visit
 
         # the component acts on the kernel's loop, so it needs connections of that loop
-        return Visit(
-            self._relay(), self.settings, lambda: self._actor, _connections(self.settings)
-        )
+        return Visit(self._relay(), self.settings, lambda: self._actor, _connections(self.settings))
 
     def chart(self, name: str) -> Any:
         """Return one chart of the dashboard (``throughput``, ``backlog``, ``latency``), as of now."""

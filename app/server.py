@@ -137,11 +137,11 @@ def attach(application: BokehTornado, shared: Runtime) -> None:
         [
             (prefix + _API_PATHS, AsgiHandler, {"app": create_api(shared)}),
             *pages,
-            (f"{prefix}/admin/assets/(.+)", _Asset, {"path": str(ASSETS)}),
+            (f"{prefix}/admin/assets/(.*)", _Asset, {"path": str(ASSETS)}),
             (f"{prefix}/login", LoginHandler, {"guard": shared.guard}),
             (f"{prefix}/logout", LogoutHandler, {"guard": shared.guard}),
             (
-                f"{prefix}(?:/|/admin/?|/dashboard/?|{PAGE}/|)",
+                f"{prefix}(?:/|/dashboard/?|{PAGE}/|)",
                 RedirectHandler,
                 {"url": prefix + PAGE, "permanent": False},
             ),

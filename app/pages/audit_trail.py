@@ -48,7 +48,9 @@ def _above(scene: Scene) -> Html:
 
 def audit(scene: Scene, found: Any) -> Html:
     """The table of the audit."""
-    head = heading("Audit", "what operators did, newest first; each line is chained to the one before")
+    head = heading(
+        "Audit", "what operators did, newest first; each line is chained to the one before"
+    )
     if scene.trouble or not isinstance(found, Found):
         said = f"The audit cannot be read: {scene.trouble}" if scene.trouble else "Reading …"
         return panel(head, tag("p", said, class_="empty"), label="Audit")
@@ -64,8 +66,16 @@ def audit(scene: Scene, found: Any) -> Html:
         for line in found.items
     ]
     first = link("operations", "Newest", class_="button") if scene.address.get("cursor") else None
-    older = link(scene.address.but(cursor=found.cursor).href, "Older", class_="button") if found.cursor else None
-    bar = tag("div", tag("span", first, older, class_="end"), class_="toolbar") if first or older else None
+    older = (
+        link(scene.address.but(cursor=found.cursor).href, "Older", class_="button")
+        if found.cursor
+        else None
+    )
+    bar = (
+        tag("div", tag("span", first, older, class_="end"), class_="toolbar")
+        if first or older
+        else None
+    )
     columns = [("When", ""), ("Who", ""), ("Action", ""), ("To", "opt"), ("Detail", "opt")]
     return panel(
         head,

@@ -33,7 +33,7 @@ FONT: Final = "Inter, 'Segoe UI', Roboto, 'Helvetica Neue', system-ui, sans-seri
 #: stylesheet of the row of charts
 CHARTS: Final = (
     ":host{display:grid!important;gap:12px;"
-    "grid-template-columns:repeat(auto-fit,minmax(min(340px,100%),1fr));align-items:stretch}"
+    "grid-template-columns:repeat(auto-fit,minmax(min(440px,100%),1fr));align-items:stretch}"
     ".scroll-button{display:none!important}:host>*{min-width:0;width:100%!important}"
 )
 

@@ -107,7 +107,13 @@ def dialog(asked: Asked, scene: Scene) -> Html:
 
 
 def framed(
-    asked: Asked, title: str, fields: object, does: str, *, danger: bool = False, wide: object = None
+    asked: Asked,
+    title: str,
+    fields: object,
+    does: str,
+    *,
+    danger: bool = False,
+    wide: object = None,
 ) -> Html:
     """A dialog's frame: title, form, what went wrong, and two buttons."""
     problem = None

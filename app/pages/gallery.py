@@ -37,12 +37,13 @@ class Gallery:
         self.source: Any = None
         self.figures: list[Any] = []
         self.column = pn.Column(
-            stylesheets=[design.CHARTS], css_classes=["charts"], sizing_mode="stretch_width", margin=0
+            stylesheets=[design.CHARTS],
+            css_classes=["charts"],
+            sizing_mode="stretch_width",
+            margin=0,
         )
 
-    def show(
-        self, snapshot: Snapshot, wanted: Sequence[str], theme: Theme, only: str = ""
-    ) -> None:
+    def show(self, snapshot: Snapshot, wanted: Sequence[str], theme: Theme, only: str = "") -> None:
         """Show the charts *wanted*, of all queues or *only* of one; keeps those that are right."""
         is_of_streams = bool(_OF_STREAMS & set(wanted))
         frame = snapshot.streams["stream"] if is_of_streams else snapshot.queues["queue"]
@@ -77,7 +78,9 @@ class Gallery:
         history = snapshot.stream_history if self._is_of_streams else snapshot.history
         return history[history["queue"] == self._only] if self._only else history
 
-    def feed(self, snapshot: Snapshot, once: Callable[[tuple[Any, ...], Callable[[], Any]], Any]) -> bool:
+    def feed(
+        self, snapshot: Snapshot, once: Callable[[tuple[Any, ...], Callable[[], Any]], Any]
+    ) -> bool:
         """Stream what is new since the last time; *once* makes it once for all sessions."""
         if self.source is None:
             return False

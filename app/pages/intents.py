@@ -39,7 +39,12 @@ class Desk:
 
     connections: Connections
     settings: Settings
-    actor: Actor
+    actor_of: Callable[[], Actor]  #: asked at every intent: a login may have ended since
+
+    @property
+    def actor(self) -> Actor:
+        """Who acts now."""
+        return self.actor_of()
 
     @property
     def refusal(self) -> str:
@@ -157,7 +162,9 @@ async def _discard(to: To, data: Data) -> Notice:
     source, letter_id = _row(data)
     report = await actions.discard_letter(*to, source, letter_id)
     offer = (("Undo", "undo-discard", {"row": f"{source}/{letter_id}"}),)
-    return _said(report, f"Discarded {letter_id}. It is kept and can be taken back for 24 h.", offer)
+    return _said(
+        report, f"Discarded {letter_id}. It is kept and can be taken back for 24 h.", offer
+    )
 
 
 async def _archive(to: To, data: Data) -> Notice:

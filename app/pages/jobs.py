@@ -80,7 +80,12 @@ async def load(reach: Reach, address: Address) -> Found:
     scanned, now_ms = 0, 0
     for _ in range(MAX_LOOKS):
         page = await reader.jobs_page(
-            reach.connections.queue, queue, wanted, cursor, PAGE_ROWS, codec=codec_of(reach.settings)
+            reach.connections.queue,
+            queue,
+            wanted,
+            cursor,
+            PAGE_ROWS,
+            codec=codec_of(reach.settings),
         )
         rows += [job for job in page.items if _matches(job, address)]
         scanned, cursor, now_ms = scanned + page.scanned, page.cursor, page.now_ms or now_ms
@@ -144,10 +149,14 @@ def _toolbar(scene: Scene, found: Found | None, queue: str) -> Html:
     if scene.chosen:
         return selection_bar(scene)
     address = scene.address
-    names = list(dict.fromkeys((*map(str, scene.snapshot.queues["queue"]), *scene.settings.queue_names)))
+    names = list(
+        dict.fromkeys((*map(str, scene.snapshot.queues["queue"]), *scene.settings.queue_names))
+    )
     if queue not in names:
         names.append(queue)
-    functions = sorted({str(f) for f in scene.snapshot.runs["function"]} | {address.get("function")} - {""})
+    functions = sorted(
+        {str(f) for f in scene.snapshot.runs["function"]} | {address.get("function")} - {""}
+    )
     form = tag(
         "form",
         tag("input", type="hidden", name="state", value=chosen_state(address)),
@@ -209,7 +218,7 @@ def listing(scene: Scene, found: Found | None) -> Html:
     columns = [
         *([(_all_box(scene), "tick")] if may_choose else []),
         ("", "tick opt"), ("State", ""), ("Function", ""), ("Id", "opt"),
-        ("Arguments" if found.state not in ("complete", "failed") else "Outcome", "opt"),
+        None if found.state == "complete" else ("Error" if found.state == "failed" else "Arguments", "opt"),
         ("Attempt", "num opt"), ("Worker", "opt"),
         ("Took" if found.state in ("complete", "failed") else "Running", "num opt")
         if found.state in ("complete", "failed", "running") else None,
@@ -254,9 +263,7 @@ def keys_of(scene: Scene) -> list[str]:
     return [key_of(job) for job in found.rows]
 
 
-def _rows(
-    scene: Scene, found: Found, job: JobRow, *, may_choose: bool, width: int
-) -> list[Html]:
+def _rows(scene: Scene, found: Found, job: JobRow, *, may_choose: bool, width: int) -> list[Html]:
     key, now = key_of(job), scene.now
     where = href("job", queue=job.queue, id=job.id)
     more = f"more-{key}-{job.attempt}"
@@ -269,18 +276,25 @@ def _rows(
         cells.append((box, "tick"))
     twist = tag("button", icon(palette.ICONS["more"], 12), type="button", class_="twist",
                 data_opens=more, aria_expanded="false", aria_label=f"Show more of {job.id[:80]}")  # fmt: skip
-    text = job.error or ("ended well" if found.state == "complete" else "") if ended else preview(job.arguments)
+    text = job.error if ended else preview(job.arguments)
     cells += [
         (twist, "tick opt"),
         (state(look, job.state.value), ""),
         (link(where, clipped(job.function or "?", 80), class_="strong"), ""),
-        (link(where, clipped(job.id, 160, kind="mono soft")), "id opt"),
-        (clipped(text, 300, kind="soft"), "wide opt"),
+        (
+            link(where, clipped(job.id, 160, kind="mono soft")),
+            "wide opt" if found.state == "complete" else "id opt",
+        ),
+        *([] if found.state == "complete" else [(clipped(text, 300, kind="soft"), "wide opt")]),
         (palette.count(job.attempt) if job.attempt else "", "num opt"),
         (clipped(job.worker, 120, kind="soft") if job.worker else "", "opt"),
     ]
     if ended:
-        took = (job.finished_ms - job.started_ms) / 1000 if job.finished_ms and job.started_ms else None
+        took = (
+            (job.finished_ms - job.started_ms) / 1000
+            if job.finished_ms and job.started_ms
+            else None
+        )
         cells.append((figure(palette.duration(took), why="not told"), "num opt"))
         when = job.finished_ms
     elif found.state == "running":
@@ -296,7 +310,10 @@ def _rows(
         tag("td", _more(job), colspan=str(width)),
         class_="more", hidden=True, data_own=True, data_key=more,
     )  # fmt: skip
-    return [row(f"{key}-{job.attempt}", *cells, css="chosen" if key in scene.chosen else ""), hidden]
+    return [
+        row(f"{key}-{job.attempt}", *cells, css="chosen" if key in scene.chosen else ""),
+        hidden,
+    ]
 
 
 def _action(scene: Scene, found: Found, job: JobRow) -> Html | None:

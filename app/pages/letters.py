@@ -229,13 +229,17 @@ def _toolbar(scene: Scene) -> Html:
     if scene.chosen:
         count = len(scene.chosen)
         controls = [
-            button(f"Retry {count}", "retry-chosen", kind="primary once", mark=palette.ICONS["retry"]),
+            button(
+                f"Retry {count}", "retry-chosen", kind="primary once", mark=palette.ICONS["retry"]
+            ),
             button(f"Discard {count}", "discard-chosen", kind="quiet once"),
             button(f"Archive {count}", "archive-chosen", kind="quiet once"),
             button("Clear", "clear", kind="plain"),
         ]
         held = tag("span", "the list is held while rows are selected", class_="note")
-        return tag("div", tag("b", f"{count} selected"), controls, held, class_="toolbar", data_key="tools")
+        return tag(
+            "div", tag("b", f"{count} selected"), controls, held, class_="toolbar", data_key="tools"
+        )
     address, letters = scene.address, scene.snapshot.dead_letters
     sources = sorted({*map(str, letters["source"]), *map(str, scene.snapshot.queues["queue"]),
                       *map(str, scene.snapshot.streams["stream"]), address.get("source")} - {""})  # fmt: skip
@@ -261,14 +265,22 @@ def _paging(scene: Scene) -> Html:
         found = scene.found
         following = link(address.but(cursor=found.cursor).href, "Older", class_="button") if (
             isinstance(found, Closed) and found.cursor) else None  # fmt: skip
-        first = link(address.but().href, "Newest", class_="button") if address.get("cursor") else None
+        first = (
+            link(address.but().href, "Newest", class_="button") if address.get("cursor") else None
+        )
         return tag("span", first, following, class_="end")
     rows = len(matching(scene.snapshot.dead_letters, address))
     number = page_number(address, rows)
     first_row, last_row = number * PAGE_ROWS + 1, min(rows, (number + 1) * PAGE_ROWS)
     where = f"{first_row}–{last_row} of {palette.count(rows)}" if rows else ""  # noqa: RUF001
-    newer = link(address.but(page=number - 1 or "").href, "Newer", class_="button") if number else None
-    older = link(address.but(page=number + 1).href, "Older", class_="button") if last_row < rows else None
+    newer = (
+        link(address.but(page=number - 1 or "").href, "Newer", class_="button") if number else None
+    )
+    older = (
+        link(address.but(page=number + 1).href, "Older", class_="button")
+        if last_row < rows
+        else None
+    )
     return tag("span", where, newer, older, class_="end")
 
 
@@ -309,7 +321,9 @@ def _nothing(scene: Scene) -> str:
 def _row(scene: Scene, letter: dict[str, Any]) -> Html:
     key = key_of(letter)
     look, css = look_of(str(letter["state"]))
-    said = tag("span", icon(look.icon, 12), look.word, class_=f"state c-{css}", title=decision(letter))
+    said = tag(
+        "span", icon(look.icon, 12), look.word, class_=f"state c-{css}", title=decision(letter)
+    )
     error = tag(
         "span", tag("b", safe_text(letter["error_type"] or letter["reason"] or "Error", 60)), " ",
         safe_text(without_type(letter), 400), class_="clip", title=str(letter["error"])[:600],
@@ -342,7 +356,9 @@ def acts_of(letter: dict[str, Any], key: str) -> Html | None:
     """What can be done to one letter in a list."""
     name = f"{str(letter['name'])[:60]} {str(letter['id'])[:60]}"
     if letter["state"] in (LetterState.DISCARDED, LetterState.ARCHIVED):
-        return button("Take back", "undo-discard", kind="plain once", label=f"Take back {name}", row=key)
+        return button(
+            "Take back", "undo-discard", kind="plain once", label=f"Take back {name}", row=key
+        )
     if letter["state"] != LetterState.NEW:
         return None
     return tag(

@@ -24,7 +24,10 @@ class Obstacle:
 
 def obstacle(job: JobDetail, snapshot: Snapshot) -> Obstacle | None:
     """Why *job* does not run; None when it runs, has ended, or nobody knows."""
-    if job.state not in (JobState.QUEUED, JobState.DEFERRED, JobState.RETRYING) or not snapshot.number:
+    if (
+        job.state not in (JobState.QUEUED, JobState.DEFERRED, JobState.RETRYING)
+        or not snapshot.number
+    ):
         return None
     now_ms = snapshot.taken_at.timestamp() * 1000
     queue = next((r for r in records(snapshot.queues) if r["queue"] == job.queue), {})
@@ -64,7 +67,9 @@ def obstacle(job: JobDetail, snapshot: Snapshot) -> Obstacle | None:
             is_expected=True,
             links=to_queue,
         )
-    return Obstacle("it is due and a slot is free: a worker takes it in a moment.", is_expected=True)
+    return Obstacle(
+        "it is due and a slot is free: a worker takes it in a moment.", is_expected=True
+    )
 
 
 __all__ = ["Obstacle", "obstacle"]

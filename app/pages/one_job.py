@@ -126,7 +126,8 @@ def _why_not(scene: Scene, job: JobDetail) -> Html | None:
 
 
 def _timeline(job: JobDetail, scene: Scene) -> Html:
-    now, steps = scene.now, []
+    now = scene.now
+    steps: list[Html] = []
 
     def step(word: str, ms: float, tone: str, more: object = "", *, ahead: bool = False) -> None:
         when = moment_ms(ms, now) if ms else tag("span", palette.UNKNOWN, class_="unknown",
@@ -269,9 +270,11 @@ def _errors(job: JobDetail, *, whole: bool, more: str) -> Html:
         text = job.letter.traceback or job.letter.error
         made.append(tag("div", tag("p", tag("b", "Last error"), " "), block(
             text, whole=whole, more=more, label="Last error"), class_="attempt"))  # fmt: skip
-    for run in job.runs:
-        if run.error:
-            made.append(_attempt(run.attempt, run.error, run.finished_ms, run.worker))
+    made += [
+        _attempt(run.attempt, run.error, run.finished_ms, run.worker)
+        for run in job.runs
+        if run.error
+    ]
     if not job.runs:
         made += [
             _attempt(a.get("attempt", "?"), str(a.get("error", "")), 0, "") for a in attempts[-20:]
@@ -285,7 +288,9 @@ def _attempt(number: object, error: str, finished_ms: float, worker: str) -> Htm
     when = moment_ms(finished_ms, palette.EPOCH) if finished_ms else None
     return tag(
         "div",
-        tag("p", tag("b", f"Attempt {number}"), " ", when, tag("span", f" {worker}", class_="note")),
+        tag(
+            "p", tag("b", f"Attempt {number}"), " ", when, tag("span", f" {worker}", class_="note")
+        ),
         block(error, label=f"Error of attempt {number}"),
         class_="attempt",
     )
@@ -309,7 +314,14 @@ def _trail(job: JobDetail, scene: Scene) -> Html:
         )
     lineage = []
     if root != job.id:
-        lineage.append(tag("p", "A retry of ", link(href("job", queue=job.queue, id=root), tag("code", root)), "."))
+        lineage.append(
+            tag(
+                "p",
+                "A retry of ",
+                link(href("job", queue=job.queue, id=root), tag("code", root)),
+                ".",
+            )
+        )
     if job.letter is not None:
         where = href("dead-letter", source=job.queue, id=job.letter.id)
         lineage.append(tag("p", "Dead letter: ", link(where, tag("code", job.letter.id)),

@@ -49,7 +49,9 @@ def _above(scene: Scene) -> Html:
             f"There is no dead letter {letter_id} in {scene.address.get('source')}."
             if found == "gone" else "Reading …"
         )  # fmt: skip
-        title = tag("div", crumb, tag("h1", safe_text(letter_id, 160), class_="mono"), class_="title")
+        title = tag(
+            "div", crumb, tag("h1", safe_text(letter_id, 160), class_="mono"), class_="title"
+        )
         return join(title, panel(tag("p", said, class_="empty"), label="Dead letter"))
     letter = found.letter
     look, css = look_of(letter.state)
@@ -78,7 +80,9 @@ def _actions(scene: Scene, found: LetterDetail) -> list[Html]:
     closed = letter.state in (LetterState.DISCARDED, LetterState.ARCHIVED)
     why = "" if is_open else f"only an open letter can be acted on; this one is {letter.state}"
     made = [
-        button("Retry", "retry", kind="primary once", mark=palette.ICONS["retry"], row=key, refused=why),
+        button(
+            "Retry", "retry", kind="primary once", mark=palette.ICONS["retry"], row=key, refused=why
+        ),
         button("Discard", "discard", kind="quiet once", row=key, refused=why),
         button("Archive", "archive", kind="quiet once", row=key, refused=why),
     ]
@@ -178,13 +182,20 @@ def _trail(scene: Scene, found: LetterDetail) -> Html:
     letter = found.letter
     said = [
         tag("p", "Enqueued ", moment_ms(letter.enqueued_ms, scene.now), "."),
-        tag("p", f"Died after {letter.attempts} attempts ", moment_ms(letter.died_ms, scene.now), "."),
+        tag(
+            "p",
+            f"Died after {letter.attempts} attempts ",
+            moment_ms(letter.died_ms, scene.now),
+            ".",
+        ),
     ]
     for number in range(1, min(letter.redrives, 50) + 1):
         job_id = f"{letter.id}~r{number}"
         where = href("job", queue=letter.source, id=job_id)
         name = tag("code", job_id)
-        said.append(tag("p", f"Retry {number}: ", link(where, name) if letter.kind == "job" else name))
+        said.append(
+            tag("p", f"Retry {number}: ", link(where, name) if letter.kind == "job" else name)
+        )
     if letter.kind == "job":
         where = href("job", queue=letter.source, id=letter.id)
         said.insert(0, tag("p", "The job: ", link(where, tag("code", letter.id))))
@@ -193,8 +204,6 @@ def _trail(scene: Scene, found: LetterDetail) -> Html:
     return tag("div", said)
 
 
-PAGE = Page(
-    above=_above, load=load, title=lambda address: f"Dead letter {address.get('id')[:24]}"
-)
+PAGE = Page(above=_above, load=load, title=lambda address: f"Dead letter {address.get('id')[:24]}")
 
 __all__ = ["PAGE", "load"]

@@ -104,7 +104,9 @@ def _below(scene: Scene) -> Html:
                     class_="button"), jobs.paging(scene, found), class_="toolbar", data_key="tools",
     )  # fmt: skip
     return join(
-        panel(jobs.state_tabs(scene, name, "queue"), tools, jobs.listing(scene, found), label="Jobs"),
+        panel(
+            jobs.state_tabs(scene, name, "queue"), tools, jobs.listing(scene, found), label="Jobs"
+        ),
         _settings(name) if scene.may_act else None,
     )
 

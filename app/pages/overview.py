@@ -23,7 +23,7 @@ from app.pages.markup import (
 from app.pages.scene import Page, Scene
 from app.pages.summary import verdict
 from app.palette import JOB_LOOK, VERDICT_LOOK, Verdict
-from app.records import JobState
+from app.records import JobState, Outcome
 from app.snapshot import Snapshot
 
 #: rows of a table of the overview; the pages of their own show all
@@ -108,7 +108,7 @@ def failures(snapshot: Snapshot) -> Html:
     listed = []
     for number, run in enumerate(records(bad)):
         job_id, queue = str(run["job_id"]), str(run["queue"])
-        look = palette.OUTCOME_LOOK[palette.Outcome(str(run["outcome"]))]
+        look = palette.OUTCOME_LOOK[Outcome(str(run["outcome"]))]
         css = "dead" if run["outcome"] == "dead" else "retrying"
         mark = tag("span", icon(look.icon, 12), tag("span", look.word, class_="hidden"),
                    class_=f"state c-{css}", title=look.word)  # fmt: skip
@@ -149,7 +149,9 @@ def running(scene: Scene) -> Html:
         )
     columns = [("Function", ""), ("Id", ""), ("Queue", "opt"), ("Attempt", "num opt"),
                ("Running", "num")]  # fmt: skip
-    more = link(href("jobs", state="running"), f"all {total}", class_="note") if total > ROWS else None
+    more = (
+        link(href("jobs", state="running"), f"all {total}", class_="note") if total > ROWS else None
+    )
     return panel(
         heading("Running jobs", "longest first" if total else "", more),
         table(columns, made, caption="Running jobs, longest first",

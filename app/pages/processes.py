@@ -38,7 +38,11 @@ def _above(scene: Scene) -> Html:
     workers = scene.snapshot.workers
     queue = scene.address.get("queue")
     mine = workers[workers["source"] == queue] if queue else workers
-    only = tag("span", "of ", tag("b", queue), " ", link("workers", "show all"), class_="note") if queue else None
+    only = (
+        tag("span", "of ", tag("b", queue), " ", link("workers", "show all"), class_="note")
+        if queue
+        else None
+    )
     return join(
         tag("div", tag("h1", "Workers"), only, class_="title"),
         _figures(scene, mine),
@@ -63,8 +67,12 @@ def _figures(scene: Scene, workers: pd.DataFrame) -> Html:
         cell("Processes", palette.count(len(workers))),
         cell("Slots", palette.count(slots)),
         cell("Busy", palette.count(busy)),
-        cell("Utilisation", f"{use:.0%}" if use == use else palette.UNKNOWN, why="there is no slot"),
-        cell("Memory", palette.size(memory) if memory else palette.UNKNOWN, why="no process told it"),
+        cell(
+            "Utilisation", f"{use:.0%}" if use == use else palette.UNKNOWN, why="there is no slot"
+        ),
+        cell(
+            "Memory", palette.size(memory) if memory else palette.UNKNOWN, why="no process told it"
+        ),
         class_="figures",
     )
 
@@ -78,10 +86,16 @@ def _table(scene: Scene, workers: pd.DataFrame) -> Html:
     made: list[Html] = []
     for worker in records(workers):
         made += _rows(scene, worker, len(columns))
-    nothing = tag("span", "No live process. Start one: ", tag("code", "arqscope worker async-processing"))
+    nothing = tag(
+        "span", "No live process. Start one: ", tag("code", "arqscope worker async-processing")
+    )
     if scene.snapshot.number == 0:
         nothing = tag("span", known(scene.snapshot, ""))
-    body = table(columns, made, caption="Processes", empty="") if made else tag("p", nothing, class_="empty")
+    body = (
+        table(columns, made, caption="Processes", empty="")
+        if made
+        else tag("p", nothing, class_="empty")
+    )
     return panel(
         heading("Processes", "that beat within the last 20 s"), body, label="Processes",
         css=stale(scene.snapshot, "queue"),
@@ -146,7 +160,9 @@ def _controls(worker: dict[str, Any]) -> Html:
     quiet = (
         button("Wake", "wake", kind="quiet once", label=f"Let {name} take jobs again", **data)
         if worker["state"] == "quiet"
-        else button("Quiet", "quiet", kind="quiet once", label=f"Quiet {name}: take no further job", **data)
+        else button(
+            "Quiet", "quiet", kind="quiet once", label=f"Quiet {name}: take no further job", **data
+        )
     )
     stop = button("Stop …", "ask", kind="plain", what="stop", label=f"Stop {name}", **data)
     return tag("span", quiet, stop, class_="row-actions")

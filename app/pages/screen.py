@@ -20,6 +20,10 @@ Intent = Mapping[str, Any]
 PARTS: Final = ("head", "rail", "strip", "above", "below", "foot", "dialog", "notices")
 
 
+#: its exports are not declared
+_custom: Any = pn.custom
+
+
 class Screen(pn.custom.JSComponent):
     """One live page: HTML parts, and the charts between ``above`` and ``below``."""
 
@@ -31,7 +35,7 @@ class Screen(pn.custom.JSComponent):
     foot = param.String(default="")
     dialog = param.String(default="")
     notices = param.String(default="")
-    charts: Any = pn.custom.Child()
+    charts: Any = _custom.Child()
     theme: Any = param.Selector(default="auto", objects=["auto", "light", "dark"])
     place = param.String(default="", doc="The address shown; the browser's follows it.")
     title = param.String(default="", doc="The title of the browser's tab.")

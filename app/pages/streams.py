@@ -120,10 +120,20 @@ def _entries(scene: Scene) -> Html:
         tag("button", "Filter", type="submit", class_="button"),
         data_go="streams",
     )  # fmt: skip
-    first = link(scene.address.but().href, "Newest", class_="button") if scene.address.get("cursor") else None
-    older = link(scene.address.but(cursor=found.cursor).href, "Older", class_="button") if found.cursor else None
+    first = (
+        link(scene.address.but().href, "Newest", class_="button")
+        if scene.address.get("cursor")
+        else None
+    )
+    older = (
+        link(scene.address.but(cursor=found.cursor).href, "Older", class_="button")
+        if found.cursor
+        else None
+    )
     told = f"matching among {PAGE_ROWS} entries" if wanted else ""
-    nothing = "No entry of this type among those looked through." if wanted else "The stream is empty."
+    nothing = (
+        "No entry of this type among those looked through." if wanted else "The stream is empty."
+    )
     return panel(
         head,
         tag("div", form, tag("span", told, first, older, class_="end"), class_="toolbar"),

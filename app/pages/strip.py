@@ -23,7 +23,7 @@ def _cells(now: Summary) -> list[Html]:
     minute = now.minute
     about = "≈ " if minute.is_estimate else ""
     window = (
-        f"of the {palette.duration(minute.spans_s)} sampled so far"
+        f"of {palette.whole_duration(round(minute.spans_s))} so far"
         if minute.is_estimate and minute.spans_s
         else "last 60 s"
     )

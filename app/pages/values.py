@@ -48,6 +48,8 @@ def preview(arguments: Arguments, limit: int = 120) -> str:
     if arguments.note:
         return arguments.note
     parts = [text_of(arg, indent=None) for arg in arguments.args]
+    if not parts and not arguments.kwargs:
+        return "no arguments"
     parts += [f"{name}={text_of(v, indent=None)}" for name, v in masked(arguments.kwargs).items()]
     text = ", ".join(parts)
     return text[:limit] + ("…" if len(text) > limit else "")

@@ -5,6 +5,7 @@ desk; every snapshot reaches the browser as the parts of the screen that changed
 """
 
 import asyncio
+import functools
 import logging
 import time
 from collections.abc import Callable, Coroutine
@@ -20,7 +21,7 @@ from app.actions import Actor, Connections
 from app.collector import Callback
 from app.errors import ArqscopeError
 from app.pages import dialogs, masthead, rail, strip
-from app.pages.address import Address, address_of
+from app.pages.address import HOME, Address, address_of
 from app.pages.catalogue import PAGES
 from app.pages.gallery import Gallery
 from app.pages.intents import ACTS, Desk, Notice
@@ -83,7 +84,7 @@ class Visit(pn.viewable.Viewer):
         super().__init__(**more)  # type: ignore[no-untyped-call]
         self._collector, self._settings, self._is_open = collector, settings, is_open
         self._connections = connections
-        self._desk = Desk(connections, settings, actor_of())
+        self._desk = Desk(connections, settings, actor_of)
         self.address = address or Address()
         self._refresh_s = refresh_s
         self._chosen: set[str] = set()
@@ -167,15 +168,14 @@ class Visit(pn.viewable.Viewer):
         settings, address, refresh_s = self._settings, self.address, self._refresh_s
         scene = self.scene(snapshot)
         above, below = self._halves(scene)
-        is_open = self._is_open
+        is_open = self._is_open and address.page == HOME
         self.screen.put(
             head=_once(snapshot, ("head", refresh_s),
                        lambda: masthead.head(snapshot, settings, refresh_s)),
             rail=_once(snapshot, ("rail", address.page, address.get("name")),
                        lambda: rail.rail(snapshot, address)),
             strip=_once(snapshot, ("strip", is_open), lambda: [
-                strip.banners(snapshot, settings, is_open=is_open and address.page == "queues"),
-                strip.strip(snapshot)]),
+                strip.banners(snapshot, settings, is_open=is_open), strip.strip(snapshot)]),
             above=above, below=below,
             foot=_once(snapshot, ("foot",), lambda: masthead.foot(snapshot, settings)),
             dialog=dialogs.dialog(self._asked, scene) if self._asked else "",
@@ -268,7 +268,17 @@ class Visit(pn.viewable.Viewer):
     # -- what the viewer asks --------------------------------------------------------------------
 
     def _handle(self, data: Intent) -> None:
-        """Take one message of a browser; it is what somebody typed, so nothing in it is trusted."""
+        """Take one message of a browser, to be answered under the document's lock.
+
+        Panel calls this outside of it, where a chart must not be touched.
+        """
+        if self._doc is None:
+            self._answer(data)
+        else:
+            self._doc.add_next_tick_callback(functools.partial(self._answer, data))
+
+    def _answer(self, data: Intent) -> None:
+        """Do what a message asks for; it is what somebody typed, so nothing in it is trusted."""
         intent = str(data.get("intent", ""))[:40]
         match intent:
             case "visit":
@@ -303,7 +313,9 @@ class Visit(pn.viewable.Viewer):
                 self._notices = [p for p in self._notices if str(p.number) != number]
             case _ if intent in ACTS:
                 fields = data.get("fields")
-                self._run(self._perform(intent, {**data, **(fields if isinstance(fields, dict) else {})}))
+                self._run(
+                    self._perform(intent, {**data, **(fields if isinstance(fields, dict) else {})})
+                )
         self.refresh()
 
     def _set_refresh(self, value: object) -> None:
