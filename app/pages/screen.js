@@ -24,6 +24,8 @@ function sync(from, to) {
   }
 }
 
+const said = (select) => (select.querySelector("option[selected]") || select.options[0])?.value
+
 function patch(from, to) {
   const keyed = new Map()
   for (const child of from.children) if (child.dataset.key) keyed.set(child.dataset.key, child)
@@ -40,9 +42,10 @@ function patch(from, to) {
     if (now === at) at = at.nextSibling
     else from.insertBefore(now, at)
     if (now.nodeType === 1) {
+      const before = now.tagName === "SELECT" ? said(now) : null
       sync(now, next)
       if (now.tagName !== "TEXTAREA" && now.tagName !== "TIME") patch(now, next)
-      if (now.tagName === "SELECT" && now !== now.getRootNode().activeElement) now.value = next.value
+      if (before !== null && before !== said(next)) now.value = said(next) // else a person's choice stays
     } else if (now.nodeValue !== next.nodeValue) {
       now.nodeValue = next.nodeValue
     }
@@ -155,11 +158,7 @@ export function render({model}) {
     if (!replace) scrollTo({top: 0})
   }
   if (model.served) addEventListener("popstate", () => tell(location))
-  model.on("place", () => {
-    if (!model.served || !model.place) return
-    const url = new URL(model.place, location.href)
-    if (url.href !== location.href) history.replaceState({}, "", url)
-  })
+  const mark = () => { root.dataset.page = model.place }
   const entitle = () => { if (model.served && model.title) document.title = model.title }
 
   // -- dialogs -----------------------------------------------------------------------------------
@@ -295,8 +294,10 @@ export function render({model}) {
   }
   model.on("theme", dress)
   model.on("title", entitle)
+  model.on("place", mark)
   dress()
   entitle()
+  mark()
   const beat = setInterval(tick, 1000)
   model.on("remove", () => clearInterval(beat))
   const scheme = matchMedia("(prefers-color-scheme: dark)")

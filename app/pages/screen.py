@@ -37,7 +37,7 @@ class Screen(pn.custom.JSComponent):
     notices = param.String(default="")
     charts: Any = _custom.Child()
     theme: Any = param.Selector(default="auto", objects=["auto", "light", "dark"])
-    place = param.String(default="", doc="The address shown; the browser's follows it.")
+    place = param.String(default="", doc="Which page is shown: set together with its content.")
     title = param.String(default="", doc="The title of the browser's tab.")
     served = param.Boolean(default=False, doc="Whether the page has an address of its own.")
 

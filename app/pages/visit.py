@@ -182,7 +182,9 @@ class Visit(pn.viewable.Viewer):
             notices=self._noticed(),
         )  # fmt: skip
         title = self.page.title(address) if self.page.title else address.place.title
-        self.screen.title = f"{title} · arqscope"
+        title = f"{title} · arqscope"
+        if (self.screen.title, self.screen.place) != (title, address.page):
+            self.screen.param.update(title=title, place=address.page)
         only = address.get("name") if address.page == "queue" else ""
         self.gallery.show(snapshot, self.page.charts, self.drawn_theme, only)
         self.gallery.feed(snapshot, lambda key, make: _once(snapshot, key, make))
