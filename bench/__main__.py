@@ -3,12 +3,18 @@
 import argparse
 import time
 
-from bench import drain, pickup, slots, startup
+from bench import drain, pages, pickup, slots, startup
 from bench.contenders import contenders
 from bench.machine import machine
 from bench.results import keep, rewrite_table, show
 
-MEASURES = {"T1": drain.measure, "T2": pickup.measure, "T3": slots.measure, "T12": startup.measure}
+MEASURES = {
+    "T1": drain.measure,
+    "T2": pickup.measure,
+    "T3": slots.measure,
+    "T10": pages.measure,
+    "T12": startup.measure,
+}
 
 
 def main() -> None:
