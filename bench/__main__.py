@@ -3,7 +3,7 @@
 import argparse
 import time
 
-from bench import drain, pages, pickup, slots, startup
+from bench import drain, events, pages, pickup, redrive, slots, startup
 from bench.contenders import contenders
 from bench.machine import machine
 from bench.results import keep, rewrite_table, show
@@ -12,7 +12,7 @@ MEASURES = {
     "T1": drain.measure,
     "T2": pickup.measure,
     "T3": slots.measure,
-    "T10": pages.measure,
+from bench import drain, events, pages, pickup, redrive, slots, startup
     "T12": startup.measure,
 }
 
@@ -27,10 +27,12 @@ def main() -> None:
     asked = [name.strip().upper() for name in arguments.only.split(",") if name.strip()]
     if unknown := [name for name in asked if name not in MEASURES]:
         parser.error(f"no benchmark {', '.join(unknown)}; there are {', '.join(MEASURES)}")
-    versions = machine() | {c.name: c.version for c in contenders().values()}
+    parties = {**contenders(), **events.consumers()}
+    versions = machine() | {c.name: c.version for c in parties.values()}
+    versions |= redrive.versions()
     for name, value in versions.items():
         print(f"{name:<14}{value}")
-    for contender in contenders().values():
+    for contender in parties.values():
         print(f"{contender.name:<14}{contender.settings}")
     began = time.monotonic()
     for name in asked or MEASURES:

@@ -7,7 +7,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import __version__
 from app.api import (
+    alerts,
     audit,
+    causes,
     documentation,
     events,
     frames,
@@ -15,6 +17,7 @@ from app.api import (
     jobs,
     letters,
     metrics,
+    operations,
     queues,
     stats,
 )
@@ -65,7 +68,20 @@ def create_api(runtime: Runtime) -> FastAPI:
     app.add_middleware(_RequestId)
     answer_errors(app)
     app.include_router(health.router)
-    for module in (stats, jobs, queues, letters, events, frames, audit, metrics, documentation):
+    for module in (
+        stats,
+        jobs,
+        queues,
+        causes,
+        letters,
+        operations,
+        alerts,
+        events,
+        frames,
+        audit,
+        metrics,
+        documentation,
+    ):
         app.include_router(module.router)
     _declare_keys(app)
     return app

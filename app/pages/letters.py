@@ -135,10 +135,11 @@ def _window(snapshot: Snapshot) -> str:
 
 def _causes(scene: Scene) -> Html | None:
     snapshot = scene.snapshot
-    if snapshot.causes.empty:
+    causes = snapshot.causes[snapshot.causes["count"] > 0]
+    if causes.empty:
         return None
     made = []
-    for cause in records(snapshot.causes.head(MAX_CAUSES)):
+    for cause in records(causes.head(MAX_CAUSES)):
         where = href("dead-letters", cause=cause["fingerprint"])
         kind = str(cause["error_type"] or "Error")
         said = tag("span", tag("b", safe_text(kind, 60)), " ", safe_text(without_type(cause), 240),
@@ -161,7 +162,7 @@ def _causes(scene: Scene) -> Html | None:
                 (act, "act"),
             )
         )  # fmt: skip
-    rest = len(snapshot.causes) - len(made)
+    rest = len(causes) - len(made)
     return panel(
         heading("Causes", "commonest first", f"and {rest} rarer ones" if rest > 0 else ""),
         table([("Letters", "num"), ("Cause", ""), ("Functions", "opt"), ("First", "opt"),

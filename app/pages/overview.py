@@ -73,7 +73,8 @@ def _below(scene: Scene) -> Html:
 def causes(snapshot: Snapshot) -> Html:
     """What jobs die of, commonest first."""
     listed = []
-    for cause in records(snapshot.causes.head(ROWS)):
+    open_causes = snapshot.causes[snapshot.causes["count"] > 0]
+    for cause in records(open_causes.head(ROWS)):
         kind = str(cause["error_type"] or "Error")
         where = href("dead-letters", cause=cause["fingerprint"])
         said = tag(
@@ -91,7 +92,7 @@ def causes(snapshot: Snapshot) -> Html:
             )
         )  # fmt: skip
     nothing = "No dead letters. A job that uses up its attempts appears here, with its payload."
-    shown = f"the commonest {ROWS} of {len(snapshot.causes)}" if len(snapshot.causes) > ROWS else ""
+    shown = f"the commonest {ROWS} of {len(open_causes)}" if len(open_causes) > ROWS else ""
     return panel(
         heading("Why jobs die", "open dead letters by cause", shown),
         table([("Letters", "num"), ("Cause", ""), ("Function", "opt"), ("Last", "")], listed,
