@@ -39,6 +39,7 @@ PLACES: Final[Mapping[str, Place]] = MappingProxyType(
         "streams": Place("Streams", ("stream", "type", "cursor", "id"), key="s"),
         "workers": Place("Workers", ("queue",), key="w"),
         "operations": Place("Operations", ("id", "cursor")),
+        "alerts": Place("Alerts", ("metric", "above", "for")),
         "settings": Place("Settings"),
     }
 )

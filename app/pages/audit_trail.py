@@ -12,7 +12,6 @@ from app.pages.markup import (
     Html,
     clipped,
     heading,
-    join,
     link,
     moment_ms,
     panel,
@@ -20,7 +19,7 @@ from app.pages.markup import (
     table,
     tag,
 )
-from app.pages.scene import Page, Reach, Scene
+from app.pages.scene import Reach, Scene
 
 PAGE_ROWS: Final = 30
 
@@ -40,10 +39,6 @@ async def load(reach: Reach, address: Address) -> Found:
         raise InvalidRequest("the cursor is not one of ours", field="cursor")
     lines = await chain.recent(reach.connections.queue, PAGE_ROWS, f"({cursor}" if cursor else "+")
     return Found(lines, lines[-1].id if len(lines) == PAGE_ROWS else None)
-
-
-def _above(scene: Scene) -> Html:
-    return join(tag("div", tag("h1", "Operations"), class_="title"), audit(scene, scene.found))
 
 
 def audit(scene: Scene, found: Any) -> Html:
@@ -88,6 +83,4 @@ def _detail(line: AuditLine) -> str:
     return ", ".join(f"{k}={v}" for k, v in line.detail.items() if v not in ("", None))
 
 
-PAGE = Page(above=_above, load=load)
-
-__all__ = ["PAGE", "Found", "audit", "load"]
+__all__ = ["Found", "audit", "load"]

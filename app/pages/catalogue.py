@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from app.pages import (
-    audit_trail,
+    alarms,
     configuration,
     jobs,
     letters,
@@ -14,6 +14,7 @@ from app.pages import (
     overview,
     processes,
     streams,
+    undertakings,
 )
 from app.pages.scene import Page
 
@@ -26,7 +27,8 @@ PAGES: Final[Mapping[str, Page]] = {
     "dead-letter": one_letter.PAGE,
     "streams": streams.PAGE,
     "workers": processes.PAGE,
-    "operations": audit_trail.PAGE,
+    "operations": undertakings.PAGE,
+    "alerts": alarms.PAGE,
     "settings": configuration.PAGE,
 }
 

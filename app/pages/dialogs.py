@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from app import palette
-from app.pages import submission
+from app.pages import bulk, submission
 from app.pages.address import PLACES
 from app.pages.markup import Html, button, icon, tag
 from app.pages.scene import Scene
@@ -21,14 +21,18 @@ class Asked:
     data: Mapping[str, str] = field(default_factory=dict)
     said: Any = None  #: the Notice of an answer that was not enough
     fields: Mapping[str, Any] = field(default_factory=dict)
+    sources: tuple[str, ...] = ()  #: a group's queues and streams
+    matched: bulk.Matched | None = None  #: what a group holds, once it was counted
 
     @classmethod
     def of(cls, data: Mapping[str, Any], scene: Scene) -> "Asked | None":
         """The question a control asks for; None when there is none of that name."""
         what = str(data.get("what", ""))[:40]
         kept = {str(k)[:40]: str(v)[:MAX_FIELD] for k, v in data.items() if isinstance(v, str)}
-        if what not in (*QUESTIONS, "submit") or not scene.may_act:
+        if what not in (*QUESTIONS, *bulk.KINDS, "submit") or not scene.may_act:
             return None
+        if what in bulk.KINDS:
+            return cls(what, kept, sources=tuple(bulk.sources_of(kept, scene)))
         if what.endswith("-chosen"):
             kept["count"] = str(len(scene.chosen))
             kept["chosen"] = "\n".join(sorted(scene.chosen))
@@ -73,6 +77,11 @@ QUESTIONS: Final[Mapping[str, Question]] = {
         "it (systemd, Kubernetes, arqscope up) may start it again.",
         "Stop worker", danger=True,
     ),
+    "abort-operation": Question(
+        "Abort this operation?",
+        "{operation} ends now. What it did stays done; the rest is left as it is.",
+        "Abort operation", danger=True,
+    ),
     "clean": Question(
         "Clean {queue}: remove all {status} jobs",
         "At most 1,000 at a time, oldest first. Removed waiting and deferred jobs do not run; failed "
@@ -88,6 +97,8 @@ def dialog(asked: Asked, scene: Scene) -> Html:
         return _help()
     if asked.what == "submit":
         return _submit(asked, scene)
+    if asked.what in bulk.KINDS:
+        return _group(asked)
     question = QUESTIONS[asked.what]
     values = {name: value[:120] for name, value in asked.data.items()}
     fields: list[object] = [tag("p", _filled(question.effect, values), class_="effect break")]
@@ -140,6 +151,20 @@ def framed(
         ),
         aria_labelledby="asked",
         data_key=f"dialog-{asked.what}",
+    )
+
+
+def _group(asked: Asked) -> Html:
+    verb = bulk.KINDS[asked.what][1]
+    count = f"{palette.count(asked.matched.total)} " if asked.matched is not None else ""
+    word = "letter" if asked.matched is not None and asked.matched.total == 1 else "letters"
+    fields = bulk.fields_of(asked.what, asked.data, asked.matched, asked.fields)
+    return framed(
+        asked,
+        f"{verb} a group of dead letters",
+        fields,
+        f"{verb} {count}{word}",
+        danger=asked.what != "retry-group",
     )
 
 

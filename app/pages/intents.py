@@ -5,13 +5,13 @@ message from a browser is believed except what it asks for.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from app import actions
 from app.actions import ActionReport, Actor, Connections
 from app.errors import ArqscopeError, InvalidRequest
-from app.pages import submission
+from app.pages import bulk, submission
 from app.pages.address import href
 from app.pages.dialogs import QUESTIONS, Asked
 from app.settings import Settings
@@ -77,6 +77,8 @@ class Desk:
         """Do what a dialog asked about, with what was filled in."""
         if asked.what == "submit":
             return await self._submit(fields)
+        if asked.what in bulk.KINDS:
+            return await self._start(asked, fields)
         question = QUESTIONS.get(asked.what)
         if question is None:
             return Notice("Not done: that question is not known here.", ok=False)
@@ -86,6 +88,27 @@ class Desk:
             chosen = [row for row in asked.get("chosen").split("\n") if row]
             return await self.perform_each(asked.what.removesuffix("-chosen"), chosen)
         return await self.perform(asked.what, {**asked.data, **fields})
+
+    async def count(self, asked: Asked) -> Asked:
+        """Count what a group holds; a refusal is said in its dialog."""
+        try:
+            to = (self.connections, self.settings, self.actor)
+            matched = await bulk.count(*to, asked.what, asked.data, list(asked.sources))
+        except ArqscopeError as error:
+            return replace(asked, said=Notice(str(error), ok=False))
+        return replace(asked, matched=matched)
+
+    async def _start(self, asked: Asked, fields: Mapping[str, Any]) -> Notice:
+        """Start a group's operations, one per queue."""
+        to = (self.connections, self.settings, self.actor)
+        try:
+            ids = await bulk.start(*to, asked.what, asked.data, list(asked.sources), fields)
+        except ArqscopeError as error:
+            hint = getattr(error, "hint", None)
+            text = f"Not done: {error}" + (f" ({hint})" if hint else "")
+            return Notice(text, ok=False, keeps_dialog=True)
+        word = "An operation is" if len(ids) == 1 else f"{len(ids)} operations are"
+        return Notice(f"{word} under way.", links=(("Watch it", "operations"),), go="operations")
 
     async def _submit(self, fields: Mapping[str, Any]) -> Notice:
         """Submit the job a form asks for; a wrong field keeps the dialog open."""
@@ -212,6 +235,42 @@ async def _clean(to: To, data: Data) -> Notice:
     return Notice(report.message + "." + more)
 
 
+async def _steer(to: To, data: Data) -> Notice:
+    name, operation = data.get("verb", ""), data.get("operation", "")
+    steps = {
+        "pause": actions.pause_operation,
+        "resume": actions.resume_operation,
+        "abort": actions.abort_operation,
+    }
+    if name not in steps:
+        return Notice(f"Not done: {name[:20]!r} is not known here.", ok=False)
+    report = await steps[name](*to, operation)
+    return Notice(report.message + ".")
+
+
+async def _abort_operation(to: To, data: Data) -> Notice:
+    return await _steer(to, {**data, "verb": "abort"})
+
+
+async def _cause(to: To, data: Data) -> Notice:
+    report = await actions.change_cause(*to, data.get("cause", ""), state=data.get("state"))
+    return Notice(report.message + ".")
+
+
+async def _note(to: To, data: Data) -> Notice:
+    owner, note = data.get("owner", ""), data.get("note", "")
+    report = await actions.change_cause(*to, data.get("cause", ""), owner=owner, note=note)
+    return Notice(report.message + ".")
+
+
+async def _acknowledge(to: To, data: Data) -> Notice:
+    return Notice((await actions.acknowledge_alert(*to, data.get("alert", ""))).message + ".")
+
+
+async def _silence(to: To, data: Data) -> Notice:
+    return Notice((await actions.silence_alert(*to, data.get("alert", ""), 3600)).message + ".")
+
+
 _DEEDS: Final[Mapping[str, Callable[[To, Data], Awaitable[Notice]]]] = {
     "pause": _pause,
     "resume": _resume,
@@ -227,6 +286,12 @@ _DEEDS: Final[Mapping[str, Callable[[To, Data], Awaitable[Notice]]]] = {
     "stop": _stop,
     "concurrency": _concurrency,
     "clean": _clean,
+    "steer-operation": _steer,
+    "abort-operation": _abort_operation,
+    "cause-state": _cause,
+    "cause-note": _note,
+    "acknowledge": _acknowledge,
+    "silence": _silence,
 }
 _DONE: Final = {"retry": "Retrying", "discard": "Discarded", "archive": "Archived",
                 "cancel": "Cancelled", "promote": "Made due"}  # fmt: skip

@@ -20,7 +20,7 @@ from bokeh.document import Document
 from app.actions import Actor, Connections
 from app.collector import Callback
 from app.errors import ArqscopeError
-from app.pages import dialogs, masthead, rail, strip
+from app.pages import bulk, dialogs, masthead, rail, strip
 from app.pages.address import HOME, Address, address_of
 from app.pages.catalogue import PAGES
 from app.pages.gallery import Gallery
@@ -306,6 +306,8 @@ class Visit(pn.viewable.Viewer):
                 self._asked = dialogs.Asked("help")
             case "ask":
                 self._asked = dialogs.Asked.of(data, self.scene(self._collector.snapshot))
+                if self._asked is not None and self._asked.what in bulk.KINDS:
+                    self._run(self._count(self._asked))
             case "close":
                 self._asked = None
             case "confirm" if self._asked is not None and isinstance(data.get("fields"), dict):
@@ -365,6 +367,12 @@ class Visit(pn.viewable.Viewer):
         else:
             notice = await self._desk.perform(intent, data)
         self._told(notice, data.get("number"))
+
+    async def _count(self, asked: dialogs.Asked) -> None:
+        counted = await self._desk.count(asked)
+        if self._asked is asked:
+            self._asked = counted
+        self._later()
 
     async def _confirm(self, asked: dialogs.Asked, fields: dict[str, Any]) -> None:
         notice = await self._desk.confirm(asked, fields)

@@ -88,6 +88,30 @@ def test_a_letter_is_retried_with_one_click_and_its_retry_can_be_watched(
     assert re.search(r"~r\d", page.url)
 
 
+def test_the_commonest_cause_is_retried_as_a_canary(window: Window, house: House) -> None:
+    """
+    Five letters of one cause: two go first, both fail again, the rest is left alone.
+    """
+    page = window.open("dead-letters")
+    row = page.get_by_role("table", name="Causes, commonest first").locator("tbody tr").first
+
+    row.get_by_role("button", name=re.compile("^Retry the")).click()
+    page.get_by_text("open letters match now").wait_for()
+    page.get_by_label("Canary: retry first").fill("2")
+    page.get_by_label("Stop when more fail than, %").fill("0")
+    page.get_by_label("Reason, kept in the record").fill("is the token renewed?")
+    page.get_by_role("button", name=re.compile("^Retry .* letters?$")).last.click()
+
+    page.get_by_role("heading", name="Operations").wait_for()
+    page.get_by_text("stopped", exact=True).first.wait_for()
+    made = page.get_by_role("table", name="Operations, newest first").locator("tbody tr").first
+    assert "Retry dead letters" in made.inner_text()
+    operation = house.queue.zrevrange(keys.OPERATIONS, 0, 0)[0]
+    record = house.queue.hgetall(keys.operation(operation))
+    assert (record["canary"], record["reason"]) == ("2", "is the token renewed?")
+    assert int(record["done"]) + int(record["failed"]) == 2
+
+
 # -- main paths -----------------------------------------------------------------------------------
 
 
