@@ -1,11 +1,14 @@
 """Dead letters: causes first, then the letters, a page at a time, with what can be done to them."""
 
-from dataclasses import dataclass
+import contextlib
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import pandas as pd
 
 from app import palette, reader
+from app.errors import NotFound
+from app.explanation import Explanation, explanation
 from app.pages.address import Address, href
 from app.pages.markup import (
     Html,
@@ -39,25 +42,32 @@ STATES: Final = {"open": "Open", "retrying": "Retrying", "closed": "Closed"}
 
 
 @dataclass(frozen=True, slots=True)
-class Closed:
-    """A page of closed letters of one source; the open ones are in the snapshot."""
+class Found:
+    """A page of closed letters of one source (the open ones are in the snapshot), and why a cause strikes."""
 
-    source: str
-    items: list[DeadLetter]
-    cursor: str | None
+    items: list[DeadLetter] = field(default_factory=list)
+    cursor: str | None = None
+    explained: Explanation | None = None
 
 
-async def load(reach: Reach, address: Address) -> Closed | None:
-    """Closed letters are read when they are asked for."""
+async def load(reach: Reach, address: Address) -> Found:
+    """Closed letters are read when they are asked for, and an explanation when one cause is shown."""
+    explained = None
+    if address.get("cause"):
+        with contextlib.suppress(NotFound):
+            explained = await explanation(
+                reach.connections.queue, reach.connections.streams, reach.settings.stream_name,
+                reach.settings.queue_names, address.get("cause"),
+            )  # fmt: skip
     if chosen_state(address) != "closed":
-        return Closed("", [], None)
+        return Found(explained=explained)
     source = address.get("source") or reach.settings.queue_names[0]
     is_stream = source == reach.settings.stream_name
     redis = reach.connections.streams if is_stream else reach.connections.queue
     page = await reader.letters_page(
         redis, source, "closed", address.get("cursor") or None, PAGE_ROWS
     )
-    return Closed(source, page.items, page.cursor)
+    return Found(page.items, page.cursor, explained)
 
 
 def chosen_state(address: Address) -> str:
@@ -83,7 +93,7 @@ def matching(letters: pd.DataFrame, address: Address) -> pd.DataFrame:
 def shown(scene: Scene) -> list[dict[str, Any]]:
     """The rows of the page shown."""
     if chosen_state(scene.address) == "closed":
-        items = scene.found.items if isinstance(scene.found, Closed) else []
+        items = scene.found.items if isinstance(scene.found, Found) else []
         return [
             {name: getattr(letter, name) for name in letter.__slots__}
             | {"died": pd.Timestamp(letter.changed_ms or letter.died_ms, unit="ms", tz="UTC")}
@@ -113,7 +123,7 @@ def _above(scene: Scene) -> Html:
     return join(
         tag("div", tag("h1", "Dead letters"),
             tag("span", _window(scene.snapshot), class_="note"), class_="title"),
-        _cause(scene) if scene.address.get("cause") else _causes(scene),
+        [_cause(scene), explained(scene)] if scene.address.get("cause") else _causes(scene),
         panel(
             _tabs(scene),
             _toolbar(scene),
@@ -201,8 +211,71 @@ def _cause(scene: Scene) -> Html:
             ("First seen", moment(cause["first_seen"], scene.now)),
             ("Last seen", moment(cause["last_seen"], scene.now)),
             ("Fingerprint", tag("code", fingerprint)),
+            *_standing(scene),
         ]),
         label="Cause", css=stale(scene.snapshot, "queue", "streams"), data_key="cause",
+    )  # fmt: skip
+
+
+def _standing(scene: Scene) -> list[tuple[str, object]]:
+    found = scene.found.explained if isinstance(scene.found, Found) else None
+    if found is None:
+        return []
+    cause = found.cause
+    states = []
+    if scene.may_act:
+        states = [
+            button(word, "cause-state", kind="plain once", cause=cause.fingerprint, state=state)
+            for state, word in (("known", "Known"), ("ignored", "Ignore"), ("resolved", "Resolved"))
+            if state != cause.state
+        ]
+    state = tag("span", str(cause.state), " ", states)
+    return [
+        ("Deaths ever", palette.count(cause.count)),
+        ("1 h / 24 h", f"{found.periods.get('1h', 0)} / {found.periods.get('24h', 0)}"),
+        ("Status", state),
+        ("Owner", clipped(cause.owner, 80)),
+    ]
+
+
+def explained(scene: Scene) -> Html | None:
+    """What the letters of a cause have in common, how retries went, what changed before it began."""
+    found = scene.found.explained if isinstance(scene.found, Found) else None
+    if found is None:
+        return None
+    shared = [
+        row(
+            f"{s['argument']}={s['value']}",
+            (tag("code", safe_text(s["argument"], 80)), ""),
+            (clipped(s["value"], 120, kind="mono"), "wide"),
+            (f"{s['failed_share']:.0%}", "num"),
+            (f"{s['ok_share']:.0%}", "num"),
+        )
+        for s in records(found.shared.head(6))
+    ]
+    odds = records(found.odds)
+    tried = (
+        f"{odds[0]['odds']:.0%} of {odds[0]['retries']} retries ended well "
+        f"(95 %: {odds[0]['low']:.0%} to {odds[0]['high']:.0%})."
+        if odds and odds[0]["retries"] else "No retry of it has ended yet, so there are no odds."
+    )  # fmt: skip
+    changes = [
+        tag("p", moment(c["at"], scene.now), " ", safe_text(f"{c['kind']}: {c['what']}", 160), " ",
+            tag("span", safe_text(c["who"], 60), class_="soft"),
+            tag("span", f" {palette.duration(c['before_s'])} before it began", class_="note"))
+        for c in records(found.changes.head(5))
+    ]  # fmt: skip
+    nothing = found.shared_note or "No argument tells its failures from successes."
+    note = (
+        f"{found.failures} failures against {found.successes} successes" if found.successes else ""
+    )
+    return panel(
+        heading("Why it strikes", note),
+        tag("p", tag("b", "Retry odds: "), tried, class_="body"),
+        table([("Argument", ""), ("Value", ""), ("Of its failures", "num"), ("Of successes", "num")],
+              shared, caption="Shared arguments", empty=nothing),
+        tag("div", changes, class_="body") if changes else None,
+        label="Why it strikes",
     )  # fmt: skip
 
 
@@ -265,7 +338,7 @@ def _paging(scene: Scene) -> Html:
     if chosen_state(address) == "closed":
         found = scene.found
         following = link(address.but(cursor=found.cursor).href, "Older", class_="button") if (
-            isinstance(found, Closed) and found.cursor) else None  # fmt: skip
+            isinstance(found, Found) and found.cursor) else None  # fmt: skip
         first = (
             link(address.but().href, "Newest", class_="button") if address.get("cursor") else None
         )
@@ -391,5 +464,5 @@ def look_of(word: str) -> tuple[Look, str]:
 
 PAGE = Page(above=_above, load=load, keys=keys_of)
 
-__all__ = ["PAGE", "Closed", "chosen_state", "decision", "key_of", "keys_of", "load", "look_of",
+__all__ = ["PAGE", "Found", "chosen_state", "decision", "key_of", "keys_of", "load", "look_of",
            "matching", "moment_ms"]  # fmt: skip
