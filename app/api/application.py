@@ -17,9 +17,11 @@ from app.api import (
     jobs,
     letters,
     metrics,
+    notifications,
     operations,
     queues,
     stats,
+    streams,
 )
 from app.api.problems import RESPONSES, answer_errors
 from app.asgi import request_id_of
@@ -77,6 +79,8 @@ def create_api(runtime: Runtime) -> FastAPI:
         operations,
         alerts,
         events,
+        streams,
+        notifications,
         frames,
         audit,
         metrics,

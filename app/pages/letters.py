@@ -206,7 +206,7 @@ def _cause(scene: Scene) -> Html:
             tag("span", back, acts, class_="end"), class_="head"),
         tag("p", safe_text(without_type(cause), 600), class_="body break"),
         facts([
-            ("Letters", palette.count(cause["count"])),
+            ("Open or being retried", palette.count(cause["count"])),
             ("Functions", safe_text(cause["functions"], 200)),
             ("First seen", moment(cause["first_seen"], scene.now)),
             ("Last seen", moment(cause["last_seen"], scene.now)),

@@ -33,11 +33,11 @@ FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
-#: colours of a picture: enough for text and charts, and a third of the bytes
-COLOURS = 128
+#: colours of a picture: enough for text and charts, and half the bytes
+COLOURS = 256
 
 
-def take(page: Any, root: str, where: str, target: Path) -> None:
+def take(page: Any, root: str, where: str, target: Path, *, is_started: bool) -> None:
     """Go to *where* in the session that is open, and save what a viewer sees."""
     where, _, what = where.partition("#")
     page.evaluate(
@@ -45,6 +45,7 @@ def take(page: Any, root: str, where: str, target: Path) -> None:
         f"{root}/admin/{where}",
     )
     page.locator(f'.frame[data-page="{where.partition("?")[0]}"]').wait_for()
+    page.wait_for_timeout(800)
     strong = page.locator("main td a.strong")
     match what:
         case "first" | "last":
@@ -60,15 +61,18 @@ def take(page: Any, root: str, where: str, target: Path) -> None:
     page.wait_for_timeout(1_500)  # a sample or two, so that the picture shows movement
     image = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
     image.quantize(COLOURS, dither=Image.Dither.NONE).save(target, optimize=True)
-    if what == "retry":
-        page.keyboard.press("Escape")
+    if what == "retry":  # one is started, so that the page of operations has something to show
+        button = "text=Cancel" if is_started else "button[type=submit]"
+        page.locator(f"dialog >> {button}").click()
 
 
 def main() -> None:
     """Start the stack, let the load run, take every picture."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--chromium", default="/usr/bin/chromium")
-    parser.add_argument("--seconds", type=float, default=240.0, help="demo load before the pictures")
+    parser.add_argument(
+        "--seconds", type=float, default=240.0, help="demo load before the pictures"
+    )
     parser.add_argument("--address", default="", help="of a server that runs already")
     parser.add_argument("--only", default="", help="names of pictures, comma separated")
     arguments = parser.parse_args()
@@ -96,7 +100,9 @@ def pictures(chromium: str, root: str, only: str) -> None:
                 page.wait_for_timeout(2_000)
                 for name, where in wanted.items():
                     suffix = "" if width == 1440 else f"-{width}"
-                    take(page, root, where, HERE / f"{name}-{theme}{suffix}.png")
+                    is_started = (theme, width) != ("light", 1440)
+                    target = HERE / f"{name}-{theme}{suffix}.png"
+                    take(page, root, where, target, is_started=is_started)
                 page.close()
         browser.close()
 
