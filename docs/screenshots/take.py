@@ -33,6 +33,12 @@ FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
+#: tracebacks name files: where the project lies on this machine is nobody's business
+_HIDE = """([root, shown]) => {
+  const all = (node) => [...node.querySelectorAll("*")].flatMap(el => el.shadowRoot ? [el, ...all(el.shadowRoot)] : [el])
+  for (const box of all(document).filter(el => el.tagName === "PRE"))
+    box.textContent = box.textContent.replaceAll(root, shown)
+}"""
 #: colours of a picture: enough for text and charts, and half the bytes
 COLOURS = 256
 
@@ -59,6 +65,7 @@ def take(page: Any, root: str, where: str, target: Path, *, is_started: bool) ->
             page.get_by_role("button", name="Retry the").first.click()
             page.get_by_text("open letters match now").wait_for()
     page.wait_for_timeout(1_500)  # a sample or two, so that the picture shows movement
+    page.evaluate(_HIDE, [str(HERE.parents[1]), "arqscope"])
     image = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
     image.quantize(COLOURS, dither=Image.Dither.NONE).save(target, optimize=True)
     if what == "retry":  # one is started, so that the page of operations has something to show
