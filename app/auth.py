@@ -22,6 +22,7 @@ from typing import Final, Literal
 from urllib.parse import quote, urlsplit
 
 from app.actions import Actor
+from app.pages.address import paths
 from app.settings import Settings
 
 SESSION_COOKIE: Final = "arqscope_session"
@@ -60,6 +61,7 @@ def _policy(pattern: str, methods: frozenset[str], access: Access) -> Policy:
 
 
 _NAME: Final = r"[^/]+"
+_PAGES: Final = "(?:" + "|".join(path.lstrip("/") for path in paths()) + ")"
 #: the one table of what is allowed; a path or method that is not in it does not exist
 POLICIES: Final = (
     # without a key: what a load balancer asks, and the door itself
@@ -68,9 +70,10 @@ POLICIES: Final = (
     _policy(r"/favicon\.ico", _READ, Access.OPEN),
     # pages, their websocket and their scripts
     _policy(r"/", _READ, Access.VIEWER),
-    _policy(r"/(dashboard|admin/queues)/?", _READ, Access.VIEWER),
-    _policy(r"/(dashboard|admin/queues)/(ws|autoload\.js|metadata)", _READ, Access.VIEWER),
-    _policy(r"(/dashboard|/admin/queues|/admin)?/static/.+", _READ, Access.VIEWER),
+    _policy(rf"/(dashboard|{_PAGES})/?", _READ, Access.VIEWER),
+    _policy(rf"/(dashboard|{_PAGES})/(ws|autoload\.js|metadata)", _READ, Access.VIEWER),
+    _policy(rf"(/dashboard|/{_PAGES}|/admin)?/static/.+", _READ, Access.VIEWER),
+    _policy(r"/admin/assets/[\w.-]+", _READ, Access.VIEWER),
     _policy(r"/logout", _POST, Access.VIEWER),
     # reading
     _policy(r"/(stats|metrics|openapi\.json|docs)", _READ, Access.VIEWER),

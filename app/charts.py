@@ -4,7 +4,9 @@ Every chart of a page reads the same ColumnDataSource of plain lists; a sample a
 moment without a sample, or with an unknown number, is a gap, not a zero.
 """
 
+import functools
 import math
+import re
 from collections.abc import Sequence
 from typing import Any, Final, Literal
 
@@ -13,6 +15,7 @@ import pandas as pd
 from bokeh.models import (
     ColumnDataSource,
     CrosshairTool,
+    CustomJS,
     CustomJSHover,
     CustomJSTickFormatter,
     DataRange1d,
@@ -32,7 +35,15 @@ WINDOW: Final = 600
 GAP: Final = 3.5
 
 #: columns of ``history`` that charts show per queue
-QUEUE_SERIES: Final = ("waiting", "complete_per_s", "failed_per_s", "wait_p50_s", "wait_p95_s")
+QUEUE_SERIES: Final = (
+    "waiting", "complete_per_s", "failed_per_s", "wait_p50_s", "wait_p95_s", "run_p50_s", "run_p95_s",
+)  # fmt: skip
+#: columns of ``stream_history`` that charts show per stream
+STREAM_SERIES: Final = ("processed_per_s", "lag", "lag_s")
+#: columns over all queues; ``top`` is complete and failed together
+TOTALS: Final = ("complete", "failed", "top")
+#: names a chart draws a line for; more would be a tangle
+MAX_LINES: Final = 8
 #: the least latency a log axis shows, s: what is faster stands here
 FLOOR_S: Final = 0.001
 
@@ -47,48 +58,51 @@ _INK: Final[dict[Theme, tuple[str, str]]] = {
 }
 
 
-def source_columns(queues: Sequence[str]) -> list[str]:
-    """Names of the columns of a source of *queues*; ``waiting:0`` is of the first queue."""
-    per_queue = [f"{series}:{n}" for n in range(len(queues)) for series in QUEUE_SERIES]
-    return ["at", "complete", "failed", "top", *per_queue]
+def source_columns(names: Sequence[str], series: Sequence[str] = QUEUE_SERIES) -> list[str]:
+    """Names of the columns of a source of *names*; ``waiting:0`` is of the first queue."""
+    each = [f"{column}:{n}" for n in range(len(names)) for column in series]
+    return ["at", *(TOTALS if series is QUEUE_SERIES else ()), *each]
 
 
 def columns_of(
     history: pd.DataFrame,
-    queues: Sequence[str],
+    names: Sequence[str],
     after: pd.Timestamp | None = None,
     interval_s: float = 1.0,
     limit: int = WINDOW,
+    series: Sequence[str] = QUEUE_SERIES,
 ) -> dict[str, list[Any]]:
     """Columns of what *history* holds after *after*, oldest first, a row of NaN in each gap.
 
-    Times are epoch ms. A total over queues is unknown when one of them is.
+    The second column of *history* names a queue or stream; *names* get columns of their own, the
+    totals are over all. Times are epoch ms. A total is unknown when one of its parts is.
     """
     times = history["at"].to_numpy("datetime64[us]").astype("int64")
     start = 0
     if after is not None:
         start = int(np.searchsorted(times, _epoch_us(after), side="right"))
     moments = np.unique(times[start:])[-limit:]
+    wanted = source_columns(names, series)
     if not len(moments):
-        return {name: [] for name in source_columns(queues)}
+        return {name: [] for name in wanted}
     start += int(np.searchsorted(times[start:], moments[0]))
     rows = history.iloc[start:]
-    names = rows["queue"].to_numpy(dtype=object)
+    whose = rows.iloc[:, 1].to_numpy(dtype=object)
     places = np.searchsorted(moments, times[start:])
     out: dict[str, list[Any]] = {"at": [int(us) / 1000 for us in moments]}
-    for n, queue in enumerate(queues):
-        mine = names == queue
-        for series in QUEUE_SERIES:
+    for n, name in enumerate(names):
+        mine = whose == name
+        for column in series:
             values = np.full(len(moments), np.nan)
-            values[places[mine]] = rows[series].to_numpy("float64")[mine]
-            out[f"{series}:{n}"] = [_plain(series, value) for value in values.tolist()]
-    unknown = [math.nan] * len(moments)
-    for name, series in (("complete", "complete_per_s"), ("failed", "failed_per_s")):
-        parts = [out[f"{series}:{n}"] for n in range(len(queues))]
-        out[name] = [round(sum(row), 3) for row in zip(*parts, strict=True)] if parts else unknown
-    out["top"] = [a + b for a, b in zip(out["complete"], out["failed"], strict=True)]
-    ordered = {name: out[name] for name in source_columns(queues)}
-    return _with_gaps(ordered, interval_s, after)
+            values[places[mine]] = rows[column].to_numpy("float64")[mine]
+            out[f"{column}:{n}"] = [_plain(column, value) for value in values.tolist()]
+    if series is QUEUE_SERIES:
+        for total, column in (("complete", "complete_per_s"), ("failed", "failed_per_s")):
+            added = np.zeros(len(moments))
+            np.add.at(added, places, rows[column].to_numpy("float64"))
+            out[total] = [round(value, 3) for value in added.tolist()]
+        out["top"] = [a + b for a, b in zip(out["complete"], out["failed"], strict=True)]
+    return _with_gaps({name: out[name] for name in wanted}, interval_s, after)
 
 
 def _epoch_us(moment: pd.Timestamp) -> int:
@@ -98,7 +112,8 @@ def _epoch_us(moment: pd.Timestamp) -> int:
 def _plain(series: str, value: float) -> float:
     if math.isnan(value):
         return math.nan
-    return round(max(value, FLOOR_S), 4) if series.startswith("wait_p") else round(value, 3)
+    is_latency = series.startswith(("wait_p", "run_p"))
+    return round(max(value, FLOOR_S), 4) if is_latency else round(value, 3)
 
 
 def _with_gaps(
@@ -118,22 +133,33 @@ def _with_gaps(
 
 
 def make_source(
-    history: pd.DataFrame, queues: Sequence[str], interval_s: float = 1.0
+    history: pd.DataFrame,
+    names: Sequence[str],
+    interval_s: float = 1.0,
+    series: Sequence[str] = QUEUE_SERIES,
 ) -> ColumnDataSource:
     """Return the shared source of a page, filled with what *history* holds."""
-    columns: dict[str, Any] = columns_of(history, queues, interval_s=interval_s)
+    columns: dict[str, Any] = columns_of(history, names, interval_s=interval_s, series=series)
     return ColumnDataSource(columns, name="history")
 
 
 class Together:
-    """What the charts of one page share: the time axis and the crosshair."""
+    """What the charts of one page share: the time axis, the crosshair, the way back from a zoom."""
 
-    def __init__(self, interval_s: float = 1.0) -> None:
+    def __init__(self, interval_s: float = 1.0, now_ms: float | None = None) -> None:
         self.span_s = WINDOW * interval_s
         self.x_range = DataRange1d(
             follow="end", follow_interval=self.span_s * 1000, range_padding=0
         )
         self.cursor = Span(dimension="height", line_width=1, line_alpha=0.5, line_color="#888888")
+        self.back = CustomJS(
+            args={"range": self.x_range},
+            code="range.have_updated_interactively = false; range.reset()",
+        )
+        #: the left end of the axis before there are samples enough to fill it
+        self.anchor: ColumnDataSource | None = None
+        if now_ms is not None:
+            self.anchor = ColumnDataSource({"at": [now_ms - self.span_s * 1000], "y": [FLOOR_S]})
 
 
 def throughput_chart(
@@ -185,7 +211,7 @@ def backlog_chart(
     together: Together | None = None,
 ) -> figure:
     """Jobs that are due and wait, one line per queue."""
-    chart: Any = _figure("Backlog", "jobs waiting", together)
+    chart: Any = _figure("Backlog", "jobs waiting", together, whole=True)
     lines = _lines(chart, source, queues, "waiting")
     _legend(chart, queues, [[line] for line in lines])
     tips = [(name, f"@{{waiting:{n}}}{{custom}} waiting") for n, name in enumerate(queues)]
@@ -197,13 +223,15 @@ def latency_chart(
     source: ColumnDataSource,
     queues: Sequence[str],
     *,
+    of: Literal["wait", "run"] = "wait",
     theme: Theme = "light",
     together: Together | None = None,
 ) -> figure:
-    """Time between due and started on a log axis: p95 a line, p50 dotted, one colour per queue."""
-    chart: Any = _figure("Wait time", "p95, dotted p50", together, y_axis_type="log")
-    p95 = _lines(chart, source, queues, "wait_p95_s")
-    p50 = _lines(chart, source, queues, "wait_p50_s", line_dash=[2, 3], line_width=1.2)
+    """Wait (due to started) or run time on a log axis: p95 a line, p50 dotted, a colour per queue."""
+    title = "Wait time" if of == "wait" else "Run time"
+    chart: Any = _figure(title, "p95, dotted p50", together, y_axis_type="log")
+    p95 = _lines(chart, source, queues, f"{of}_p95_s")
+    p50 = _lines(chart, source, queues, f"{of}_p50_s", line_dash=[2, 3], line_width=1.2)
     _legend(chart, queues, [list(pair) for pair in zip(p95, p50, strict=True)])
     chart.y_range = DataRange1d(only_visible=True)
     chart.yaxis.ticker = FixedTicker(ticks=TICKS_S)
@@ -212,10 +240,44 @@ def latency_chart(
         "tick.toLocaleString('en') + ' s' : Number((tick * 1000).toPrecision(2)) + ' ms'"
     )
     tips = [
-        (name, f"p50 @{{wait_p50_s:{n}}}{{custom}} · p95 @{{wait_p95_s:{n}}}{{custom}}")
+        (name, f"p50 @{{{of}_p50_s:{n}}}{{custom}} · p95 @{{{of}_p95_s:{n}}}{{custom}}")
         for n, name in enumerate(queues)
     ]
     _hover(chart, p95, tips, "duration")
+    return paint(chart, theme)
+
+
+def lag_chart(
+    source: ColumnDataSource,
+    streams: Sequence[str],
+    *,
+    theme: Theme = "light",
+    together: Together | None = None,
+) -> figure:
+    """Events the slowest group of each stream has not been given yet."""
+    chart: Any = _figure("Lag", "events not yet delivered", together, whole=True)
+    lines = _lines(chart, source, streams, "lag")
+    _legend(chart, streams, [[line] for line in lines])
+    tips = [
+        (name, f"@{{lag:{n}}}{{custom}} events, @{{lag_s:{n}}} s") for n, name in enumerate(streams)
+    ]
+    _hover(chart, lines, tips, "count")
+    return paint(chart, theme)
+
+
+def event_rate_chart(
+    source: ColumnDataSource,
+    streams: Sequence[str],
+    *,
+    theme: Theme = "light",
+    together: Together | None = None,
+) -> figure:
+    """Events handled per second, one line per stream."""
+    chart: Any = _figure("Events", "handled per second", together)
+    lines = _lines(chart, source, streams, "processed_per_s")
+    _legend(chart, streams, [[line] for line in lines])
+    tips = [(name, f"@{{processed_per_s:{n}}}{{custom}} /s") for n, name in enumerate(streams)]
+    _hover(chart, lines, tips, "number")
     return paint(chart, theme)
 
 
@@ -225,6 +287,7 @@ def chart_of_history(name: str, history: pd.DataFrame, theme: Theme = "light") -
         "throughput": throughput_chart,
         "backlog": backlog_chart,
         "latency": latency_chart,
+        "run-time": functools.partial(latency_chart, of="run"),
     }
     if name not in charts:
         raise KeyError(f"no chart {name!r}; there are {', '.join(charts)}")
@@ -259,10 +322,12 @@ def paint(chart: figure, theme: Theme) -> figure:
     return chart
 
 
-def _figure(title: str, unit: str, together: Together | None, **more: Any) -> Any:
+def _figure(
+    title: str, unit: str, together: Together | None, *, whole: bool = False, **more: Any
+) -> Any:
     shared = together or Together()
     chart: Any = figure(
-        height=210,
+        height=186,
         sizing_mode="stretch_width",
         min_width=200,
         x_axis_type="datetime",
@@ -276,6 +341,10 @@ def _figure(title: str, unit: str, together: Together | None, **more: Any) -> An
         **more,
     )
     chart.add_tools(CrosshairTool(overlay=shared.cursor))
+    chart.js_on_event("doubletap", shared.back)
+    if shared.anchor is not None:
+        chart.scatter("at", "y", source=shared.anchor, alpha=0, size=1)
+        shared.anchor = None
     chart.title.text_font = FONT
     chart.title.text_font_size = "12px"
     chart.title.standoff = 10
@@ -294,6 +363,8 @@ def _figure(title: str, unit: str, together: Together | None, **more: Any) -> An
         chart.ygrid.ticker = FixedTicker(ticks=TICKS_S)
     else:
         chart.yaxis.ticker.desired_num_ticks = 4
+        if whole:
+            chart.yaxis.ticker.min_interval = 1
         chart.y_range = DataRange1d(start=0, only_visible=True, min_interval=1)
         chart.yaxis.formatter = CustomJSTickFormatter(code="return tick.toLocaleString('en')")
     return chart
@@ -332,6 +403,7 @@ def _legend(chart: Any, names: Sequence[str], renderers: Sequence[Sequence[Any]]
     legend: Any = Legend(
         items=items,
         orientation="horizontal",
+        ncols=2 if sum(map(len, names)) > 24 else "auto",
         click_policy="hide",
         border_line_color=None,
         background_fill_color=None,
@@ -352,10 +424,8 @@ def _legend(chart: Any, names: Sequence[str], renderers: Sequence[Sequence[Any]]
 def _hover(chart: Any, on: Sequence[Any], tips: Sequence[tuple[str, str]], kind: str) -> None:
     show, time = CustomJSHover(code=_SHOW[kind]), CustomJSHover(code=_SHOW["time"])
     formatters: dict[str, Any] = {"@at": time}
-    for column in source_columns(["q"] * 64):
-        mentioned = f"@{{{column}}}" if ":" in column else f"@{column}"
-        if any(f"{mentioned}{{custom}}" in tip for _, tip in tips):
-            formatters[mentioned] = show
+    for mentioned in re.findall(r"(@\{[\w:]+\}|@\w+)\{custom\}", " ".join(tip for _, tip in tips)):
+        formatters[mentioned] = show
     chart.add_tools(
         HoverTool(
             renderers=list(on[:1]),
@@ -371,6 +441,8 @@ __all__ = [
     "backlog_chart",
     "chart_of_history",
     "columns_of",
+    "event_rate_chart",
+    "lag_chart",
     "latency_chart",
     "make_source",
     "paint",

@@ -25,6 +25,7 @@ from app.auth import (
     Request,
     safe_next,
 )
+from app.pages.address import paths
 
 log = logging.getLogger("arqscope.entrance")
 
@@ -50,6 +51,9 @@ _PAGE_CSP: Final = (
 )
 
 
+_HTML_PATHS: Final = frozenset({"/dashboard", "/login", *paths()})
+
+
 def guard_everything(application: BokehTornado, guard: Guard) -> None:
     """Replace how the server finds handlers: no request reaches one before the guard decided."""
     find = application.find_handler
@@ -57,7 +61,7 @@ def guard_everything(application: BokehTornado, guard: Guard) -> None:
 
     def guarded(request: HTTPServerRequest, **more: Any) -> Any:
         asked = _request_of(request, prefix)
-        _harden(request, is_api=asked.path not in ("/dashboard", PAGE, "/login"))
+        _harden(request, is_api=asked.path.rstrip("/") not in _HTML_PATHS)
         declared = request.headers.get("Content-Length", "0")
         if declared.isdigit() and int(declared[:12]) > MAX_BODY_BYTES:
             refusal: Any = Refusal(

@@ -237,12 +237,10 @@ class Scope:
 
     def dashboard(self) -> Any:
         """Return the overview page of the server as one live object."""
-        from app.pages.overview import Overview
+        from app.pages.visit import Visit
 
         # the component acts on the kernel's loop, so it needs connections of that loop
-        return Overview(
-            self._relay(), self.settings, lambda: self._actor, _connections(self.settings)
-        )
+        return Visit(self._relay(), self.settings, lambda: self._actor, _connections(self.settings))
 
     def chart(self, name: str) -> Any:
         """Return one chart of the dashboard (``throughput``, ``backlog``, ``latency``), as of now."""

@@ -15,6 +15,8 @@ import pandas as pd
 from app.records import JobState, LetterState, Outcome
 
 Theme = Literal["light", "dark"]
+#: a moment long ago, where only a date is wanted
+EPOCH: Final = pd.Timestamp(0, unit="us", tz="UTC")
 
 UNKNOWN: Final = "–"  # noqa: RUF001 - the sign of an unknown value
 
@@ -110,6 +112,22 @@ ICONS: Final[Mapping[str, str]] = {
     "done": _CHECK,
     "stream": _STREAM,
     "warn": _WARN,
+    "overview": "M2.5 2.5h4.5v6H2.5zM9 2.5h4.5v3.5H9zM9 8.5h4.5v5H9zM2.5 11h4.5v2.5H2.5z",
+    "jobs": "M5.5 4h8M5.5 8h8M5.5 12h8M2.5 4h.1M2.5 8h.1M2.5 12h.1",
+    "dead": "M2.5 8.5h3l1 2h3l1-2h3M2.5 8.5v4.5h11V8.5l-2-5.5h-7zM6.5 5l3 2.5M9.5 5l-3 2.5",
+    "workers": "M4.5 4.5h7v7h-7zM6.5 2v2.5M9.5 2v2.5M6.5 11.5V14M9.5 11.5V14M2 6.5h2.5M2 9.5h2.5M11.5 6.5H14M11.5 9.5H14",
+    "operations": "M8 2l6 3-6 3-6-3zM2 8l6 3 6-3M2 11l6 3 6-3",
+    "settings": "M2.5 5h6M11.5 5h2M2.5 11h2M7.5 11h6M8.5 3.2v3.6h3V3.2zM4.5 9.2v3.6h3V9.2z",
+    "history": "M2.5 8a5.5 5.5 0 1 0 1.7-4M2.5 2v3h3M8 5v3l2 1.5",
+    "alerts": "M4 11V7.5a4 4 0 0 1 8 0V11l1.2 1.5H2.8zM6.8 14h2.4",
+    "schedules": "M2.5 3.5h11v10h-11zM2.5 6.5h11M5.5 2v3M10.5 2v3",
+    "queue": _QUEUE,
+    "menu": "M2.5 4.5h11M2.5 8h11M2.5 11.5h11",
+    "theme": "M8 2a6 6 0 1 0 0 12zM8 2a6 6 0 0 1 0 12",
+    "help": "M8 2a6 6 0 1 0 0 12A6 6 0 0 0 8 2M6.3 6.2a1.8 1.8 0 1 1 2.4 1.7c-.5.2-.7.5-.7 1M8 11.1v.1",
+    "more": "M6 4l4 4-4 4",
+    "add": "M8 3.5v9M3.5 8h9",
+    "mark": "M2 12a6 6 0 0 1 12 0M5 12a3 3 0 0 1 6 0M8 12h.1",
 }
 
 #: one colour per queue, (light, dark), told apart from each other and from green and red

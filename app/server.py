@@ -20,7 +20,7 @@ from typing import Any, Final
 from bokeh.server.tornado import BokehTornado
 from bokeh.settings import settings as bokeh_settings
 from panel.io.server import AutoloadJsHandler, DocHandler, WSHandler
-from tornado.web import RedirectHandler
+from tornado.web import RedirectHandler, StaticFileHandler
 
 from app.actions import Connections
 from app.asgi import AsgiHandler, in_flight
@@ -30,6 +30,7 @@ from app.connections import connect
 from app.entrance import PAGE, LoginHandler, LogoutHandler, guard_everything, page_actor
 from app.errors import PortInUse, SettingsError
 from app.listeners import Listeners
+from app.pages.address import paths
 from app.settings import Settings
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
 log = logging.getLogger("arqscope.server")
 
 DASHBOARD: Final = Path(__file__).parent / "dashboard"
+ASSETS: Final = Path(__file__).parent / "pages" / "assets"
 #: s that answers under way may take when the server is told to stop
 DRAIN_S: Final = 8.0
 _API_PATHS: Final = (
@@ -129,28 +131,36 @@ def attach(application: BokehTornado, shared: Runtime) -> None:
     application._secret_key = shared.guard.bokeh_key
     # A page carries its session token in plain sight: no credential may be in it.
     application._include_headers = ["Host", "User-Agent"]
-    application._include_cookies = ["arqscope_theme"]
+    application._include_cookies = ["arqscope_theme", "arqscope_refresh"]
     prefix = application.prefix
     listed = bokeh_settings.allowed_ws_origin() or ()
     shared.guard.foreign_origins = frozenset(str(origin).lower() for origin in listed)
-    page = {"target": "/dashboard", "ws": f"{prefix}{PAGE}/ws"}
+    pages = [route for path in paths() for route in _page_routes(prefix, path)]
     application.add_handlers(
         r".*",
         [
             (prefix + _API_PATHS, AsgiHandler, {"app": create_api(shared)}),
-            (f"{prefix}{PAGE}/ws", _PageSocket, page),
-            (f"{prefix}{PAGE}/autoload.js", _PageScript, page),
-            (f"{prefix}{PAGE}", _Page, page),
+            *pages,
+            (f"{prefix}/admin/assets/(.*)", _Asset, {"path": str(ASSETS)}),
             (f"{prefix}/login", LoginHandler, {"guard": shared.guard}),
             (f"{prefix}/logout", LogoutHandler, {"guard": shared.guard}),
             (
-                f"{prefix}(?:/|{PAGE}/|)",
+                f"{prefix}(?:/|/dashboard/?|{PAGE}/|)",
                 RedirectHandler,
                 {"url": prefix + PAGE, "permanent": False},
             ),
         ],
     )
     guard_everything(application, shared.guard)
+
+
+def _page_routes(prefix: str, path: str) -> list[tuple[str, type[Any], dict[str, str]]]:
+    page = {"target": "/dashboard", "ws": f"{prefix}{path}/ws"}
+    return [
+        (f"{prefix}{path}/ws", _PageSocket, page),
+        (f"{prefix}{path}/autoload.js", _PageScript, page),
+        (prefix + path, _Page, page),
+    ]
 
 
 def served_applications() -> list[BokehTornado]:
@@ -234,3 +244,11 @@ class _PageSocket(_Alias, WSHandler):
     def check_origin(self, origin: str) -> bool:
         """Accept: the guard compared the Origin with the Host before this was made."""
         return bool(origin)
+
+
+class _Asset(StaticFileHandler):
+    """A file of ours that pages use: letters. Kept by browsers for a month."""
+
+    def get_cache_time(self, path: str, modified: Any, mime_type: str) -> int:  # noqa: ARG002
+        """Seconds a browser keeps it."""
+        return 30 * 86_400

@@ -3,7 +3,7 @@
 import argparse
 import time
 
-from bench import drain, events, pickup, redrive, slots, startup
+from bench import drain, events, pages, pickup, redrive, slots, startup
 from bench.contenders import contenders
 from bench.machine import machine
 from bench.results import keep, rewrite_table, show
@@ -14,6 +14,7 @@ MEASURES = {
     "T3": slots.measure,
     "T8": events.measure,
     "T9": redrive.measure,
+    "T10": pages.measure,
     "T12": startup.measure,
 }
 

@@ -2,8 +2,12 @@
 
 from typing import Any
 
+import numpy as np
+import pandas as pd
+
 from app import palette
-from app.pages.markup import Html, button, figure, icon, records, tag
+from app.pages.address import href
+from app.pages.markup import Html, button, figure, icon, link, records, sparkline, tag
 from app.pages.summary import is_idle, per_minute
 from app.palette import JOB_LOOK
 from app.records import JobState
@@ -16,6 +20,8 @@ BAR = (
     (JobState.DEFERRED, "deferred"),
     (JobState.DEAD, "dead_open"),
 )
+#: s a card's line shows, in so many points
+SPARK_S, SPARK_POINTS = 600, 60
 
 
 def cards(snapshot: Snapshot, *, may_act: bool) -> Html:
@@ -38,14 +44,15 @@ def card(snapshot: Snapshot, row: dict[str, Any], number: int, *, may_act: bool)
         tag(
             "div",
             tag("i", class_="swatch", style=f"--tone:var(--s-{number % len(palette.SERIES)})"),
-            tag("h3", name, title=name),
+            tag("h2", link(href("queue", name=name), name), title=name),
             _badges(row),
             tag("span", _control(name, bool(row["paused"])) if may_act else None, class_="end"),
             class_="top",
         ),
         _bar(row),
-        tag("dl", [_count(state, row[column]) for state, column in BAR], class_="counts"),
+        tag("dl", [_count(name, state, row[column]) for state, column in BAR], class_="counts"),
         _facts(snapshot, row),
+        activity_line(snapshot, name, number),
         class_="card",
         data_key=name,
     )
@@ -87,15 +94,39 @@ def _bar(row: dict[str, Any]) -> Html:
     )  # fmt: skip
 
 
-def _count(state: JobState, value: float) -> Html:
+def _count(queue: str, state: JobState, value: float) -> Html:
     look = JOB_LOOK[state]
     number = figure(palette.count(value), why=f"{look.word} is not known: Redis did not answer")
+    words = {JobState.QUEUED: "waiting", JobState.RUNNING: "running", JobState.DEFERRED: "deferred"}
+    where = (
+        href("jobs", queue=queue, state=words[state])
+        if state in words else href("dead-letters", source=queue)
+    )  # fmt: skip
     return tag(
         "div",
         tag("dt", icon(look.icon, 11), look.word, class_=f"c-{state.value}"),
-        tag("dd", number),
+        tag("dd", link(where, number, aria_label=f"{palette.count(value)} {look.word} in {queue}")),
         data_key=state.value,
     )
+
+
+def activity_line(snapshot: Snapshot, queue: str, row_number: int) -> Html:
+    """Done per second of the last ten minutes, as a line."""
+    history = snapshot.history
+    mine = history[(history["queue"] == queue)]
+    mine = mine[mine["at"] > snapshot.taken_at - pd.Timedelta(seconds=SPARK_S)]
+    step = SPARK_S / SPARK_POINTS
+    ages = (snapshot.taken_at - mine["at"]).dt.total_seconds().to_numpy()
+    places = np.clip(SPARK_POINTS - 1 - (ages // step).astype(int), 0, SPARK_POINTS - 1)
+    values = mine["complete_per_s"].to_numpy("float64")
+    known = ~np.isnan(values)
+    sums = np.bincount(places[known], values[known], SPARK_POINTS)
+    counts = np.bincount(places[known], minlength=SPARK_POINTS)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        means = np.where(counts > 0, sums / counts, np.nan)
+    tone = f"--tone:var(--s-{row_number % len(palette.SERIES)})"
+    line = sparkline(means, f"Done per second in {queue}, last 10 minutes")
+    return tag("div", line, style=tone, title="done per second, last 10 min", class_="spark-box")
 
 
 def _facts(snapshot: Snapshot, row: dict[str, Any]) -> Html:

@@ -5,29 +5,37 @@ Colours of states come from ``palette`` and become variables here; ``design.css`
 
 import functools
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from app import palette
 from app.palette import Look, Theme
 
-#: surfaces and inks per theme: light, dark
+_HERE: Final = Path(__file__).parent
+
+#: surfaces and inks per theme: light, dark; every ink has 4.5:1 on every surface
 _TOKENS: Final = {
     "paper": ("#ffffff", "#1a1917"),
     "ground": ("#f7f6f4", "#121110"),
-    "raised": ("#faf9f7", "#211f1d"),
-    "line": ("#e7e5e1", "#322f2c"),
-    "line-strong": ("#d3cfc9", "#47433f"),
+    "raised": ("#f4f2ef", "#242220"),
+    "line": ("#e7e5e1", "#302d2a"),
+    "line-strong": ("#d0ccc6", "#4a4641"),
     "ink": ("#1c1917", "#ebe8e4"),
-    "ink-2": ("#57534e", "#b3ada6"),
-    "ink-3": ("#6b6560", "#a29e96"),
+    "ink-2": ("#57534e", "#b6b0a9"),
+    "ink-3": ("#67625c", "#a39e97"),
     "accent": ("#1d4ed8", "#8ab0f0"),
+    "on-accent": ("#ffffff", "#12161d"),
+    "danger": ("#b91c1c", "#f0938d"),
+    "on-danger": ("#ffffff", "#1d0f0e"),
     "focus": ("#2563eb", "#8ab0f0"),
 }
 
-
-#: stylesheets of layouts: one below the other; the page's margin
-STACK: Final = ":host{display:flex!important;flex-direction:column;gap:12px!important}.scroll-button{display:none!important}"
-PAGE: Final = ":host{padding:12px;box-sizing:border-box}"
+FONT: Final = "Inter, 'Segoe UI', Roboto, 'Helvetica Neue', system-ui, sans-serif"
+#: stylesheet of the row of charts
+CHARTS: Final = (
+    ":host{display:grid!important;gap:12px;"
+    "grid-template-columns:repeat(auto-fit,minmax(min(440px,100%),1fr));align-items:stretch}"
+    ".scroll-button{display:none!important}:host>*{min-width:0;width:100%!important}"
+)
 
 
 def _looks() -> dict[str, Look]:
@@ -47,42 +55,12 @@ def variables(theme: Theme) -> str:
 
 @functools.cache
 def stylesheet() -> str:
-    """The stylesheet of a section."""
-    css = (Path(__file__).parent / "design.css").read_text(encoding="utf-8")
+    """The stylesheet of a screen."""
+    css = (_HERE / "design.css").read_text(encoding="utf-8")
     states = "".join(f".c-{name}{{--tone:var(--c-{name})}}" for name in _looks())
     return (
         f".section{{{variables('light')}}}"
         f'.section[data-theme="dark"]{{{variables("dark")}}}{states}{css}'
-    )
-
-
-def theme_config() -> dict[str, Any]:
-    """Return the theme of the server's page frame, light and dark."""
-    font = "Inter, 'Segoe UI', Roboto, 'Helvetica Neue', system-ui, sans-serif"
-    out: dict[str, Any] = {}
-    for index, name in enumerate(("light", "dark")):
-        out[name] = {
-            "palette": {
-                "primary": {"main": _TOKENS["accent"][index]},
-                "background": {
-                    "default": _TOKENS["ground"][index],
-                    "paper": _TOKENS["ground"][index],
-                },
-                "text": {"primary": _TOKENS["ink"][index], "secondary": _TOKENS["ink-2"][index]},
-                "divider": _TOKENS["line"][index],
-            },
-            "typography": {"fontFamily": font, "fontSize": 13},
-            "shape": {"borderRadius": 6},
-        }
-    return out
-
-
-def grid(min_px: int) -> str:
-    """Stylesheet of a layout whose children stand side by side while each has *min_px*."""
-    return (
-        ":host{display:grid!important;gap:12px;"
-        f"grid-template-columns:repeat(auto-fit,minmax(min({min_px}px,100%),1fr));"
-        "align-items:stretch}.scroll-button{display:none!important}:host>*{min-width:0;width:100%!important}"
     )
 
 
@@ -96,23 +74,16 @@ def chart_panel(theme: Theme = "light") -> str:
     )
 
 
-def frame_sx() -> dict[str, Any]:
-    """Style of the server's page frame: a quiet head, content with a margin."""
-    return {
-        "& .MuiAppBar-root": {
-            "backgroundColor": "background.default",
-            "backgroundImage": "none",
-            "color": "text.primary",
-            "boxShadow": "none",
-            "borderBottom": "1px solid",
-            "borderColor": "divider",
-        },
-        "& .MuiToolbar-root": {"minHeight": "48px !important", "height": "48px"},
-        "& .MuiAppBar-root .title": {
-            "color": "text.primary",
-            "fontSize": "15px",
-            "fontWeight": 650,
-            "marginRight": "16px",
-        },
-        "& .MuiAppBar-root .MuiIconButton-root": {"color": "text.secondary"},
-    }
+def first_paint(font: str) -> str:
+    """Style of the served document: the ground, our letters, the first paint over the page to come."""
+    light, dark = _TOKENS["ground"]
+    return (
+        f"@font-face{{font-family:Inter;src:url({font}) format('woff2');font-weight:100 900;"
+        "font-display:swap}html,body{height:auto!important;margin:0}body{display:block;position:relative;"
+        f"min-height:100vh}}html{{background:{light};color-scheme:light}}"
+        f'html[data-theme="dark"]{{background:{dark};color-scheme:dark}}'
+        "#first{position:absolute;inset:0 0 auto 0;z-index:5;pointer-events:none}"
+    )
+
+
+__all__ = ["CHARTS", "FONT", "chart_panel", "first_paint", "stylesheet", "variables"]

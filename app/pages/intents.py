@@ -4,19 +4,19 @@ The only part of the pages that calls ``app.actions``. Who asks is decided on th
 message from a browser is believed except what it asks for.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from app import actions
 from app.actions import ActionReport, Actor, Connections
-from app.errors import ArqscopeError
-from app.pages import submission
-from app.pages.submission import Answer
+from app.errors import ArqscopeError, InvalidRequest
+from app.pages import bulk, submission
+from app.pages.address import href
+from app.pages.dialogs import QUESTIONS, Asked
 from app.settings import Settings
 
-#: intents that change something, and so go through an action
-ACTS: Final = frozenset({"retry", "discard", "undo-discard", "pause", "resume", "abort"})
+Offer = tuple[str, str, Mapping[str, str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +25,12 @@ class Notice:
 
     text: str
     ok: bool = True
-    offers: tuple[tuple[str, str, Mapping[str, str]], ...] = ()
+    offers: tuple[Offer, ...] = ()
+    links: tuple[tuple[str, str], ...] = ()  #: (label, address)
     lasts_s: float = 8.0
     data: Mapping[str, str] = field(default_factory=dict)
+    keeps_dialog: bool = False  #: the answer was not enough: the dialog stays
+    go: str = ""  #: the address to go to
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +39,12 @@ class Desk:
 
     connections: Connections
     settings: Settings
-    actor: Actor
+    actor_of: Callable[[], Actor]  #: asked at every intent: a login may have ended since
+
+    @property
+    def actor(self) -> Actor:
+        """Who acts now."""
+        return self.actor_of()
 
     @property
     def refusal(self) -> str:
@@ -46,68 +54,251 @@ class Desk:
     async def perform(self, intent: str, data: Mapping[str, Any]) -> Notice:
         """Do what *intent* asks for; a refusal is a notice too."""
         try:
-            return await self._perform(intent, data)
+            if intent not in _DEEDS:
+                return Notice(f"Not done: {intent[:40]!r} is not known here.", ok=False)
+            to = (self.connections, self.settings, self.actor)
+            return await _DEEDS[intent](to, {k: str(v)[:400] for k, v in data.items()})
         except ArqscopeError as error:
             return Notice(f"Not done: {error}", ok=False)
 
-    async def _perform(self, intent: str, data: Mapping[str, Any]) -> Notice:
-        to = (self.connections, self.settings, self.actor)
-        if intent in ("pause", "resume"):
-            queue = str(data.get("queue", ""))
-            if intent == "pause":
-                report = await actions.pause_queue(*to, queue)
-                offer = (("Resume", "resume", {"queue": queue}),)
-                return _said(
-                    report, f"Paused {queue}: running jobs end, no further one starts.", offer
-                )
-            return _said(await actions.resume_queue(*to, queue), f"{queue} takes jobs again.")
-        if intent == "abort":
-            queue, _, job_id = str(data.get("job", "")).partition("/")
-            report = await actions.abort_job(*to, queue, job_id)
-            return _said(report, f"Asked the worker to stop {job_id}.")
-        source, _, letter_id = str(data.get("letter", "")).partition("/")
-        if intent == "retry":
-            report = await actions.retry_letter(*to, source, letter_id)
-            return _said(report, report.message or f"Retrying {letter_id}.")
-        if intent == "discard":
-            report = await actions.discard_letter(*to, source, letter_id)
-            offer = (("Undo", "undo-discard", {"letter": f"{source}/{letter_id}"}),)
-            return _said(report, f"Discarded {letter_id}. It is kept and can be taken back for 24 h.",
-                         offer)  # fmt: skip
-        if intent == "undo-discard":
-            report = await actions.undo_discard(*to, source, letter_id)
-            return _said(report, f"{letter_id} is open again.")
-        return Notice(f"Not done: {intent[:40]!r} is not known here.", ok=False)
-
-    async def perform_each(self, intent: str, letters: list[str]) -> Notice:
-        """Do *intent* to each of *letters*; says how many it worked for."""
+    async def perform_each(self, intent: str, rows: list[str]) -> Notice:
+        """Do *intent* to each of *rows* (``queue/id``); says how many it worked for."""
         done, refusals = 0, []
-        for letter in letters:
-            notice = await self.perform(intent, {"letter": letter})
+        for row in rows:
+            notice = await self.perform(intent, {"row": row})
             done += notice.ok
             if not notice.ok:
                 refusals.append(notice.text)
-        word = {"retry": "Retrying", "discard": "Discarded"}[intent]
-        text = f"{word} {done} of {len(letters)}." + (f" {refusals[0]}" if refusals else "")
+        word = _DONE.get(intent, "Done")
+        text = f"{word} {done} of {len(rows)}." + (f" {refusals[0]}" if refusals else "")
         return Notice(text, ok=not refusals)
 
-    async def submit(self, fields: Mapping[str, Any]) -> Answer:
-        """Submit the job a form asks for."""
+    async def confirm(self, asked: Asked, fields: Mapping[str, Any]) -> Notice:
+        """Do what a dialog asked about, with what was filled in."""
+        if asked.what == "submit":
+            return await self._submit(fields)
+        if asked.what in bulk.KINDS:
+            return await self._start(asked, fields)
+        question = QUESTIONS.get(asked.what)
+        if question is None:
+            return Notice("Not done: that question is not known here.", ok=False)
+        if question.type_name and fields.get("typed") != asked.get(question.type_name):
+            return Notice("Not done: the name typed is another one.", ok=False, keeps_dialog=True)
+        if asked.what.endswith("-chosen"):
+            chosen = [row for row in asked.get("chosen").split("\n") if row]
+            return await self.perform_each(asked.what.removesuffix("-chosen"), chosen)
+        return await self.perform(asked.what, {**asked.data, **fields})
+
+    async def count(self, asked: Asked) -> Asked:
+        """Count what a group holds; a refusal is said in its dialog."""
+        try:
+            to = (self.connections, self.settings, self.actor)
+            matched = await bulk.count(*to, asked.what, asked.data, list(asked.sources))
+        except ArqscopeError as error:
+            return replace(asked, said=Notice(str(error), ok=False))
+        return replace(asked, matched=matched)
+
+    async def _start(self, asked: Asked, fields: Mapping[str, Any]) -> Notice:
+        """Start a group's operations, one per queue."""
+        to = (self.connections, self.settings, self.actor)
+        try:
+            ids = await bulk.start(*to, asked.what, asked.data, list(asked.sources), fields)
+        except ArqscopeError as error:
+            hint = getattr(error, "hint", None)
+            text = f"Not done: {error}" + (f" ({hint})" if hint else "")
+            return Notice(text, ok=False, keeps_dialog=True)
+        word = "An operation is" if len(ids) == 1 else f"{len(ids)} operations are"
+        return Notice(f"{word} under way.", links=(("Watch it", "operations"),), go="operations")
+
+    async def _submit(self, fields: Mapping[str, Any]) -> Notice:
+        """Submit the job a form asks for; a wrong field keeps the dialog open."""
         try:
             queue, request = submission.request_of(fields)
             done = await actions.submit_jobs(
                 self.connections, self.settings, self.actor, queue, [request]
             )
-            return submission.accepted(queue, request, done[0])
         except ArqscopeError as error:
-            return submission.refused(error)
+            text, wrong = submission.refused(error)
+            return Notice(text, ok=False, keeps_dialog=True, data={"field": wrong})
+        where = href("job", queue=queue, id=done[0].id)
+        return Notice(submission.accepted(queue, request, done[0]), links=(("Watch it", where),))
+
+
+To = tuple[Connections, Settings, Actor]
+Data = Mapping[str, str]
+
+
+def _row(data: Data) -> tuple[str, str]:
+    source, _, name = data.get("row", "").partition("/")
+    return source, name
 
 
 def _said(
     report: ActionReport,
     text: str,
-    offers: tuple[tuple[str, str, Mapping[str, str]], ...] = (),
+    offers: tuple[Offer, ...] = (),
+    links: tuple[tuple[str, str], ...] = (),
 ) -> Notice:
     if report.changed:
-        return Notice(text, offers=offers)
-    return Notice(report.message or "Nothing changed: it was so already.")
+        return Notice(text, offers=offers, links=links)
+    return Notice(report.message or "Nothing changed: it was so already.", links=links)
+
+
+async def _pause(to: To, data: Data) -> Notice:
+    queue = data.get("queue", "")
+    report = await actions.pause_queue(*to, queue)
+    offer = (("Resume", "resume", {"queue": queue}),)
+    return _said(report, f"Paused {queue}: running jobs end, no further one starts.", offer)
+
+
+async def _resume(to: To, data: Data) -> Notice:
+    queue = data.get("queue", "")
+    return _said(await actions.resume_queue(*to, queue), f"{queue} takes jobs again.")
+
+
+async def _abort(to: To, data: Data) -> Notice:
+    queue, job_id = _row(data)
+    report = await actions.abort_job(*to, queue, job_id)
+    return _said(report, f"Asked the worker to stop {job_id}.")
+
+
+async def _cancel(to: To, data: Data) -> Notice:
+    queue, job_id = _row(data)
+    return _said(await actions.cancel_job(*to, queue, job_id), f"{job_id} was taken off {queue}.")
+
+
+async def _promote(to: To, data: Data) -> Notice:
+    queue, job_id = _row(data)
+    return _said(await actions.promote_job(*to, queue, job_id), f"{job_id} is due now.")
+
+
+async def _retry(to: To, data: Data) -> Notice:
+    source, letter_id = _row(data)
+    report = await actions.retry_letter(*to, source, letter_id)
+    job_id = str(report.detail.get("id", ""))
+    is_job = job_id and source != to[1].stream_name
+    links = (("Watch it", href("job", queue=source, id=job_id)),) if is_job else ()
+    return _said(report, report.message or f"Retrying {letter_id}.", links=links)
+
+
+async def _discard(to: To, data: Data) -> Notice:
+    source, letter_id = _row(data)
+    report = await actions.discard_letter(*to, source, letter_id)
+    offer = (("Undo", "undo-discard", {"row": f"{source}/{letter_id}"}),)
+    return _said(
+        report, f"Discarded {letter_id}. It is kept and can be taken back for 24 h.", offer
+    )
+
+
+async def _archive(to: To, data: Data) -> Notice:
+    source, letter_id = _row(data)
+    report = await actions.archive_letter(*to, source, letter_id)
+    offer = (("Undo", "undo-discard", {"row": f"{source}/{letter_id}"}),)
+    return _said(report, f"Archived {letter_id}. It can be taken back for 24 h.", offer)
+
+
+async def _undo(to: To, data: Data) -> Notice:
+    source, letter_id = _row(data)
+    return _said(await actions.undo_discard(*to, source, letter_id), f"{letter_id} is open again.")
+
+
+async def _quiet(to: To, data: Data) -> Notice:
+    queue, worker = data.get("queue", ""), data.get("worker", "")
+    report = await actions.control_workers(*to, queue, "quiet", worker)
+    offer = (("Let it go on", "wake", {"queue": queue, "worker": worker}),)
+    return _said(report, f"{worker} takes no further job; running ones end.", offer)
+
+
+async def _wake(to: To, data: Data) -> Notice:
+    queue, worker = data.get("queue", ""), data.get("worker", "")
+    report = await actions.control_workers(*to, queue, "resume", worker)
+    return _said(report, f"{worker} takes jobs again.")
+
+
+async def _stop(to: To, data: Data) -> Notice:
+    queue, worker = data.get("queue", ""), data.get("worker", "")
+    report = await actions.control_workers(*to, queue, "stop", worker)
+    return _said(report, f"{worker} ends its jobs and exits.")
+
+
+async def _concurrency(to: To, data: Data) -> Notice:
+    queue, text = data.get("queue", ""), data.get("value", "").strip()
+    if text and not text.isdigit():
+        raise InvalidRequest(f"{text[:20]!r} is not a number of slots", field="slots")
+    report = await actions.set_concurrency(*to, queue, int(text) if text else None)
+    return Notice(report.message)
+
+
+async def _clean(to: To, data: Data) -> Notice:
+    report = await actions.clean_queue(*to, data.get("queue", ""), data.get("status", ""))
+    more = " There are more: ask again." if report.detail.get("more") else ""
+    return Notice(report.message + "." + more)
+
+
+async def _steer(to: To, data: Data) -> Notice:
+    name, operation = data.get("verb", ""), data.get("operation", "")
+    steps = {
+        "pause": actions.pause_operation,
+        "resume": actions.resume_operation,
+        "abort": actions.abort_operation,
+    }
+    if name not in steps:
+        return Notice(f"Not done: {name[:20]!r} is not known here.", ok=False)
+    report = await steps[name](*to, operation)
+    return Notice(report.message + ".")
+
+
+async def _abort_operation(to: To, data: Data) -> Notice:
+    return await _steer(to, {**data, "verb": "abort"})
+
+
+async def _cause(to: To, data: Data) -> Notice:
+    report = await actions.change_cause(*to, data.get("cause", ""), state=data.get("state"))
+    return Notice(report.message + ".")
+
+
+async def _note(to: To, data: Data) -> Notice:
+    owner, note = data.get("owner", ""), data.get("note", "")
+    report = await actions.change_cause(*to, data.get("cause", ""), owner=owner, note=note)
+    return Notice(report.message + ".")
+
+
+async def _acknowledge(to: To, data: Data) -> Notice:
+    return Notice((await actions.acknowledge_alert(*to, data.get("alert", ""))).message + ".")
+
+
+async def _silence(to: To, data: Data) -> Notice:
+    return Notice((await actions.silence_alert(*to, data.get("alert", ""), 3600)).message + ".")
+
+
+_DEEDS: Final[Mapping[str, Callable[[To, Data], Awaitable[Notice]]]] = {
+    "pause": _pause,
+    "resume": _resume,
+    "abort": _abort,
+    "cancel": _cancel,
+    "promote": _promote,
+    "retry": _retry,
+    "discard": _discard,
+    "archive": _archive,
+    "undo-discard": _undo,
+    "quiet": _quiet,
+    "wake": _wake,
+    "stop": _stop,
+    "concurrency": _concurrency,
+    "clean": _clean,
+    "steer-operation": _steer,
+    "abort-operation": _abort_operation,
+    "cause-state": _cause,
+    "cause-note": _note,
+    "acknowledge": _acknowledge,
+    "silence": _silence,
+}
+_DONE: Final = {"retry": "Retrying", "discard": "Discarded", "archive": "Archived",
+                "cancel": "Cancelled", "promote": "Made due"}  # fmt: skip
+#: intents a control may send directly; the others are asked about first (``dialogs``)
+ACTS: Final = frozenset(
+    {name for name in _DEEDS if name not in QUESTIONS}
+    | {f"{name}-chosen" for name in ("retry", "discard", "archive", "promote")}
+)
+
+__all__ = ["ACTS", "Desk", "Notice"]

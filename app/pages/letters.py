@@ -1,48 +1,78 @@
-"""Dead letters: causes first, then the letters, a page at a time, with Retry and Discard.
+"""Dead letters: causes first, then the letters, a page at a time, with what can be done to them."""
 
-While rows are selected the list is held: nothing is added, sorted or taken away under the pointer.
-"""
-
+import contextlib
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import pandas as pd
 
-from app import palette
+from app import palette, reader
+from app.errors import NotFound
+from app.explanation import Explanation, explanation
+from app.pages.address import Address, href
 from app.pages.markup import (
     Html,
     button,
     clipped,
+    facts,
     heading,
     icon,
+    join,
+    link,
     moment,
+    moment_ms,
+    panel,
     records,
     row,
     safe_text,
+    select,
     table,
+    tabs,
     tag,
 )
+from app.pages.overview import known, stale, without_type
+from app.pages.scene import Page, Reach, Scene
 from app.palette import LETTER_LOOK, Look
-from app.records import LetterState
+from app.records import DeadLetter, LetterState
 from app.snapshot import Snapshot
 
-PAGE_ROWS: Final = 10
-MAX_CAUSES: Final = 6
-#: letters one press may act on; more is an operation with a rate and an end
-MAX_CHOSEN: Final = 100
+PAGE_ROWS: Final = 25
+MAX_CAUSES: Final = 12
+STATES: Final = {"open": "Open", "retrying": "Retrying", "closed": "Closed"}
 
-_COLUMNS: Final = (
-    ("", ""),
-    ("State", ""),
-    ("Function", ""),
-    ("Error", ""),
-    ("Attempts", "num"),
-    ("Retries", "num"),
-    ("Queue", ""),
-    ("Id", ""),
-    ("Died", ""),
-    ("", ""),
-)
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A page of closed letters of one source (the open ones are in the snapshot), and why a cause strikes."""
+
+    items: list[DeadLetter] = field(default_factory=list)
+    cursor: str | None = None
+    explained: Explanation | None = None
+
+
+async def load(reach: Reach, address: Address) -> Found:
+    """Closed letters are read when they are asked for, and an explanation when one cause is shown."""
+    explained = None
+    if address.get("cause"):
+        with contextlib.suppress(NotFound):
+            explained = await explanation(
+                reach.connections.queue, reach.connections.streams, reach.settings.stream_name,
+                reach.settings.queue_names, address.get("cause"),
+            )  # fmt: skip
+    if chosen_state(address) != "closed":
+        return Found(explained=explained)
+    source = address.get("source") or reach.settings.queue_names[0]
+    is_stream = source == reach.settings.stream_name
+    redis = reach.connections.streams if is_stream else reach.connections.queue
+    page = await reader.letters_page(
+        redis, source, "closed", address.get("cursor") or None, PAGE_ROWS
+    )
+    return Found(page.items, page.cursor, explained)
+
+
+def chosen_state(address: Address) -> str:
+    """The state an address asks for."""
+    return address.get("state") if address.get("state") in STATES else "open"
 
 
 def key_of(letter: dict[str, Any]) -> str:
@@ -50,246 +80,381 @@ def key_of(letter: dict[str, Any]) -> str:
     return f"{letter['source']}/{letter['id']}"
 
 
-@dataclass
-class LetterList:
-    """What one viewer looks at: filter, page, selection."""
+def matching(letters: pd.DataFrame, address: Address) -> pd.DataFrame:
+    """The letters the address lets through."""
+    wanted = {"open": "new", "retrying": "retrying"}.get(chosen_state(address))
+    found = letters if wanted is None else letters[letters["state"] == wanted]
+    for name, column in (("cause", "fingerprint"), ("source", "source"), ("function", "name")):
+        if address.get(name):
+            found = found[found[column] == address.get(name)]
+    return found
 
-    fingerprint: str = ""
-    source: str = ""
-    page: int = 0
-    chosen: set[str] = field(default_factory=set)
-    held: list[dict[str, Any]] = field(default_factory=list)
-    _shown: list[dict[str, Any]] = field(default_factory=list)
 
-    # -- what the viewer does --------------------------------------------------------------------
-
-    def choose(self, key: str, *, on: bool) -> None:
-        """Select or deselect the row *key* of the page shown; the first one holds the list."""
-        if key not in {key_of(letter) for letter in self._shown}:
-            return
-        if on and len(self.chosen) < MAX_CHOSEN:
-            if not self.chosen:
-                self.held = list(self._shown)
-            self.chosen.add(key)
-        else:
-            self.chosen.discard(key)
-        if not self.chosen:
-            self.held = []
-
-    def choose_page(self, *, on: bool) -> None:
-        """Select or deselect every row of the page shown that can be acted on."""
-        for letter in list(self._shown):
-            if letter["state"] == LetterState.NEW or not on:
-                self.choose(key_of(letter), on=on)
-
-    def clear(self) -> None:
-        """Deselect all; the list moves again."""
-        self.chosen.clear()
-        self.held = []
-
-    def filter(self, *, fingerprint: str | None = None, source: str | None = None) -> None:
-        """Show one cause or one source only; an empty word shows all."""
-        self.clear()
-        self.page = 0
-        if fingerprint is not None:
-            self.fingerprint = "" if fingerprint == self.fingerprint else fingerprint[:64]
-        if source is not None:
-            self.source = source[:128]
-
-    def turn(self, by: int) -> None:
-        """Go to another page."""
-        self.clear()
-        self.page = max(0, self.page + by)
-
-    # -- what the viewer sees --------------------------------------------------------------------
-
-    def matching(self, letters: pd.DataFrame) -> pd.DataFrame:
-        """The letters the filter lets through."""
-        found = letters
-        if self.fingerprint:
-            found = found[found["fingerprint"] == self.fingerprint]
-        return found[found["source"] == self.source] if self.source else found
-
-    def rows(self, letters: pd.DataFrame) -> list[dict[str, Any]]:
-        """The page shown: held rows with their present state, or the newest letters."""
-        if self.held:
-            now = {(r["source"], r["id"]): r for r in records(letters)}
-            return [
-                dict(now.get((r["source"], r["id"]), {**r, "state": "closed"})) for r in self.held
-            ]
-        found = self.matching(letters)
-        pages = max(1, -(-len(found) // PAGE_ROWS))
-        self.page = min(self.page, pages - 1)
-        start = self.page * PAGE_ROWS
-        window = found.iloc[start : start + PAGE_ROWS]
-        return records(window)
-
-    def show(self, snapshot: Snapshot, *, may_act: bool) -> Html:
-        """The whole section."""
-        letters = snapshot.dead_letters
-        self._shown = self.rows(letters)
-        now = snapshot.taken_at
-        matching = len(self.matching(letters))
-        stale = bool(set(snapshot.problems) & {"queue", "streams"})
-        return tag(
-            "section",
-            heading(
-                "Dead letters",
-                _window(snapshot, len(letters)),
-                anchor="dead",
-            ),
-            self._causes(snapshot, now),
-            self._toolbar(snapshot, matching, may_act=may_act),
-            table(
-                _COLUMNS if may_act else _COLUMNS[1:-1],
-                [self._row(letter, now, may_act=may_act) for letter in self._shown],
-                caption="Dead letters, newest first",
-                empty=self._nothing(snapshot, len(letters)),
-            ),
-            class_="panel stale" if stale else "panel",
-            aria_label="Dead letters",
-        )
-
-    def _nothing(self, snapshot: Snapshot, letters: int) -> str:
-        if snapshot.number == 0:
-            return "Not known yet."
-        if letters:
-            return "No dead letter matches the filter."
-        return "No dead letters. A job that uses up its attempts appears here, with its payload."
-
-    def _causes(self, snapshot: Snapshot, now: pd.Timestamp) -> Html | None:
-        causes = snapshot.causes[snapshot.causes["count"] > 0]
-        if causes.empty:
-            return None
-        listed = []
-        for cause in records(causes.head(MAX_CAUSES)):
-            chosen = cause["fingerprint"] == self.fingerprint
-            listed.append(
-                tag(
-                    "button",
-                    tag("span", palette.count(cause["count"]), class_="n"),
-                    tag(
-                        "span",
-                        tag("b", safe_text(cause["error_type"] or "Error", 80)),
-                        " ",
-                        tag("span", safe_text(_without_type(cause), 200), class_="soft"),
-                        class_="text",
-                        title=str(cause["error"])[:300],
-                    ),
-                    tag("span", safe_text(cause["functions"], 60), class_="soft"),
-                    tag("span", moment(cause["last_seen"], now), class_="soft when"),
-                    type="button",
-                    class_="cause",
-                    data_intent="cause",
-                    data_fingerprint=cause["fingerprint"],
-                    data_key=f"cause-{cause['fingerprint']}",
-                    aria_pressed="true" if chosen else "false",
-                    aria_label=f"Show the {cause['count']} letters of {str(cause['error_type'])[:80]}",
-                )
-            )
-        rest = len(causes) - len(listed)
-        more = tag("span", f"and {rest} rarer causes", class_="note") if rest > 0 else None
-        return tag("div", listed, more, class_="causes", aria_label="Causes, commonest first",
-                   role="group")  # fmt: skip
-
-    def _toolbar(self, snapshot: Snapshot, matching: int, *, may_act: bool) -> Html:
-        if self.chosen:
-            some = f"{len(self.chosen)} selected"
-            held = tag("span", "the list is held while rows are selected", class_="note")
-            controls = [
-                button(
-                    "Retry selected",
-                    "retry-chosen",
-                    kind="primary once",
-                    mark=palette.ICONS["retry"],
-                ),
-                button("Discard selected", "discard-chosen", kind="quiet once"),
-                button("Clear", "clear", kind="plain"),
-            ]
-            return tag("div", tag("b", some), controls, held, class_="toolbar", data_key="tools")
-        sources = sorted({str(s) for s in snapshot.dead_letters["source"]} | {self.source} - {""})
-        options = [tag("option", "All queues and streams", value="", selected=not self.source)]
-        options += [tag("option", s, value=s, selected=s == self.source) for s in sources]
-        select = tag("select", options, data_intent="source", aria_label="Show letters of")
-        cause = (
-            button("All causes", "cause", kind="plain", mark=palette.ICONS["close"],
-                   fingerprint=self.fingerprint)
-            if self.fingerprint else None
-        )  # fmt: skip
-        first = self.page * PAGE_ROWS + 1
-        last = min(matching, first + PAGE_ROWS - 1)
-        where = f"{first}–{last} of {palette.count(matching)}" if matching else ""  # noqa: RUF001
-        turning = None
-        if matching > PAGE_ROWS:
-            turning = [
-                tag("button", "Newer", type="button", class_="button", data_intent="turn",
-                    data_by="-1", disabled=self.page == 0),
-                tag("button", "Older", type="button", class_="button", data_intent="turn",
-                    data_by="1", disabled=last >= matching),
-            ]  # fmt: skip
-        tools = [select, cause] if len(sources) > 1 or self.source or cause else None
-        end = tag("span", where, turning, class_="end")
-        said = "Select rows to act on several at once." if may_act else "You may look, not act."
-        hint = tag("span", said, class_="note")
-        return tag("div", tools, hint, end, class_="toolbar", data_key="tools")
-
-    def _row(self, letter: dict[str, Any], now: pd.Timestamp, *, may_act: bool) -> Html:
-        key = key_of(letter)
-        is_open = letter["state"] == LetterState.NEW
-        look, css = _look(str(letter["state"]))
-        said = tag(
-            "span", icon(look.icon, 12), look.word, class_=f"state c-{css}", title=_decision(letter)
-        )
-        error = tag(
-            "span",
-            tag("b", safe_text(letter["error_type"] or letter["reason"] or "Error", 60)),
-            " ",
-            safe_text(_without_type(letter), 400),
-            class_="clip",
-            title=str(letter["error"])[:600],
-        )
-        cells: list[tuple[object, str]] = [
-            (said, ""),
-            (clipped(letter["name"], 80), ""),
-            (error, "wide"),
-            (palette.count(letter["attempts"]), "num"),
-            (palette.count(letter["redrives"]) if letter["redrives"] else "", "num"),
-            (clipped(letter["source"], 128, kind="soft"), ""),
-            (clipped(letter["id"], 160, kind="mono soft"), "id"),
-            (moment(letter["died"], now), "soft"),
+def shown(scene: Scene) -> list[dict[str, Any]]:
+    """The rows of the page shown."""
+    if chosen_state(scene.address) == "closed":
+        items = scene.found.items if isinstance(scene.found, Found) else []
+        return [
+            {name: getattr(letter, name) for name in letter.__slots__}
+            | {"died": pd.Timestamp(letter.changed_ms or letter.died_ms, unit="ms", tz="UTC")}
+            for letter in items
         ]
-        if may_act:
-            name = f"{str(letter['name'])[:60]} {str(letter['id'])[:60]}"
-            box = tag(
-                "input", type="checkbox", data_intent="choose", data_letter=key,
-                checked=key in self.chosen, aria_label=f"Select {name}",
+    found = matching(scene.snapshot.dead_letters, scene.address)
+    start = page_number(scene.address, len(found)) * PAGE_ROWS
+    return records(found.iloc[start : start + PAGE_ROWS])
+
+
+def page_number(address: Address, rows: int) -> int:
+    """The page asked for, from 0, within what there is."""
+    asked = address.get("page")
+    number = int(asked) if asked.isdigit() and len(asked) < 6 else 0
+    return min(number, max(0, -(-rows // PAGE_ROWS) - 1))
+
+
+def keys_of(scene: Scene) -> list[str]:
+    """The rows that may be selected: open letters."""
+    return [key_of(letter) for letter in shown(scene) if letter["state"] == LetterState.NEW]
+
+
+# -- what is shown --------------------------------------------------------------------------------
+
+
+def _above(scene: Scene) -> Html:
+    return join(
+        tag("div", tag("h1", "Dead letters"),
+            tag("span", _window(scene.snapshot), class_="note"), class_="title"),
+        [_cause(scene), explained(scene)] if scene.address.get("cause") else _causes(scene),
+        panel(
+            _tabs(scene),
+            _toolbar(scene),
+            listing(scene),
+            label="Dead letters", css=stale(scene.snapshot, "queue", "streams"),
+        ),
+    )  # fmt: skip
+
+
+def _window(snapshot: Snapshot) -> str:
+    if snapshot.number == 0:
+        return ""
+    total = snapshot.queues["dead_open"].sum() + snapshot.queues["dead_retrying"].sum()
+    listed = len(snapshot.dead_letters)
+    if total > listed:
+        return f"grouped the newest {listed:,} of {palette.count(total)}"
+    return f"all {listed:,} that are open or being retried" if listed else ""
+
+
+def _causes(scene: Scene) -> Html | None:
+    snapshot = scene.snapshot
+    causes = snapshot.causes[snapshot.causes["count"] > 0]
+    if causes.empty:
+        return None
+    made = []
+    for cause in records(causes.head(MAX_CAUSES)):
+        where = href("dead-letters", cause=cause["fingerprint"])
+        kind = str(cause["error_type"] or "Error")
+        said = tag("span", tag("b", safe_text(kind, 60)), " ", safe_text(without_type(cause), 240),
+                   class_="clip", title=str(cause["error"])[:300])  # fmt: skip
+        act = None
+        if scene.may_act:
+            act = button(
+                "Retry …", "ask", mark=palette.ICONS["retry"], what="retry-group",
+                cause=cause["fingerprint"], label=f"Retry the {cause['count']} letters of {kind[:60]}",
             )  # fmt: skip
-            data = {"letter": key}
-            acts = (
-                [
-                    button("Retry", "retry", mark=palette.ICONS["retry"], kind="quiet once",
-                           label=f"Retry {name}", **data),
-                    button("Discard", "discard", kind="plain once", label=f"Discard {name}", **data),
-                ]
-                if is_open else None
-            )  # fmt: skip
-            cells = [(box, ""), *cells, (tag("span", acts, class_="row-actions"), "act")]
-        return row(key, *cells, css="chosen" if key in self.chosen else "")
+        made.append(
+            row(
+                str(cause["fingerprint"]),
+                (link(where, palette.count(cause["count"]), class_="strong",
+                      aria_label=f"Show the {cause['count']} letters of {kind[:60]}"), "num"),
+                (link(where, said), "wide"),
+                (clipped(cause["functions"], 80, kind="soft"), "opt"),
+                (moment(cause["first_seen"], scene.now), "soft opt"),
+                (moment(cause["last_seen"], scene.now), "soft opt"),
+                (act, "act"),
+            )
+        )  # fmt: skip
+    rest = len(causes) - len(made)
+    return panel(
+        heading("Causes", "commonest first", f"and {rest} rarer ones" if rest > 0 else ""),
+        table([("Letters", "num"), ("Cause", ""), ("Functions", "opt"), ("First", "opt"),
+               ("Last", "opt"), ("", "act")], made, caption="Causes, commonest first", empty=""),
+        label="Causes", css=stale(snapshot, "queue", "streams"),
+    )  # fmt: skip
 
 
-def _without_type(letter: dict[str, Any]) -> str:
-    text, kind = str(letter["error"]), str(letter["error_type"])
-    return text.removeprefix(f"{kind}: ") if kind else text
+def _cause(scene: Scene) -> Html:
+    """One cause, opened."""
+    fingerprint = scene.address.get("cause")
+    known_causes = scene.snapshot.causes
+    rows = records(known_causes[known_causes["fingerprint"] == fingerprint])
+    back = link(scene.address.but(cause="", page="").href, "All causes", class_="button plain")
+    if not rows:
+        nothing = "No open letter has this cause now."
+        return panel(heading("Cause"), tag("p", nothing, " ", back, class_="empty"), label="Cause")
+    cause = rows[0]
+    acts = None
+    if scene.may_act:
+        data = {"cause": fingerprint}
+        acts = tag(
+            "span",
+            button("Retry all …", "ask", kind="primary", mark=palette.ICONS["retry"],
+                   what="retry-group", **data),
+            button("Discard all …", "ask", what="discard-group", **data),
+            class_="end",
+        )  # fmt: skip
+    return panel(
+        tag("header", tag("h2", safe_text(cause["error_type"] or "Error", 80)),
+            tag("span", back, acts, class_="end"), class_="head"),
+        tag("p", safe_text(without_type(cause), 600), class_="body break"),
+        facts([
+            ("Open or being retried", palette.count(cause["count"])),
+            ("Functions", safe_text(cause["functions"], 200)),
+            ("First seen", moment(cause["first_seen"], scene.now)),
+            ("Last seen", moment(cause["last_seen"], scene.now)),
+            ("Fingerprint", tag("code", fingerprint)),
+            *_standing(scene),
+        ]),
+        label="Cause", css=stale(scene.snapshot, "queue", "streams"), data_key="cause",
+    )  # fmt: skip
 
 
-def _decision(letter: dict[str, Any]) -> str:
+def _standing(scene: Scene) -> list[tuple[str, object]]:
+    found = scene.found.explained if isinstance(scene.found, Found) else None
+    if found is None:
+        return []
+    cause = found.cause
+    states = []
+    if scene.may_act:
+        states = [
+            button(word, "cause-state", kind="plain once", cause=cause.fingerprint, state=state)
+            for state, word in (("known", "Known"), ("ignored", "Ignore"), ("resolved", "Resolved"))
+            if state != cause.state
+        ]
+    state = tag("span", str(cause.state), " ", states)
+    return [
+        ("Deaths ever", palette.count(cause.count)),
+        ("1 h / 24 h", f"{found.periods.get('1h', 0)} / {found.periods.get('24h', 0)}"),
+        ("Status", state),
+        ("Owner", clipped(cause.owner, 80)),
+    ]
+
+
+def explained(scene: Scene) -> Html | None:
+    """What the letters of a cause have in common, how retries went, what changed before it began."""
+    found = scene.found.explained if isinstance(scene.found, Found) else None
+    if found is None:
+        return None
+    shared = [
+        row(
+            f"{s['argument']}={s['value']}",
+            (tag("code", safe_text(s["argument"], 80)), ""),
+            (clipped(s["value"], 120, kind="mono"), "wide"),
+            (f"{s['failed_share']:.0%}", "num"),
+            (f"{s['ok_share']:.0%}", "num"),
+        )
+        for s in records(found.shared.head(6))
+    ]
+    odds = records(found.odds)
+    tried = (
+        f"{odds[0]['odds']:.0%} of {odds[0]['retries']} retries ended well "
+        f"(95 %: {odds[0]['low']:.0%} to {odds[0]['high']:.0%})."
+        if odds and odds[0]["retries"] else "No retry of it has ended yet, so there are no odds."
+    )  # fmt: skip
+    changes = [
+        tag("p", moment(c["at"], scene.now), " ", safe_text(f"{c['kind']}: {c['what']}", 160), " ",
+            tag("span", safe_text(c["who"], 60), class_="soft"),
+            tag("span", f" {palette.duration(c['before_s'])} before it began", class_="note"))
+        for c in records(found.changes.head(5))
+    ]  # fmt: skip
+    nothing = found.shared_note or "No argument tells its failures from successes."
+    note = (
+        f"{found.failures} failures against {found.successes} successes" if found.successes else ""
+    )
+    return panel(
+        heading("Why it strikes", note),
+        tag("p", tag("b", "Retry odds: "), tried, class_="body"),
+        table([("Argument", ""), ("Value", ""), ("Of its failures", "num"), ("Of successes", "num")],
+              shared, caption="Shared arguments", empty=nothing),
+        tag("div", changes, class_="body") if changes else None,
+        label="Why it strikes",
+    )  # fmt: skip
+
+
+def _tabs(scene: Scene) -> Html:
+    snapshot, current = scene.snapshot, chosen_state(scene.address)
+    known_now = snapshot.number > 0
+
+    def count(column: str) -> str | None:
+        if not known_now:
+            return None
+        added = float(snapshot.queues[column].sum(skipna=False))
+        if not snapshot.streams.empty:
+            added += float(snapshot.streams[column].sum(skipna=False))
+        return palette.count(added)
+
+    counts = {"open": count("dead_open"), "retrying": count("dead_retrying"), "closed": None}
+    return tabs(
+        [(scene.address.but(state="" if name == "open" else name, page="").href, word, counts[name],
+          name == current) for name, word in STATES.items()],
+        label="States of dead letters",
+    )  # fmt: skip
+
+
+def _toolbar(scene: Scene) -> Html:
+    if scene.chosen:
+        count = len(scene.chosen)
+        controls = [
+            button(
+                f"Retry {count}", "retry-chosen", kind="primary once", mark=palette.ICONS["retry"]
+            ),
+            button(f"Discard {count}", "discard-chosen", kind="quiet once"),
+            button(f"Archive {count}", "archive-chosen", kind="quiet once"),
+            button("Clear", "clear", kind="plain"),
+        ]
+        held = tag("span", "the list is held while rows are selected", class_="note")
+        return tag(
+            "div", tag("b", f"{count} selected"), controls, held, class_="toolbar", data_key="tools"
+        )
+    address, letters = scene.address, scene.snapshot.dead_letters
+    sources = sorted({*map(str, letters["source"]), *map(str, scene.snapshot.queues["queue"]),
+                      *map(str, scene.snapshot.streams["stream"]), address.get("source")} - {""})  # fmt: skip
+    functions = sorted({*map(str, letters["name"]), address.get("function")} - {""})
+    is_closed = chosen_state(address) == "closed"
+    form = tag(
+        "form",
+        tag("input", type="hidden", name="cause", value=address.get("cause")),
+        tag("input", type="hidden", name="state", value=address.get("state")),
+        select("source", [("", "All queues and streams"), *[(s, s) for s in sources]]
+               if not is_closed else [(s, s) for s in sources],
+               address.get("source"), label="Show letters of"),
+        None if is_closed else select("function", [("", "Any function"), *[(f, f) for f in functions[:200]]],
+                                      address.get("function"), label="Function"),
+        data_go="dead-letters",
+    )  # fmt: skip
+    return tag("div", form, _paging(scene), class_="toolbar", data_key="tools")
+
+
+def _paging(scene: Scene) -> Html:
+    address = scene.address
+    if chosen_state(address) == "closed":
+        found = scene.found
+        following = link(address.but(cursor=found.cursor).href, "Older", class_="button") if (
+            isinstance(found, Found) and found.cursor) else None  # fmt: skip
+        first = (
+            link(address.but().href, "Newest", class_="button") if address.get("cursor") else None
+        )
+        return tag("span", first, following, class_="end")
+    rows = len(matching(scene.snapshot.dead_letters, address))
+    number = page_number(address, rows)
+    first_row, last_row = number * PAGE_ROWS + 1, min(rows, (number + 1) * PAGE_ROWS)
+    where = f"{first_row}–{last_row} of {palette.count(rows)}" if rows else ""  # noqa: RUF001
+    newer = (
+        link(address.but(page=number - 1 or "").href, "Newer", class_="button") if number else None
+    )
+    older = (
+        link(address.but(page=number + 1).href, "Older", class_="button")
+        if last_row < rows
+        else None
+    )
+    return tag("span", where, newer, older, class_="end")
+
+
+def listing(scene: Scene) -> Html:
+    """The table of letters."""
+    if scene.trouble:
+        return tag("p", f"The letters cannot be read: {scene.trouble}", class_="empty")
+    rows, acts = shown(scene), scene.may_act
+    keys = keys_of(scene)
+    all_box = tag("input", type="checkbox", data_intent="choose-all", aria_label="Select this page",
+                  checked=bool(keys) and scene.chosen >= set(keys))  # fmt: skip
+    closed = chosen_state(scene.address) == "closed"
+    columns: list[tuple[Any, str]] = [
+        ("State", "opt"), ("Function", ""), ("Error", ""), ("Attempts", "num opt"),
+        ("Retries", "num opt"), ("Queue", "opt"), ("Id", "opt"), ("Closed" if closed else "Died", "opt"),
+    ]  # fmt: skip
+    if acts:
+        columns = [(all_box if keys else "", "tick"), *columns, ("", "act")]
+    return table(
+        columns,
+        [_row(scene, letter) for letter in rows],
+        caption="Dead letters, newest first",
+        empty=known(scene.snapshot, _nothing(scene)),
+    )
+
+
+def _nothing(scene: Scene) -> str:
+    address = scene.address
+    if chosen_state(address) == "closed":
+        return "No letter was closed here lately."
+    if any(address.get(name) for name in ("cause", "source", "function")):
+        return "No dead letter matches the filter."
+    if chosen_state(address) == "retrying":
+        return "No dead letter is being retried."
+    return "No dead letters. A job that uses up its attempts appears here, with its payload."
+
+
+def _row(scene: Scene, letter: dict[str, Any]) -> Html:
+    key = key_of(letter)
+    look, css = look_of(str(letter["state"]))
+    said = tag(
+        "span", icon(look.icon, 12), look.word, class_=f"state c-{css}", title=decision(letter)
+    )
+    error = tag(
+        "span", tag("b", safe_text(letter["error_type"] or letter["reason"] or "Error", 60)), " ",
+        safe_text(without_type(letter), 400), class_="clip", title=str(letter["error"])[:600],
+    )  # fmt: skip
+    where = href("dead-letter", source=letter["source"], id=letter["id"])
+    cells: list[tuple[object, str]] = [
+        (said, "opt"),
+        (link(where, clipped(letter["name"], 80), class_="strong"), ""),
+        (link(where, error), "wide"),
+        (palette.count(letter["attempts"]), "num opt"),
+        (palette.count(letter["redrives"]) if letter["redrives"] else "", "num opt"),
+        (clipped(letter["source"], 128, kind="soft"), "opt"),
+        (clipped(letter["id"], 160, kind="mono soft"), "id opt"),
+        (moment(letter["died"], scene.now), "soft opt"),
+    ]
+    if scene.may_act:
+        cells = [(_box(scene, letter, key), "tick"), *cells, (acts_of(letter, key), "act")]
+    return row(key, *cells, css="chosen" if key in scene.chosen else "")
+
+
+def _box(scene: Scene, letter: dict[str, Any], key: str) -> Html | None:
+    if letter["state"] != LetterState.NEW:
+        return None
+    name = f"{str(letter['name'])[:60]} {str(letter['id'])[:60]}"
+    return tag("input", type="checkbox", data_intent="choose", data_row=key,
+               checked=key in scene.chosen, aria_label=f"Select {name}")  # fmt: skip
+
+
+def acts_of(letter: dict[str, Any], key: str) -> Html | None:
+    """What can be done to one letter in a list."""
+    name = f"{str(letter['name'])[:60]} {str(letter['id'])[:60]}"
+    if letter["state"] in (LetterState.DISCARDED, LetterState.ARCHIVED):
+        return button(
+            "Take back", "undo-discard", kind="plain once", label=f"Take back {name}", row=key
+        )
+    if letter["state"] != LetterState.NEW:
+        return None
+    return tag(
+        "span",
+        button("Retry", "retry", mark=palette.ICONS["retry"], kind="quiet once",
+               label=f"Retry {name}", row=key),
+        tag("span", button("Discard", "discard", kind="plain once", label=f"Discard {name}", row=key),
+            class_="opt"),
+        class_="row-actions",
+    )  # fmt: skip
+
+
+def decision(letter: dict[str, Any]) -> str:
+    """Why it was buried, and what the policy said."""
     said = f"buried because of: {letter['reason']}" if letter["reason"] else ""
     if letter["decision"]:
         said += f"; policy: {letter['decision']} {letter['decision_reason']}"
     return said
 
 
-def _look(word: str) -> tuple[Look, str]:
+def look_of(word: str) -> tuple[Look, str]:
+    """Look and colour of a letter's state."""
     css = {"new": "dead", "retrying": "retrying", "resolved": "complete"}
     try:
         return LETTER_LOOK[LetterState(word)], css.get(word, "unknown")
@@ -297,13 +462,7 @@ def _look(word: str) -> tuple[Look, str]:
         return Look("closed", *palette.SERIES[6], palette.ICONS["close"]), "unknown"
 
 
-def _window(snapshot: Snapshot, listed: int) -> str:
-    if snapshot.number == 0:
-        return ""
-    known = snapshot.queues["dead_open"].sum() + snapshot.queues["dead_retrying"].sum()
-    if known > listed:
-        return f"the newest {listed:,} of {palette.count(known)}"
-    return "open and retrying, newest first"
+PAGE = Page(above=_above, load=load, keys=keys_of)
 
-
-__all__ = ["LetterList", "key_of"]
+__all__ = ["PAGE", "Found", "chosen_state", "decision", "key_of", "keys_of", "load", "look_of",
+           "matching", "moment_ms"]  # fmt: skip

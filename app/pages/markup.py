@@ -79,6 +79,25 @@ def icon(name: str, size: int = 14) -> Html:
     return Html(palette.svg(name, size))
 
 
+def sparkline(values: Iterable[float], said: str) -> Html:
+    """A line of *values* without axes, gaps as gaps; *said* is read aloud instead."""
+    points = [float(value) for value in values]
+    known = [value for value in points if value == value]
+    top = max(known, default=0.0) or 1.0
+    steps, pen = [], "M"
+    for number, value in enumerate(points):
+        if value != value:
+            pen = "M"
+            continue
+        steps.append(f"{pen}{number} {19 - 17 * value / top:.1f}")
+        pen = "L"
+    return Html(
+        f'<svg class="spark" viewBox="0 0 {max(1, len(points) - 1)} 20" preserveAspectRatio="none" '
+        f'role="img" aria-label="{safe_text(said)}"><path d="{"".join(steps)}" fill="none" '
+        'stroke="currentColor" stroke-width="1.4"/></svg>'
+    )
+
+
 def state(look: palette.Look, css: str, *, word: str | None = None, title: str = "") -> Html:
     """A state: icon and word in its colour; *css* is the suffix of the colour's variable."""
     return tag(
@@ -91,10 +110,26 @@ def state(look: palette.Look, css: str, *, word: str | None = None, title: str =
 
 
 def moment(then: pd.Timestamp | None, now: pd.Timestamp) -> Html:
-    """A relative time; the page shows the absolute one, in the viewer's zone, on hover."""
+    """A relative time; the browser keeps it current and shows the absolute one on hover.
+
+    Its text does not depend on *now* between two samples, so that an age alone sends nothing.
+    """
     if then is None or pd.isna(then):
         return tag("span", palette.UNKNOWN, class_="unknown", title="not known")
-    return tag("time", palette.age(then, now), datetime=then.isoformat())
+    said = f"{then:%H:%M:%S}" if abs((now - then).total_seconds()) < 86_400 else f"{then:%Y-%m-%d}"
+    return tag("time", said, datetime=f"{then:%Y-%m-%dT%H:%M:%S.%fZ}")
+
+
+def moment_ms(ms: float, now: pd.Timestamp) -> Html:
+    """As ``moment``, of epoch ms; 0 is not known."""
+    if not 0 < ms < 253_402_300_800_000:
+        return moment(None, now)
+    return moment(pd.Timestamp(int(ms), unit="ms", tz="UTC"), now)
+
+
+def link(where: str, *children: object, **attributes: object) -> Html:
+    """A link to a page, by its relative address (``address.href``)."""
+    return tag("a", *children, href=where, data_go=True, **attributes)
 
 
 def figure(shown: str, *, why: str = "", title: str = "", **attributes: object) -> Html:
@@ -105,17 +140,26 @@ def figure(shown: str, *, why: str = "", title: str = "", **attributes: object) 
 
 
 def button(
-    text: str, intent: str, *, kind: str = "quiet", mark: str = "", label: str = "", **data: object
+    text: str,
+    intent: str,
+    *,
+    kind: str = "quiet",
+    mark: str = "",
+    label: str = "",
+    refused: str = "",
+    **data: object,
 ) -> Html:
-    """A control that sends *intent* and the ``data-`` values given to the page's server side."""
+    """A control that sends *intent* and the ``data-`` values given; *refused* says why it cannot."""
     return tag(
         "button",
         icon(mark, 12) if mark else None,
         tag("span", text),
         type="button",
         class_=f"button {kind}",
-        data_intent=intent,
+        data_intent=None if refused else intent,
         aria_label=label or None,
+        aria_disabled="true" if refused else None,
+        title=refused or None,
         **{f"data_{name}": value for name, value in data.items()},
     )
 
@@ -157,6 +201,35 @@ def row(key: str, *cells: tuple[object, str], css: str = "") -> Html:
         data_key=key,
         class_=css or None,
     )
+
+
+def select(
+    name: str, options: Iterable[tuple[str, str]], chosen: str, *, label: str, **more: object
+) -> Html:
+    """A choice; *options* are (value, word)."""
+    made = [tag("option", word, value=value, selected=value == chosen) for value, word in options]
+    return tag("select", made, name=name, aria_label=label, **more)
+
+
+def tabs(entries: Iterable[tuple[str, str, object, bool]], *, label: str) -> Html:
+    """Tabs that are addresses; *entries* are (address, word, count or None, is current)."""
+    made = [
+        link(where, tag("span", word), tag("span", count, class_="n") if count not in (None, "") else None,
+             class_="tab", aria_current="page" if current else None, data_key=word)
+        for where, word, count, current in entries
+    ]  # fmt: skip
+    return tag("nav", made, class_="tabs", aria_label=label)
+
+
+def panel(*content: object, label: str, css: str = "panel", **more: object) -> Html:
+    """A box with a border, a landmark of its own."""
+    return tag("section", content, class_=css, aria_label=label, **more)
+
+
+def facts(pairs: Iterable[tuple[str, object]]) -> Html:
+    """Words and what is known about them, side by side."""
+    made = [tag("div", tag("dt", word), tag("dd", value), data_key=word) for word, value in pairs]
+    return tag("dl", made, class_="pairs")
 
 
 def clipped(value: object, limit: int = 300, *, kind: str = "") -> Html:

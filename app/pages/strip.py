@@ -1,12 +1,12 @@
-"""The summary strip, the banners above it, the verdict in the head and the cost in the foot."""
+"""The summary strip on every page, and the banners above it."""
 
 import pandas as pd
 
 from app import palette
-from app.pages import markup
-from app.pages.markup import Html, figure, icon, tag
-from app.pages.summary import SOURCE_WORDS, Summary, summarise, verdict
-from app.palette import JOB_LOOK, Look
+from app.pages.address import href
+from app.pages.markup import Html, figure, icon, link, tag
+from app.pages.summary import SOURCE_WORDS, Summary, summarise
+from app.palette import JOB_LOOK
 from app.records import JobState
 from app.settings import Settings
 from app.snapshot import Snapshot
@@ -23,7 +23,7 @@ def _cells(now: Summary) -> list[Html]:
     minute = now.minute
     about = "≈ " if minute.is_estimate else ""
     window = (
-        f"of the {palette.duration(minute.spans_s)} sampled so far"
+        f"of {palette.whole_duration(round(minute.spans_s))} so far"
         if minute.is_estimate and minute.spans_s
         else "last 60 s"
     )
@@ -35,13 +35,19 @@ def _cells(now: Summary) -> list[Html]:
     behind = palette.duration(now.lag_s)
     queued, running = JobState.QUEUED, JobState.RUNNING
     return [
-        _cell("Waiting", palette.count(now.waiting), waits, queued, "queues"),
-        _cell("Running", palette.count(now.running), slots, running, "running"),
-        _cell("Deferred", palette.count(now.deferred), "due later", JobState.DEFERRED, "queues"),
-        _cell("Done/min", _about(about, minute.complete), window, JobState.COMPLETE, "charts"),
-        _cell("Failed/min", _about(about, minute.failed), window, JobState.RETRYING, "charts",
+        _cell("Waiting", palette.count(now.waiting), waits, queued,
+              href("jobs", state="waiting")),
+        _cell("Running", palette.count(now.running), slots, running,
+              href("jobs", state="running")),
+        _cell("Deferred", palette.count(now.deferred), "due later", JobState.DEFERRED,
+              href("jobs", state="deferred")),
+        _cell("Done/min", _about(about, minute.complete), window, JobState.COMPLETE,
+              href("jobs", state="complete")),
+        _cell("Failed/min", _about(about, minute.failed), window, JobState.RETRYING,
+              href("jobs", state="failed"),
               alarm=minute.failed > 0),
-        _cell("Dead", palette.count(now.dead), retrying or "open letters", JobState.DEAD, "dead",
+        _cell("Dead", palette.count(now.dead), retrying or "open letters", JobState.DEAD,
+              "dead-letters",
               alarm=now.dead > 0),
         _cell("Lag", lag_about + palette.count(now.lag) if now.lag == now.lag else palette.UNKNOWN,
               f"{behind} behind" if now.lag > 0 else "events", None, "streams"),
@@ -58,15 +64,12 @@ def _cell(
 ) -> Html:
     mark = icon(JOB_LOOK[state].icon, 12) if state else icon(palette.ICONS["stream"], 12)
     css = f"c-{state.value}" if state else "c-unknown"
-    return tag(
-        "a",
+    return link(
+        target,
         tag("span", tag("span", mark, class_="dot"), label, class_=f"label {css}"),
         tag("div", figure(value, why="not known: no answer from Redis yet, or not anymore"),
             class_=f"value {css}" + (" alarm" if alarm else "")),
         tag("div", sub, class_="sub"),
-        href=f"#{target}",
-        data_intent="go",
-        data_target=target,
         data_key=label,
     )  # fmt: skip
 
@@ -107,42 +110,3 @@ def _banner(tone: str, title: str, *more: object, key: str) -> Html:
     mark = icon(palette.ICONS["warn"], 15)
     body = tag("div", tag("p", tag("b", title) if more else title), [tag("p", m) for m in more])
     return tag("div", mark, body, class_=f"banner c-{tone}", role="status", data_key=key)
-
-
-def mast(snapshot: Snapshot, settings: Settings) -> Html:
-    """The environment and the verdict, which opens to its reasons."""
-    state, reasons = verdict(snapshot)
-    look: Look = palette.VERDICT_LOOK[state]
-    production = settings.environment.lower().startswith("prod")
-    listed = [tag("li", reason) for reason in reasons] or [
-        tag(
-            "li",
-            "Every Redis answers, every queue with waiting jobs has a worker, nothing is late.",
-        )
-    ]
-    badge = tag("summary", icon(look.icon, 13), look.word,
-                class_=f"badge c-verdict-{state.name.lower()}",
-                aria_label=f"Health: {look.word}. Show reasons")  # fmt: skip
-    return tag(
-        "div",
-        tag(
-            "span", settings.environment, class_=f"badge c-{'failed' if production else 'unknown'}"
-        ),
-        tag("details", badge, tag("ul", listed, class_="reasons")),
-        class_="mast",
-    )
-
-
-def foot(snapshot: Snapshot, settings: Settings) -> Html:
-    """What the dashboard itself costs, and how old the page is."""
-    if snapshot.number == 0:
-        return tag("footer", "Waiting for the first sample …", class_="foot-line")
-    interval = palette.duration(settings.sample_interval_s)
-    return tag(
-        "footer",
-        tag("span", "Sampled ", markup.moment(snapshot.taken_at, snapshot.taken_at), f", every {interval}"),
-        tag("span", f"This dashboard costs {snapshot.cost_commands} Redis commands and "
-                    f"{snapshot.cost_ms:.0f} ms a sample, however many look"),
-        tag("span", f"{palette.count(len(snapshot.history))} history rows of the last hour"),
-        class_="foot-line",
-    )  # fmt: skip

@@ -2,28 +2,18 @@
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 from app import palette
 from app.enqueue import Enqueued, JobRequest
 from app.errors import InvalidRequest
-from app.pages.markup import Html, heading, icon, tag
+from app.pages.markup import Html, select, tag
 from app.snapshot import Snapshot
 
 #: what the built-in functions are called; workers announce the rest
 SUGGESTED: Final = ("ai-processing", "bulk-operation", "data-sync", "generic", "notification")
 EXAMPLE: Final = '{"baseId": "appX", "records": 1000}'
 MAX_DATA_CHARS: Final = 200_000
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What became of the last submission."""
-
-    text: str
-    ok: bool
-    field: str = ""
 
 
 def request_of(fields: Mapping[str, Any]) -> tuple[str, JobRequest]:
@@ -63,60 +53,47 @@ def request_of(fields: Mapping[str, Any]) -> tuple[str, JobRequest]:
     return queue, JobRequest(name=name, args=(data,), id=job_id, delay_s=delay_s)
 
 
-def accepted(queue: str, request: JobRequest, enqueued: Enqueued) -> Answer:
+def accepted(queue: str, request: JobRequest, enqueued: Enqueued) -> str:
     """Say what became of a job."""
     if not enqueued.created:
-        return Answer(f"{enqueued.id} exists already: nothing was changed.", ok=True, field="id")
+        return f"{enqueued.id} exists already: nothing was changed."
     when = f", due in {palette.duration(request.delay_s)}" if request.delay_s else ""
-    return Answer(f"Accepted {request.name} as {enqueued.id} on {queue}{when}.", ok=True)
+    return f"Accepted {request.name} as {enqueued.id} on {queue}{when}."
 
 
-def refused(error: Exception) -> Answer:
-    """Say why a job was not accepted, and the remedy."""
+def refused(error: Exception) -> tuple[str, str]:
+    """Say why a job was not accepted with the remedy, and which field is wrong."""
     hint = getattr(error, "hint", None)
     fields = {"jobId": "id"}
     named = str(getattr(error, "field", None) or "")
-    return Answer(
-        f"{error}{f' — {hint}' if hint else ''}", ok=False, field=fields.get(named, named)
-    )
+    return f"{error}{f' — {hint}' if hint else ''}", fields.get(named, named)
 
 
-def form(queues: Iterable[str], snapshot: Snapshot, answer: Answer | None) -> Html:
-    """The form; what the viewer typed survives every refresh."""
+def fields_of(
+    queues: Iterable[str], snapshot: Snapshot, given: Mapping[str, Any], wrong: str = ""
+) -> list[Html]:
+    """The fields of the form; what was typed before is in them again."""
     seen = {str(name) for name in snapshot.runs["function"]} | set(SUGGESTED)
-    wrong = answer.field if answer and not answer.ok else ""
     names = [tag("option", value=name) for name in sorted(seen)[:100]]
-    listed = [tag("option", queue, value=queue) for queue in queues]
 
     def asked(word: str, control: Html) -> Html:
         return tag("label", tag("span", word), control)
 
     def entry(name: str, **more: Any) -> Html:
+        more = {**more, "value": given.get(name, more.get("value"))}
         return tag("input", name=name, autocomplete="off", spellcheck="false",
                    aria_invalid="true" if wrong == name else None, **more)  # fmt: skip
 
-    area = tag("textarea", EXAMPLE, name="data", rows="5", spellcheck="false",
+    area = tag("textarea", str(given.get("data", EXAMPLE)), name="data", rows="6", spellcheck="false",
                aria_invalid="true" if wrong == "data" else None)  # fmt: skip
-    said = None
-    if answer:
-        look = palette.ICONS["warn"] if not answer.ok else palette.ICONS["done"]
-        tone = "said" if answer.ok else "said wrong"
-        said = tag("p", icon(look, 13), " ", answer.text, class_=tone, role="status")
-    fields = [
-        tag("div", asked("Queue", tag("select", listed, name="queue", aria_label="Queue")),
-            asked("Function", entry("name", list="functions", value="data-sync")),
+    chosen = str(given.get("queue", ""))
+    listed = [(name, name) for name in queues]
+    return [
+        tag("div", asked("Queue", select("queue", listed, chosen, label="Queue")),
+            asked("Function", entry("name", list="functions", value="data-sync", required=True)),
             tag("datalist", names, id="functions"), class_="cols"),
         asked("Data, a JSON object", area),
         tag("div", asked("Delay, seconds", entry("delay", inputmode="decimal", placeholder="0")),
             asked("Job id, optional", entry("id", placeholder="made for you", maxlength="128")),
             class_="cols"),
-        tag("div", tag("button", "Submit job", type="submit", class_="button primary"), said,
-            class_="foot"),
     ]  # fmt: skip
-    return tag(
-        "section",
-        heading("Submit a job", anchor="submit"),
-        tag("form", fields, class_="form", data_intent="submit"),
-        class_="panel",
-        aria_label="Submit a job",
-    )

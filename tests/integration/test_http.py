@@ -393,7 +393,8 @@ def test_head_and_request_ids_work(api: httpx.Client) -> None:
 CLOSED = [
     ("GET", "/"), ("GET", "/stats"), ("GET", "/metrics"), ("GET", "/openapi.json"), ("GET", "/docs"),
     ("GET", "/docs/assets/swagger-ui.css"), ("GET", "/audit"), ("GET", "/workers"),
-    ("GET", "/admin/queues"), ("GET", "/dashboard"), ("GET", "/dashboard/autoload.js"),
+    ("GET", "/admin/queues"), ("GET", "/admin/jobs"), ("GET", "/admin/assets/inter.woff2"),
+    ("GET", "/dashboard"), ("GET", "/dashboard/autoload.js"),
     ("GET", "/dashboard/metadata"), ("GET", "/static/js/bokeh.min.js"), ("GET", "/components/json/a/b/c"),
     ("GET", "/liveness"), ("GET", "/frames/queues.csv"), ("GET", "/dead-letters"), ("GET", "/nothing"),
     ("GET", "//health"), ("GET", "/%68ealth"), ("GET", "/STATS"), ("GET", "/health/../stats"),

@@ -114,7 +114,7 @@ def test_a_wait_below_the_floor_stands_on_the_floor():
     assert charts.columns_of(frame, ["a"])["wait_p50_s:0"] == [charts.FLOOR_S]
 
 
-@pytest.mark.parametrize("name", ["throughput", "backlog", "latency"])
+@pytest.mark.parametrize("name", ["throughput", "backlog", "latency", "run-time"])
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_a_chart_of_history_can_be_drawn(name, theme):
     """

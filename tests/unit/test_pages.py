@@ -1,4 +1,4 @@
-"""The overview as a component: what it shows, what it never shows, what survives a refresh."""
+"""The pages as one component: what they show, what they never show, what survives a refresh."""
 
 import dataclasses
 import re
@@ -13,9 +13,13 @@ from app.actions import ActionReport, Actor, Connections
 from app.enqueue import Enqueued
 from app.errors import ActionRefused, InvalidRequest
 from app.pages import markup, submission
+from app.pages.address import PLACES, Address, address_of
+from app.pages.dialogs import Asked
 from app.pages.letters import PAGE_ROWS
-from app.pages.overview import Overview
+from app.pages.screen import PARTS
 from app.pages.summary import held, per_minute, verdict
+from app.pages.values import masked, text_of
+from app.pages.visit import Visit
 from app.palette import Verdict
 from app.settings import Settings
 from app.snapshot import Snapshot
@@ -86,18 +90,26 @@ def make_snapshot(*, queues=(), letters=(), number=1, history=(), **more):
     )
 
 
-def make_overview(snapshot, *, role="operator", settings=None):
+def make_visit(snapshot, *, role="operator", settings=None, page="queues", **query):
     nowhere = Connections(queue=None, streams=None, cache=None)
     collector = FakeCollector(snapshot)
-    overview = Overview(
-        collector, settings or Settings(), lambda: Actor(name="ann", role=role), nowhere
-    )
-    return overview, collector
+    visit = Visit(
+        collector, settings or Settings(), lambda: Actor(name="ann", role=role), nowhere,
+        address=Address(page, query), refresh_s=1,
+    )  # fmt: skip
+    visit._shown_number = 0  # the first snapshots are shown whenever they come
+    return visit, collector
 
 
-def shown(overview):
+def shown(visit):
     """All HTML of the page."""
-    return "\n".join(section.html for section in overview._sections)
+    return visit.screen.html()
+
+
+def publish(collector, visit, snapshot):
+    """A snapshot that comes after the refresh interval."""
+    visit._shown_at = 0.0
+    collector.publish(dataclasses.replace(snapshot, number=visit._shown_number + 1))
 
 
 def words(html):
@@ -109,9 +121,9 @@ def test_known_numbers_are_shown_as_they_are():
     """
     1,248 jobs are 1,248, not 1.2 k.
     """
-    overview, _ = make_overview(make_snapshot(queues=[make_queue()]))
+    visit, _ = make_visit(make_snapshot(queues=[make_queue()]))
 
-    text = words(shown(overview))
+    text = words(shown(visit))
     assert "Waiting 1,248" in text
     assert "10 of 10 slots busy" in text
 
@@ -120,28 +132,28 @@ def test_unknown_numbers_are_a_dash_with_a_reason():
     """
     Before the first sample nothing is zero.
     """
-    overview, _ = make_overview(make_snapshot(number=0))
+    visit, _ = make_visit(make_snapshot(number=0))
 
-    strip = re.search(r"<nav.*?</nav>", shown(overview), re.S)[0]
+    strip = visit.screen.strip
     assert re.findall(r'class="figure"', strip) == []
     assert strip.count('class="unknown" title="not known') == 7
-    assert "No dead letters" not in shown(overview)
+    assert "No dead letters" not in shown(visit)
 
 
 def test_a_lost_redis_greys_the_last_known_numbers():
     """
     The values stay, the banner says since when and where, without a password.
     """
-    overview, collector = make_overview(make_snapshot(queues=[make_queue()]))
+    visit, collector = make_visit(make_snapshot(queues=[make_queue()]))
 
     lost = make_snapshot(
         queues=[{"queue": "async-processing"}],
         problems={"queue": "redis://:***@host:6381/0: ConnectionError: refused"},
         stale_since={"queue": NOW - pd.Timedelta(seconds=12)},
     )
-    collector.publish(lost)
+    publish(collector, visit, lost)
 
-    html = shown(overview)
+    html = shown(visit)
     assert "1,248" in html
     assert 'class="strip stale"' in html
     assert "last answer 12 s ago" in html
@@ -171,9 +183,9 @@ def test_hostile_strings_stay_text():
         runs=frames.frame_of([{"function": EVIL}], frames.RUN_COLUMNS),
     )  # fmt: skip
 
-    overview, _ = make_overview(snapshot)
+    visit, _ = make_visit(snapshot)
 
-    html = shown(overview)
+    html = shown(visit)
     seen = Elements()
     seen.feed(html)
     assert not seen.names & {"img", "script"}
@@ -198,20 +210,20 @@ def test_a_selection_survives_refreshes_and_holds_the_list():
     New letters do not move rows under the pointer.
     """
     letters = [make_letter(n) for n in range(1, 4)]
-    overview, collector = make_overview(make_snapshot(letters=letters))
+    visit, collector = make_visit(make_snapshot(letters=letters), page="dead-letters")
     key = "async-processing/job-2"
 
-    overview._handle({"intent": "choose", "letter": key, "checked": True})
-    collector.publish(make_snapshot(letters=[make_letter(0), *letters]))
+    visit._handle({"intent": "choose", "row": key, "checked": True})
+    publish(collector, visit, make_snapshot(letters=[make_letter(0), *letters]))
 
-    html = overview._dead.html
-    assert overview._letters.chosen == {key}
+    html = visit.screen.above
+    assert visit._chosen == {key}
     assert re.findall(r'<tr data-key="async-processing/(job-\d)"', html) == [
         "job-1",
         "job-2",
         "job-3",
     ]
-    assert re.search(r'data-letter="async-processing/job-2" checked', html)
+    assert re.search(r'data-row="async-processing/job-2" checked', html)
     assert "1 selected" in html
 
 
@@ -220,40 +232,137 @@ def test_deselecting_lets_the_list_move_again():
     The new letter comes in when nothing is selected.
     """
     letters = [make_letter(1)]
-    overview, collector = make_overview(make_snapshot(letters=letters))
-    choose = {"intent": "choose", "letter": "async-processing/job-1"}
+    visit, collector = make_visit(make_snapshot(letters=letters), page="dead-letters")
+    choose = {"intent": "choose", "row": "async-processing/job-1"}
 
-    overview._handle({**choose, "checked": True})
-    overview._handle({**choose, "checked": False})
-    collector.publish(make_snapshot(letters=[make_letter(0), *letters]))
+    visit._handle({**choose, "checked": True})
+    visit._handle({**choose, "checked": False})
+    publish(collector, visit, make_snapshot(letters=[make_letter(0), *letters]))
 
-    assert 'data-key="async-processing/job-0"' in overview._dead.html
+    assert 'data-key="async-processing/job-0"' in visit.screen.above
 
 
 def test_a_row_that_is_not_shown_cannot_be_selected():
     """
     A message from a browser is not believed.
     """
-    overview, _ = make_overview(make_snapshot(letters=[make_letter(1)]))
+    visit, _ = make_visit(make_snapshot(letters=[make_letter(1)]), page="dead-letters")
 
-    overview._handle({"intent": "choose", "letter": "async-processing/other", "checked": True})
+    visit._handle({"intent": "choose", "row": "async-processing/other", "checked": True})
 
-    assert overview._letters.chosen == set()
+    assert visit._chosen == set()
 
 
 def test_letters_come_in_pages_and_by_cause():
     """
-    Filters say how many they match.
+    The page and the filter are in the address, and say how many they match.
     """
-    letters = [make_letter(n, fingerprint="f1" if n < 12 else "f2") for n in range(14)]
-    overview, _ = make_overview(make_snapshot(letters=letters))
+    rows = PAGE_ROWS + 5
+    letters = [make_letter(n, fingerprint="f1" if n < rows - 2 else "f2") for n in range(rows)]
+    snapshot = make_snapshot(letters=letters)
 
-    overview._handle({"intent": "turn", "by": "1"})
-    second = overview._dead.html
-    overview._handle({"intent": "cause", "fingerprint": "f2"})
+    second, _ = make_visit(snapshot, page="dead-letters", page_="")
+    second.address = second.address.but(page=1)
+    second.refresh()
+    one, _ = make_visit(snapshot, page="dead-letters", cause="f2")
 
-    assert f"{PAGE_ROWS + 1}–14 of 14" in second  # noqa: RUF001
-    assert "1–2 of 2" in overview._dead.html  # noqa: RUF001
+    assert f"{PAGE_ROWS + 1}–{rows} of {rows}" in second.screen.above  # noqa: RUF001
+    assert "1–2 of 2" in one.screen.above  # noqa: RUF001
+
+
+def test_an_address_keeps_only_what_its_page_takes():
+    """
+    What somebody typed into the bar is cut and filtered; an unknown page is the overview.
+    """
+    asked = address_of("jobs", "?state=waiting&evil=1&text=" + "x" * 1000)
+
+    assert asked.page == "jobs"
+    assert dict(asked.query) == {"state": "waiting", "text": "x" * 300}
+    assert address_of("nonsense", "%%%;&&").page == "queues"
+
+
+@pytest.mark.parametrize("page", PLACES)
+def test_every_page_can_be_shown_before_anything_is_known(page):
+    """
+    No page fails on an empty snapshot, or without its own data.
+    """
+    visit, _ = make_visit(make_snapshot(number=0), page=page)
+
+    assert "<h1" in shown(visit)
+
+
+def test_secrets_are_masked_by_their_key():
+    """
+    A password in a job's data does not reach a screen.
+    """
+    value = {"user": "ann", "api_key": "k1", "deep": [{"Password": "p1", "token": None}]}
+
+    text = text_of(value)
+
+    assert "k1" not in text
+    assert "p1" not in text
+    assert masked(value)["deep"][0]["token"] is None
+
+
+def test_a_hidden_tab_costs_nothing():
+    """
+    Nothing is sent until somebody looks again.
+    """
+    visit, collector = make_visit(make_snapshot(queues=[make_queue()]))
+    visit._handle({"intent": "seen", "value": False})
+    before = shown(visit)
+
+    publish(collector, visit, make_snapshot(queues=[make_queue(waiting=7)]))
+    hidden = shown(visit)
+    visit._handle({"intent": "seen", "value": True})
+
+    assert hidden == before
+    assert shown(visit) != before
+
+
+def test_a_dangerous_thing_is_asked_about_first(monkeypatch):
+    """
+    The message of a confirmation alone does nothing: somebody must have been asked.
+    """
+    asked = []
+    monkeypatch.setattr(actions, "clean_queue", lambda *given: asked.append(given))
+    visit, _ = make_visit(
+        make_snapshot(queues=[make_queue()]), page="queue", name="async-processing"
+    )
+
+    for message in ({"intent": "clean"}, {"intent": "confirm", "fields": {}}, {"intent": "stop"}):
+        visit._handle({**message, "queue": "async-processing", "status": "waiting"})
+
+    assert asked == []
+    assert not visit._tasks
+
+
+async def test_a_purge_needs_the_name_of_the_queue(monkeypatch):
+    """
+    A wrong name keeps the dialog and says so.
+    """
+    asked = []
+
+    async def clean(connections, settings, actor, queue, status, age_s=0):
+        asked.append((queue, status))
+        return ActionReport(action="clean_queue", changed=True, message="3 waiting cleaned")
+
+    monkeypatch.setattr(actions, "clean_queue", clean)
+    visit, _ = make_visit(make_snapshot(queues=[make_queue()]), page="settings")
+    visit._handle(
+        {"intent": "ask", "what": "clean", "queue": "async-processing", "status": "waiting"}
+    )
+
+    for typed in ("async", "async-processing"):
+        visit._handle({"intent": "confirm", "fields": {"typed": typed}})
+        for task in list(visit._tasks):
+            await task
+        if typed == "async":
+            assert "another one" in words(visit.screen.dialog)
+    visit.refresh()
+
+    assert asked == [("async-processing", "waiting")]
+    assert visit.screen.dialog == ""
 
 
 async def test_retry_calls_the_action_with_the_actor(monkeypatch):
@@ -267,14 +376,14 @@ async def test_retry_calls_the_action_with_the_actor(monkeypatch):
         return ActionReport(action="retry_letter", changed=True)
 
     monkeypatch.setattr(actions, "retry_letter", retry)
-    overview, _ = make_overview(make_snapshot(letters=[make_letter(1)]))
+    visit, _ = make_visit(make_snapshot(letters=[make_letter(1)]))
 
-    overview._handle({"intent": "retry", "letter": "async-processing/job-1"})
-    for task in list(overview._tasks):
+    visit._handle({"intent": "retry", "row": "async-processing/job-1"})
+    for task in list(visit._tasks):
         await task
 
     assert asked == [("ann", "async-processing", "job-1")]
-    assert "Retrying job-1" in words(overview._toast.html)
+    assert "Retrying job-1" in words(visit.screen.notices)
 
 
 async def test_a_refused_action_is_said(monkeypatch):
@@ -286,11 +395,11 @@ async def test_a_refused_action_is_said(monkeypatch):
         raise ActionRefused("its payload is gone")
 
     monkeypatch.setattr(actions, "discard_letter", refuse)
-    overview, _ = make_overview(make_snapshot(letters=[make_letter(1)]))
+    visit, _ = make_visit(make_snapshot(letters=[make_letter(1)]))
 
-    await overview._perform("discard", {"letter": "async-processing/job-1"})
+    await visit._perform("discard", {"row": "async-processing/job-1"})
 
-    assert "Not done: its payload is gone" in words(overview._toast.html)
+    assert "Not done: its payload is gone" in words(visit.screen.notices)
 
 
 async def test_discarding_offers_undo(monkeypatch):
@@ -302,12 +411,12 @@ async def test_discarding_offers_undo(monkeypatch):
         return ActionReport(action="discard_letter", changed=True)
 
     monkeypatch.setattr(actions, "discard_letter", discard)
-    overview, _ = make_overview(make_snapshot(letters=[make_letter(1)]))
+    visit, _ = make_visit(make_snapshot(letters=[make_letter(1)]))
 
-    await overview._perform("discard", {"letter": "async-processing/job-1"})
+    await visit._perform("discard", {"row": "async-processing/job-1"})
 
-    assert 'data-intent="undo-discard"' in overview._toast.html
-    assert 'data-letter="async-processing/job-1"' in overview._toast.html
+    assert 'data-intent="undo-discard"' in visit.screen.notices
+    assert 'data-row="async-processing/job-1"' in visit.screen.notices
 
 
 def test_a_viewer_sees_everything_and_gets_no_control():
@@ -315,17 +424,16 @@ def test_a_viewer_sees_everything_and_gets_no_control():
     No button is made for whom it would not work.
     """
     snapshot = make_snapshot(queues=[make_queue()], letters=[make_letter(1)])
-    overview, _ = make_overview(snapshot, role="viewer")
+    for page in PLACES:
+        visit, _ = make_visit(snapshot, role="viewer", page=page)
+        html = shown(visit)
+        for intent in ("retry", "discard", "pause", "ask", "choose", "quiet", "concurrency"):
+            assert f'data-intent="{intent}"' not in html, page
 
-    html = shown(overview)
-    assert "job-1" in html
-    for intent in ("retry", "discard", "pause", "submit", "ask-abort"):
-        assert f'data-intent="{intent}"' not in html
 
-
-async def test_a_submitted_job_is_answered_where_it_was_asked(monkeypatch):
+async def test_a_submitted_job_is_answered_with_a_way_to_watch_it(monkeypatch):
     """
-    The accepted id is shown beside the button.
+    The accepted id is said, and is a link.
     """
 
     async def submit(connections, settings, actor, queue, requests, functions_known=None):
@@ -333,11 +441,13 @@ async def test_a_submitted_job_is_answered_where_it_was_asked(monkeypatch):
         return [Enqueued("j1", True)]
 
     monkeypatch.setattr(actions, "submit_jobs", submit)
-    overview, _ = make_overview(make_snapshot(queues=[make_queue()]))
+    visit, _ = make_visit(make_snapshot(queues=[make_queue()]))
+    fields = {"queue": "async-processing", "name": "data-sync", "data": '{"n": 1}'}
 
-    await overview._submit({"queue": "async-processing", "name": "data-sync", "data": '{"n": 1}'})
+    await visit._confirm(Asked("submit"), fields)
 
-    assert "Accepted data-sync as j1 on async-processing" in words(overview._form.html)
+    assert "Accepted data-sync as j1 on async-processing" in words(visit.screen.notices)
+    assert 'href="job?queue=async-processing&amp;id=j1"' in visit.screen.notices
 
 
 @pytest.mark.parametrize(
@@ -355,20 +465,20 @@ def test_a_wrong_field_is_named(fields, field):
         submission.request_of({"queue": "q", **fields})
 
     assert caught.value.field == field
-    assert submission.refused(caught.value).field == field
+    assert submission.refused(caught.value)[1] == field
 
 
 def test_the_component_renders_under_a_document():
     """
     The same object in a server session and in a notebook; stopping unsubscribes.
     """
-    overview, collector = make_overview(make_snapshot(queues=[make_queue()]))
+    visit, collector = make_visit(make_snapshot(queues=[make_queue()]))
     document = Document()
 
-    document.add_root(overview.__panel__().get_root(document))
+    document.add_root(visit.__panel__().get_root(document))
 
     assert len(document.roots) == 1
-    overview.stop()
+    visit.stop()
     assert collector.callbacks == {}
 
 
@@ -377,13 +487,13 @@ def test_a_sample_streams_one_row():
     Charts get the delta, not the hour.
     """
     row = {"at": NOW_MS, "queue": "async-processing", "complete_per_s": 2.0, "waiting": 5}
-    overview, collector = make_overview(make_snapshot(queues=[make_queue()], history=[row]))
-    source = overview._source
+    visit, collector = make_visit(make_snapshot(queues=[make_queue()], history=[row]))
+    source = visit.gallery.source
 
     rows = [row, {**row, "at": NOW_MS + 1000, "waiting": 6}]
-    collector.publish(make_snapshot(queues=[make_queue()], history=rows))
+    publish(collector, visit, make_snapshot(queues=[make_queue()], history=rows))
 
-    assert overview._source is source
+    assert visit.gallery.source is source
     assert list(source.data["waiting:0"]) == [5, 6]
 
 
@@ -392,12 +502,11 @@ def test_nothing_new_sends_nothing():
     The same snapshot twice changes no section.
     """
     snapshot = make_snapshot(queues=[make_queue()], letters=[make_letter(1)])
-    overview, collector = make_overview(snapshot)
+    visit, collector = make_visit(snapshot)
     changes = []
-    for section in overview._sections:
-        section.param.watch(changes.append, "html")
+    visit.screen.param.watch(changes.append, [*PARTS, "place", "title"])
 
-    collector.publish(snapshot)
+    publish(collector, visit, snapshot)
 
     assert changes == []
 
@@ -423,11 +532,11 @@ def test_a_queue_without_worker_is_only_told_when_it_is_known():
     """
     An unknown number of workers is not none.
     """
-    known, _ = make_overview(make_snapshot(queues=[make_queue(workers=0, slots=0, busy=0)]))
-    unknown, _ = make_overview(make_snapshot(queues=[make_queue(workers=None)]))
+    known, _ = make_visit(make_snapshot(queues=[make_queue(workers=0, slots=0, busy=0)]))
+    unknown, _ = make_visit(make_snapshot(queues=[make_queue(workers=None)]))
 
     assert "no worker</span>" in shown(known)
-    assert "no worker" not in words(unknown._upper.html)
+    assert "no worker" not in words(unknown.screen.above)
 
 
 def test_held_numbers_are_only_those_of_the_lost_source():

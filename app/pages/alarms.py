@@ -1,0 +1,203 @@
+"""Alerts: what fires, what fired, and what a rule would have done over the last hour."""
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+import pandas as pd
+
+from app import alerts, palette
+from app.alert_history import backtest
+from app.alert_rules import BUILT_IN_ALERTS, AlertRule, load_alert_rules
+from app.alerts import Alert, AlertState
+from app.errors import ArqscopeError
+from app.pages.address import Address
+from app.pages.markup import (
+    Html,
+    button,
+    clipped,
+    heading,
+    icon,
+    join,
+    moment,
+    moment_ms,
+    panel,
+    records,
+    row,
+    safe_text,
+    select,
+    table,
+    tag,
+)
+from app.pages.scene import Page, Reach, Scene
+
+LISTED: Final = 100
+#: what a back-test can move over: columns of the queues' history
+METRICS: Final = {
+    "waiting": "jobs waiting", "dead_open": "open dead letters", "wait_p95_s": "wait p95, s",
+    "run_p95_s": "run p95, s", "failed_per_s": "failed runs per second",
+}  # fmt: skip
+_LOOK: Final = {
+    AlertState.FIRING: ("failed", "alerts"),
+    AlertState.ACKNOWLEDGED: ("queued", "done"),
+    AlertState.RESOLVED: ("complete", "done"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The newest alerts and the rules that are watched."""
+
+    alerts: list[Alert]
+    rules: tuple[AlertRule, ...]
+    trouble: str = ""
+
+
+async def load(reach: Reach, address: Address) -> Found:  # noqa: ARG001 - one list for all
+    """Read the alerts from the cache Redis, the rules from arqscope.toml."""
+    newest = await alerts.newest(reach.connections.cache, LISTED)
+    try:
+        rules = load_alert_rules(reach.settings.config_file)
+    except ArqscopeError as error:
+        return Found(newest, BUILT_IN_ALERTS, str(error))
+    return Found(newest, rules)
+
+
+def _above(scene: Scene) -> Html:
+    found: Found | None = scene.found
+    title = tag("div", tag("h1", "Alerts"), class_="title")
+    if scene.trouble or found is None:
+        said = f"The alerts cannot be read: {scene.trouble}" if scene.trouble else "Reading …"
+        return join(title, panel(tag("p", said, class_="empty"), label="Alerts"), _backtest(scene))
+    return join(title, _table(scene, found.alerts), _rules(found), _backtest(scene))
+
+
+def _table(scene: Scene, listed: list[Alert]) -> Html:
+    made = []
+    for alert in listed:
+        css, mark = _LOOK[alert.state]
+        silent = alert.silenced_until_ms > scene.now.timestamp() * 1000
+        made.append(
+            row(
+                alert.id,
+                (tag("span", icon(palette.ICONS[mark], 12), tag("span", str(alert.state)),
+                     class_=f"state c-{css}"), ""),
+                (clipped(alert.severity, 20, kind="soft"), "opt"),
+                (tag("span", tag("b", safe_text(alert.title, 120)), " ", safe_text(alert.detail, 300),
+                     class_="clip", title=alert.detail[:400]), "wide"),
+                (clipped(alert.source, 128, kind="soft"), "opt"),
+                (moment_ms(alert.since_ms, scene.now), "soft opt"),
+                (moment_ms(alert.last_ms, scene.now), "soft"),
+                (clipped("silent" if silent else alert.delivery, 80, kind="soft"), "opt"),
+                *([(_controls(alert), "act")] if scene.may_act else []),
+            )
+        )  # fmt: skip
+    columns = [("State", ""), ("Severity", "opt"), ("What", ""), ("Where", "opt"), ("Since", "opt"),
+               ("Last", ""), ("Message", "opt"), *([("", "act")] if scene.may_act else [])]  # fmt: skip
+    firing = sum(1 for alert in listed if alert.state is AlertState.FIRING)
+    return panel(
+        heading("Now and lately", f"{firing} firing" if firing else "none is firing"),
+        table(columns, made, caption="Alerts, newest first", empty="No alert has fired yet."),
+        label="Now and lately",
+    )  # fmt: skip
+
+
+def _controls(alert: Alert) -> Html | None:
+    if alert.state is not AlertState.FIRING:
+        return None
+    name = alert.title[:60]
+    return tag(
+        "span",
+        button("Acknowledge", "acknowledge", kind="quiet once", alert=alert.id,
+               label=f"Acknowledge {name}"),
+        tag("span", button("Silence 1 h", "silence", kind="plain once", alert=alert.id,
+                           label=f"Silence {name} for an hour"), class_="opt"),
+        class_="row-actions",
+    )  # fmt: skip
+
+
+def _rules(found: Found) -> Html:
+    made = []
+    for rule in found.rules:
+        sign, limit = ("above", rule.above) if rule.above is not None else ("below", rule.below)
+        made.append(
+            row(
+                rule.name,
+                (clipped(rule.name, 80), ""),
+                (f"{rule.metric} {sign} {limit:g} for {palette.duration(rule.for_s)}", "wide"),
+                (clipped(rule.severity, 20, kind="soft"), "opt"),
+                (clipped(", ".join(rule.source), 80, kind="mono soft"), "opt"),
+            )
+        )
+    said = tag("p", found.trouble, class_="empty") if found.trouble else None
+    return panel(
+        heading("Rules", "from arqscope.toml; the built-in ones are always watched"),
+        said,
+        table([("Name", ""), ("Fires when", ""), ("Severity", "opt"), ("Queues", "opt")], made,
+              caption="Rules", empty="No rule."),
+        label="Rules",
+    )  # fmt: skip
+
+
+def _rule(address: Address) -> AlertRule | str:
+    metric = address.get("metric", "waiting")
+    try:
+        above, for_s = float(address.get("above", "10")), float(address.get("for", "5"))
+    except ValueError:
+        return "The threshold and the time are numbers."
+    if metric not in METRICS or not math.isfinite(above) or not 0 <= for_s <= 3600:
+        return "The threshold is a number, the time at most 3,600 s."
+    return AlertRule(name="trial", metric=metric, above=above, for_s=for_s)
+
+
+def _backtest(scene: Scene) -> Html:
+    address, history = scene.address, scene.snapshot.history
+    form = tag(
+        "form",
+        select("metric", METRICS.items(), address.get("metric", "waiting"), label="Metric"),
+        tag("span", "above", class_="soft"),
+        tag("input", name="above", value=address.get("above", "10"), inputmode="decimal",
+            aria_label="Threshold", style="width:80px"),
+        tag("span", "for", class_="soft"),
+        tag("input", name="for", value=address.get("for", "5"), inputmode="decimal",
+            aria_label="Seconds above the threshold", style="width:64px"),
+        tag("span", "s", class_="soft"),
+        tag("button", "Test", type="submit", class_="button"),
+        data_go="alerts",
+    )  # fmt: skip
+    rule = _rule(address)
+    if isinstance(rule, str):
+        shown: Html = tag("p", rule, class_="empty")
+    elif history.empty:
+        shown = tag("p", "There is no history yet.", class_="empty")
+    else:
+        shown = _firings(history, rule, scene.now)
+    span = (scene.now - history["at"].iloc[0]).total_seconds() if not history.empty else 0.0
+    note = f"over the {palette.duration(span)} of history this server holds" if span else ""
+    return panel(
+        heading("Would it have fired?", note),
+        tag("div", form, class_="toolbar"), shown, label="Would it have fired?",
+    )  # fmt: skip
+
+
+def _firings(history: pd.DataFrame, rule: AlertRule, now: pd.Timestamp) -> Html:
+    fired = backtest(history, [rule])
+    times = f"It would have fired {len(fired)} time{'' if len(fired) == 1 else 's'}."
+    made = [
+        row(
+            f"{f['source']}-{f['fired']}",
+            (clipped(f["source"], 128), "wide"),
+            (moment(f["fired"], now), "soft"),
+            (moment(f["resolved"], now) if not pd.isna(f["resolved"]) else "still", "soft"),
+            (f"{f['peak']:,.4g}", "num"),
+        )
+        for f in records(fired.tail(20).iloc[::-1])
+    ]
+    listed = table([("Queue", ""), ("Fired", ""), ("Ended", ""), ("Worst", "num")], made,
+                   caption="Firings", empty="") if made else None  # fmt: skip
+    return tag("div", tag("p", tag("b", times), class_="body", role="status"), listed)
+
+
+PAGE = Page(above=_above, load=load)
+
+__all__ = ["PAGE", "Found", "load"]

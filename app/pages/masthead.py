@@ -1,0 +1,76 @@
+"""The head and the foot of every page: name, environment, verdict, controls; what the page costs."""
+
+from typing import Final
+
+from app import palette
+from app.pages import markup
+from app.pages.address import HOME
+from app.pages.markup import Html, icon, link, tag
+from app.pages.summary import verdict
+from app.palette import Look
+from app.settings import Settings
+from app.snapshot import Snapshot
+
+#: s between two refreshes a viewer may choose; 0 is off
+REFRESHES: Final = (1, 2, 5, 15, 30, 60, 0)
+DEFAULT_S: Final = 2
+
+
+def head(snapshot: Snapshot, settings: Settings, refresh_s: int) -> Html:
+    """Name, environment, the verdict that opens to its reasons; refresh, theme and help."""
+    options = [
+        tag("option", f"every {s} s" if s else "off", value=str(s), selected=s == refresh_s)
+        for s in REFRESHES
+    ]
+    production = settings.environment.lower().startswith("prod")
+    tone = "failed" if production else "unknown"
+    return tag(
+        "div",
+        tag("button", icon(palette.ICONS["menu"], 16), type="button", class_="square menu",
+            data_menu=True, aria_label="Show the pages"),
+        link(HOME, icon(palette.ICONS["mark"], 18), "arqscope", class_="brand"),
+        tag("span", settings.environment, class_=f"badge env c-{tone}"),
+        health(snapshot),
+        tag(
+            "div",
+            tag("select", options, data_intent="refresh", aria_label="Refresh the page"),
+            tag("button", icon(palette.ICONS["theme"], 16), type="button", class_="square",
+                data_intent="turn-theme", aria_label="Light or dark", title="Light or dark"),
+            tag("button", icon(palette.ICONS["help"], 16), type="button", class_="square",
+                data_intent="help", aria_label="Help and keyboard", title="Help and keyboard  ?"),
+            class_="end",
+        ),
+        class_="bar-top",
+    )  # fmt: skip
+
+
+def health(snapshot: Snapshot) -> Html:
+    """The verdict in one word; opened, its reasons."""
+    state, reasons = verdict(snapshot)
+    look: Look = palette.VERDICT_LOOK[state]
+    well = "Every Redis answers, every queue with waiting jobs has a worker, nothing is late."
+    listed = [tag("li", reason) for reason in reasons] or [tag("li", well)]
+    badge = tag("summary", icon(look.icon, 13), look.word,
+                class_=f"badge c-verdict-{state.name.lower()}",
+                aria_label=f"Health: {look.word}. Show reasons")  # fmt: skip
+    return tag("details", badge, tag("ul", listed, class_="reasons"), class_="pop")
+
+
+def foot(snapshot: Snapshot, settings: Settings) -> Html:
+    """What the dashboard itself costs, and how old the page is."""
+    if snapshot.number == 0:
+        return tag("footer", "Waiting for the first sample …", class_="foot-line")
+    interval = palette.duration(settings.sample_interval_s)
+    now = snapshot.taken_at
+    return tag(
+        "footer",
+        tag("span", "Sampled ", markup.moment(now, now), f", every {interval}",
+            data_now=f"{now.timestamp() * 1000:.0f}"),
+        tag("span", f"This dashboard costs {snapshot.cost_commands} Redis commands and "
+                    f"{snapshot.cost_ms:.0f} ms a sample, however many look"),
+        tag("span", f"{palette.count(len(snapshot.history))} history rows of the last hour"),
+        class_="foot-line",
+    )  # fmt: skip
+
+
+__all__ = ["DEFAULT_S", "REFRESHES", "foot", "head", "health"]

@@ -1,0 +1,63 @@
+"""The scene: all a page is a function of, and what a page consists of. Pure."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from app.actions import Connections
+from app.pages.address import Address
+from app.pages.markup import Html
+from app.settings import Settings
+from app.snapshot import Snapshot
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scene:
+    """One moment of one page: the snapshot, the address, what was read for it, and who looks."""
+
+    snapshot: Snapshot
+    address: Address
+    settings: Settings
+    refusal: str = ""  #: why this viewer may not act; empty when they may
+    found: Any = None  #: what ``Page.load`` read; None: nothing yet
+    trouble: str = ""  #: why it could not be read
+    chosen: frozenset[str] = frozenset()
+
+    @property
+    def may_act(self) -> bool:
+        """Whether controls are made at all."""
+        return not self.refusal
+
+    @property
+    def now(self) -> pd.Timestamp:
+        """When the snapshot was taken."""
+        return self.snapshot.taken_at
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reach:
+    """What a page may read when it is opened."""
+
+    connections: Connections
+    settings: Settings
+    snapshot: Snapshot
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """A page: what it reads when opened, and its two halves with the charts between them."""
+
+    above: Callable[[Scene], Html]
+    below: Callable[[Scene], Html] | None = None
+    load: Callable[[Reach, Address], Awaitable[Any]] | None = None
+    charts: tuple[str, ...] = ()
+    reload_s: float = 5.0  #: how often ``load`` is asked again while somebody looks
+    title: Callable[[Address], str] | None = None
+    keys: Callable[[Scene], list[str]] | None = None  #: of the rows that may be selected
+    #: whether every viewer of the same address and right sees the same: then it is made once
+    is_shared: bool = False
+
+
+__all__ = ["Page", "Reach", "Scene"]

@@ -1,0 +1,315 @@
+// The screen: shows the HTML the server made, changes only what changed, and sends intents.
+// Elements keep their identity (data-key), so focus, selection, open rows and typed text survive.
+
+const PARTS = ["head", "rail", "strip", "above", "below", "foot", "dialog", "notices"]
+
+// attributes the browser owns once the element is there: what a person opened stays open
+function mine(el, name) {
+  if (name === "open") return el.tagName === "DETAILS" || el.tagName === "DIALOG"
+  return (name === "hidden" && "own" in el.dataset) || (name === "aria-expanded" && "opens" in el.dataset)
+}
+
+function sync(from, to) {
+  for (const {name, value} of [...to.attributes]) {
+    if (mine(from, name) || from.getAttribute(name) === value) continue
+    from.setAttribute(name, value)
+    if (name === "checked") from.checked = true
+    if (name === "value" && from.tagName === "INPUT") from.value = value
+  }
+  for (const {name} of [...from.attributes]) {
+    if (to.hasAttribute(name) || mine(from, name) || from.tagName === "TIME") continue
+    if (name === "aria-busy" || name === "style") continue // a click under way; what a person resized
+    from.removeAttribute(name)
+    if (name === "checked") from.checked = false
+  }
+}
+
+const said = (select) => (select.querySelector("option[selected]") || select.options[0])?.value
+
+function patch(from, to) {
+  const keyed = new Map()
+  for (const child of from.children) if (child.dataset.key) keyed.set(child.dataset.key, child)
+  let at = from.firstChild
+  for (const next of [...to.childNodes]) {
+    const key = next.nodeType === 1 ? next.dataset.key : undefined
+    const now = key ? keyed.get(key) : at
+    const alike = now && now.nodeName === next.nodeName &&
+      (now.nodeType !== 1 || (now.dataset.key || "") === (key || ""))
+    if (!alike) {
+      from.insertBefore(next, at)
+      continue
+    }
+    if (now === at) at = at.nextSibling
+    else from.insertBefore(now, at)
+    if (now.nodeType === 1) {
+      const before = now.tagName === "SELECT" ? said(now) : null
+      sync(now, next)
+      if (now.tagName !== "TEXTAREA" && now.tagName !== "TIME") patch(now, next)
+      if (before !== null && before !== said(next)) now.value = said(next) // else a person's choice stays
+    } else if (now.nodeValue !== next.nodeValue) {
+      now.nodeValue = next.nodeValue
+    }
+  }
+  while (at) {
+    const following = at.nextSibling
+    at.remove()
+    at = following
+  }
+}
+
+function hostTheme() {
+  const lab = document.body?.dataset.jpThemeLight
+  if (lab != null) return lab === "false" ? "dark" : "light"
+  const code = document.body?.dataset.vscodeThemeKind
+  if (code != null) return code.includes("light") ? "light" : "dark"
+  return matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light"
+}
+
+const remember = (name, value) => {
+  document.cookie = `arqscope_${name}=${value}; path=/; max-age=31536000; samesite=strict`
+}
+const remembered = (name) => new RegExp(`(?:^|; )arqscope_${name}=([\\w.]+)`).exec(document.cookie)?.[1]
+
+function age(seconds) {
+  const s = Math.max(0, Math.floor(seconds))
+  if (s < 1) return "now"
+  if (s < 60) return `${s} s`
+  const two = (n) => String(n).padStart(2, "0")
+  if (s < 3600) return `${Math.floor(s / 60)} m ${two(s % 60)} s`
+  if (s < 86400) return `${Math.floor(s / 3600)} h ${two(Math.floor(s % 3600 / 60))} m`
+  return `${Math.floor(s / 86400)} d ${two(Math.floor(s % 86400 / 3600))} h`
+}
+
+export function render({model}) {
+  const root = document.createElement("div")
+  root.className = "section frame"
+  const stencil = document.createElement("template")
+  const part = {}
+  const make = (name, tag) => {
+    const el = part[name] = document.createElement(tag)
+    el.className = `part-${name}`
+    return el
+  }
+  const skip = document.createElement("a")
+  skip.className = "skip"
+  skip.href = "#main"
+  skip.textContent = "Skip to the content"
+  const main = document.createElement("main")
+  main.id = "main"
+  main.tabIndex = -1
+  const charts = document.createElement("div")
+  charts.className = "part-charts"
+  const drawn = model.get_child("charts")
+  if (drawn) charts.append(drawn)
+  main.append(make("strip", "div"), make("above", "div"), charts, make("below", "div"), make("foot", "div"))
+  root.append(skip, make("head", "header"), make("rail", "div"), main, make("dialog", "div"), make("notices", "div"))
+  root.dataset.served = model.served
+
+  let skew = 0 // s the server's clock is ahead of ours
+  const tick = () => {
+    for (const time of root.querySelectorAll("time[datetime]")) {
+      const then = Date.parse(time.dateTime)
+      const seconds = (Date.now() - then) / 1000 + skew
+      const ahead = seconds < -0.5
+      const text = ahead ? `in ${age(-seconds)}` : age(seconds)
+      const said = "since" in time.dataset || ahead || text === "now" ? text : `${text} ago`
+      if (time.textContent !== said) time.textContent = said
+      if (time.dataset.said !== time.dateTime) {
+        time.dataset.said = time.dateTime
+        time.title = new Date(time.dateTime).toLocaleString()
+      }
+    }
+  }
+
+  const draw = (name) => {
+    stencil.innerHTML = model[name]
+    patch(part[name], stencil.content)
+    if (name === "dialog") showDialog()
+    if (name === "foot") {
+      const now = part.foot.querySelector("[data-now]")?.dataset.now
+      if (now) skew = Number(now) / 1000 - Date.now() / 1000
+      if (Math.abs(skew) < 5) skew = 0
+    }
+    if (name === "rail") narrow()
+    tick()
+  }
+  const dress = () => {
+    root.dataset.theme = model.theme === "auto" ? hostTheme() : model.theme
+    if (model.served) document.documentElement.dataset.theme = root.dataset.theme
+  }
+  const send = (intent, source, more) => {
+    const data = {...source?.dataset, ...more, intent}
+    delete data.key
+    model.send_msg(data)
+  }
+
+  // -- addresses ---------------------------------------------------------------------------------
+  const tell = (url) => send("visit", null, {page: url.pathname.split("/").pop(), search: url.search})
+  const visit = (address, {replace = false} = {}) => {
+    if (!model.served) {
+      const [page, search = ""] = address.split("?")
+      send("visit", null, {page, search})
+      return
+    }
+    const url = new URL(address, location.href)
+    if (url.href !== location.href) history[replace ? "replaceState" : "pushState"]({}, "", url)
+    tell(url)
+    root.classList.remove("rail-open")
+    if (!replace) scrollTo({top: 0})
+  }
+  if (model.served) addEventListener("popstate", () => tell(location))
+  const mark = () => { root.dataset.page = model.place }
+  const entitle = () => { if (model.served && model.title) document.title = model.title }
+
+  // -- dialogs -----------------------------------------------------------------------------------
+  let opener = null
+  function showDialog() {
+    const box = part.dialog.querySelector("dialog")
+    if (!box) {
+      if (opener?.isConnected) opener.focus()
+      opener = null
+      return
+    }
+    if (box.open) return
+    opener = root.getRootNode().activeElement
+    box.addEventListener("cancel", (event) => { event.preventDefault(); send("close") })
+    box.addEventListener("click", (event) => { if (event.target === box) send("close") })
+    box.showModal()
+  }
+
+  // -- the rail's filter, held by the browser ----------------------------------------------------
+  function narrow() {
+    const box = part.rail.querySelector("input[data-narrow]")
+    if (!box) return
+    const word = box.value.trim().toLowerCase()
+    for (const entry of part.rail.querySelectorAll("[data-queue-name]")) {
+      entry.hidden = word !== "" && !entry.dataset.queueName.toLowerCase().includes(word)
+    }
+  }
+
+  const busy = (el) => {
+    el.setAttribute("aria-busy", "true")
+    setTimeout(() => el.removeAttribute("aria-busy"), 4000)
+  }
+  root.addEventListener("click", (event) => {
+    if (event.defaultPrevented) return
+    const link = event.target.closest("a[href]")
+    if (link === skip) { event.preventDefault(); main.focus(); return }
+    if (link && "go" in link.dataset) {
+      if (event.ctrlKey || event.metaKey || event.shiftKey || event.button) return
+      event.preventDefault()
+      visit(link.getAttribute("href"))
+      return
+    }
+    if (event.target.closest("[data-menu]")) {
+      root.classList.toggle("rail-open")
+      return
+    }
+    if (root.classList.contains("rail-open") && !event.target.closest(".part-rail")) root.classList.remove("rail-open")
+    for (const open of root.querySelectorAll("details.pop[open]")) if (!open.contains(event.target)) open.open = false
+    const opens = event.target.closest("[data-opens]")
+    if (opens) {
+      const row = root.querySelector(`[data-key="${CSS.escape(opens.dataset.opens)}"]`)
+      if (row) {
+        row.hidden = !row.hidden
+        opens.setAttribute("aria-expanded", String(!row.hidden))
+      }
+      return
+    }
+    const copies = event.target.closest("[data-copy]")
+    if (copies) {
+      navigator.clipboard?.writeText(copies.dataset.copy)
+      busy(copies)
+      return
+    }
+    const target = event.target.closest("[data-intent]")
+    if (!target || ["FORM", "INPUT", "SELECT", "TEXTAREA"].includes(target.tagName)) return
+    event.preventDefault()
+    if (target.getAttribute("aria-busy") === "true") return
+    if (target.classList.contains("once")) busy(target)
+    send(target.dataset.intent, target)
+  })
+  root.addEventListener("change", (event) => {
+    const target = event.target.closest("input[data-intent], select[data-intent]")
+    if (target) {
+      if (target.dataset.intent === "refresh") remember("refresh", target.value)
+      send(target.dataset.intent, target, {value: target.value, checked: target.checked === true})
+      return
+    }
+    const form = event.target.closest("form[data-go]")
+    if (form && event.target.tagName === "SELECT") form.requestSubmit()
+  })
+  root.addEventListener("input", (event) => { if ("narrow" in event.target.dataset) narrow() })
+  root.addEventListener("submit", (event) => {
+    event.preventDefault()
+    const form = event.target
+    const fields = {}
+    for (const [name, value] of new FormData(form)) fields[name] = value
+    if ("go" in form.dataset) {
+      const query = new URLSearchParams(Object.entries(fields).filter(([, value]) => value !== ""))
+      visit(`${form.dataset.go}${query.size ? `?${query}` : ""}`)
+      return
+    }
+    const button = event.submitter
+    if (button?.classList.contains("once")) busy(button)
+    send(form.dataset.intent, form, {fields})
+  })
+
+  // -- keyboard ----------------------------------------------------------------------------------
+  let went = 0
+  const typing = () => {
+    const el = root.getRootNode().activeElement
+    return el && (["INPUT", "SELECT", "TEXTAREA"].includes(el.tagName) || el.isContentEditable)
+  }
+  const onKey = (event) => {
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && typing()) {
+      const form = root.getRootNode().activeElement.form
+      if (form) { event.preventDefault(); form.requestSubmit() }
+      return
+    }
+    if (event.key === "Escape" && root.classList.contains("rail-open")) root.classList.remove("rail-open")
+    if (event.ctrlKey || event.metaKey || event.altKey || typing() || part.dialog.querySelector("dialog")) return
+    if (event.key === "/") {
+      const box = main.querySelector("input[type=search]") || part.rail.querySelector("input[data-narrow]")
+      if (box) { event.preventDefault(); box.focus(); box.select() }
+    } else if (event.key === "r") {
+      send("reload")
+    } else if (event.key === "?") {
+      event.preventDefault()
+      send("help")
+    } else if (event.key === "g") {
+      went = Date.now()
+    } else if (Date.now() - went < 1500) {
+      went = 0
+      const link = part.rail.querySelector(`a[data-letter-key="${CSS.escape(event.key)}"]`)
+      if (link) { event.preventDefault(); visit(link.getAttribute("href")) }
+    }
+  }
+  if (model.served) addEventListener("keydown", onKey)
+  else { root.tabIndex = -1; root.addEventListener("keydown", onKey) }
+
+  for (const name of PARTS) {
+    model.on(name, () => draw(name))
+    draw(name)
+  }
+  model.on("theme", dress)
+  model.on("title", entitle)
+  model.on("place", mark)
+  dress()
+  entitle()
+  mark()
+  const beat = setInterval(tick, 1000)
+  model.on("remove", () => clearInterval(beat))
+  const scheme = matchMedia("(prefers-color-scheme: dark)")
+  const hello = () => send("hello", null, {theme: remembered("theme") || hostTheme(), refresh: remembered("refresh") || ""})
+  hello()
+  scheme.addEventListener("change", () => { if (!remembered("theme")) hello() })
+  const seen = () => send("seen", null, {value: !document.hidden})
+  if (model.served) document.addEventListener("visibilitychange", seen)
+  model.on("msg:custom", (said) => {
+    if (said.theme) remember("theme", said.theme)
+    if (said.go) visit(said.go)
+  })
+  if (model.served) requestAnimationFrame(() => document.getElementById("first")?.remove())
+  return root
+}

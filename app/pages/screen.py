@@ -1,0 +1,74 @@
+"""The screen: the one component a page is made of, patched in place in the browser, sending intents.
+
+Its parts are HTML made on the server. The browser changes only what changed and keeps identity by
+``data-key``: a refresh closes nothing, moves no focus and clears no selection. Same in a notebook.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Final
+
+import panel as pn
+import param
+
+from app.pages import design
+from app.pages.markup import Html, join
+
+Intent = Mapping[str, Any]
+
+#: the parts of a screen, in the order they stand
+PARTS: Final = ("head", "rail", "strip", "above", "below", "foot", "dialog", "notices")
+
+
+#: its exports are not declared
+_custom: Any = pn.custom
+
+
+class Screen(pn.custom.JSComponent):
+    """One live page: HTML parts, and the charts between ``above`` and ``below``."""
+
+    head = param.String(default="")
+    rail = param.String(default="")
+    strip = param.String(default="")
+    above = param.String(default="")
+    below = param.String(default="")
+    foot = param.String(default="")
+    dialog = param.String(default="")
+    notices = param.String(default="")
+    charts: Any = _custom.Child()
+    theme: Any = param.Selector(default="auto", objects=["auto", "light", "dark"])
+    place = param.String(default="", doc="Which page is shown: set together with its content.")
+    title = param.String(default="", doc="The title of the browser's tab.")
+    served = param.Boolean(default=False, doc="Whether the page has an address of its own.")
+
+    _esm: ClassVar[Path] = Path(__file__).parent / "screen.js"
+    _stylesheets: ClassVar[list[str]] = [design.stylesheet()]
+
+    def __init__(self, handle: Callable[[Intent], object] | None = None, **more: Any) -> None:
+        super().__init__(  # type: ignore[no-untyped-call]
+            **{"sizing_mode": "stretch_width", "margin": 0, **more}
+        )
+        self._handle = handle
+
+    def put(self, **parts: object) -> None:
+        """Show *parts*; nothing is sent of those that are shown already."""
+        made = {name: str(join(content)) for name, content in parts.items()}
+        changed = {name: html for name, html in made.items() if getattr(self, name) != html}
+        if changed:
+            self.param.update(**changed)
+
+    def tell(self, **said: object) -> None:
+        """Tell the browser something that is not shown, such as a theme to remember."""
+        self._send_msg(said)
+
+    def html(self) -> str:
+        """All that is shown, one part after the other."""
+        return "\n".join(getattr(self, name) for name in PARTS)
+
+    def _handle_msg(self, data: Any) -> None:
+        if self._handle is None or not isinstance(data, dict):
+            return
+        self._handle({str(name): value for name, value in data.items()})
+
+
+__all__ = ["PARTS", "Html", "Intent", "Screen"]

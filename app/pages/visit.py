@@ -1,0 +1,445 @@
+"""A visit: one viewer's address, what they chose and were told, and the screen that follows it all.
+
+One object for the server and for a notebook. It reads the collector's snapshot and writes through the
+desk; every snapshot reaches the browser as the parts of the screen that changed.
+"""
+
+import asyncio
+import functools
+import logging
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, replace
+from typing import Any, Final, Protocol
+from weakref import WeakKeyDictionary
+
+import panel as pn
+import param
+from bokeh.document import Document
+
+from app.actions import Actor, Connections
+from app.collector import Callback
+from app.errors import ArqscopeError
+from app.pages import bulk, dialogs, masthead, rail, strip
+from app.pages.address import HOME, Address, address_of
+from app.pages.catalogue import PAGES
+from app.pages.gallery import Gallery
+from app.pages.intents import ACTS, Desk, Notice
+from app.pages.markup import Html, button, icon, link, tag
+from app.pages.scene import Page, Reach, Scene
+from app.pages.screen import Intent, Screen
+from app.pages.summary import held
+from app.palette import JOB_LOOK, Theme
+from app.records import JobState
+from app.settings import Settings
+from app.snapshot import Snapshot
+
+log = logging.getLogger("arqscope.visit")
+
+MAX_NOTICES: Final = 4
+#: rows a viewer may select; more is an operation over a filter
+MAX_CHOSEN: Final = 100
+#: s a page may take to read before it is shown without what it reads
+PATIENCE_S: Final = 0.2
+
+
+class Source(Protocol):
+    """What a visit needs of a collector."""
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The latest snapshot."""
+
+    def subscribe(self, callback: Callback) -> int:
+        """Call *callback* with each new one."""
+
+    def unsubscribe(self, key: int) -> None:
+        """Stop calling."""
+
+
+@dataclass(frozen=True)
+class _Posted:
+    notice: Notice
+    number: int
+    until: float
+
+
+class Visit(pn.viewable.Viewer):
+    """All pages as one live object, one of them shown."""
+
+    theme: Any = param.Selector(default="auto", objects=["auto", "light", "dark"])
+
+    def __init__(
+        self,
+        collector: Source,
+        settings: Settings,
+        actor_of: Callable[[], Actor],
+        connections: Connections,
+        *,
+        address: Address | None = None,
+        is_open: bool = False,
+        refresh_s: int = masthead.DEFAULT_S,
+        **more: Any,
+    ) -> None:
+        super().__init__(**more)  # type: ignore[no-untyped-call]
+        self._collector, self._settings, self._is_open = collector, settings, is_open
+        self._connections = connections
+        self._desk = Desk(connections, settings, actor_of)
+        self.address = address or Address()
+        self._refresh_s = refresh_s
+        self._chosen: set[str] = set()
+        self._held: tuple[Snapshot, Any] | None = None  #: what is shown while rows are selected
+        self._notices: list[_Posted] = []
+        self._notice_number = 0
+        self._asked: dialogs.Asked | None = None
+        self._found: Any = None
+        self._trouble = ""
+        self._loaded_at = 0.0
+        self._is_loading = False
+        self._good: Snapshot | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._is_due = False
+        self._is_seen = True
+        self._shown_at = 0.0
+        self._shown_number = -1
+
+        doc = pn.state.curdoc
+        self._doc: Document | None = doc if doc is not None and doc.session_context else None
+        self.gallery = Gallery(settings.sample_interval_s)
+        self.screen = Screen(
+            self._handle, charts=self.gallery.column, theme=self.theme,
+            served=self._doc is not None,
+        )  # fmt: skip
+        self._key = collector.subscribe(self._on_snapshot)
+        if self._doc is not None:
+            pn.state.on_session_destroyed(lambda _: self.stop())
+        if self.page.load is not None:
+            self._load()
+        self.refresh()
+
+    def __panel__(self) -> Any:
+        return self.screen
+
+    def stop(self) -> None:
+        """Stop following the collector."""
+        self._collector.unsubscribe(self._key)
+        for task in self._tasks:
+            task.cancel()
+
+    @property
+    def page(self) -> Page:
+        """The page shown."""
+        return PAGES[self.address.page]
+
+    # -- snapshots -------------------------------------------------------------------------------
+
+    def _on_snapshot(self, snapshot: Snapshot) -> None:
+        waited = time.monotonic() - self._shown_at
+        slack = self._settings.sample_interval_s / 2
+        is_first = self._shown_number <= 0
+        if not is_first and (not self._refresh_s or waited < self._refresh_s - slack):
+            return
+        if not self._is_seen or snapshot.number == self._shown_number:
+            return
+        page = self.page
+        age_s = time.monotonic() - self._loaded_at
+        if page.load is not None and not self._chosen and age_s >= page.reload_s - slack:
+            self._load()
+        self._later()
+
+    def _later(self) -> None:
+        """Refresh under the document's lock, once for however many reasons came meanwhile."""
+        if self._doc is None:
+            self.refresh()
+            for box in self.gallery.column:
+                pn.io.push_notebook(box)
+        elif not self._is_due:
+            self._is_due = True
+            self._doc.add_next_tick_callback(self.refresh)
+
+    def refresh(self) -> None:
+        """Show the present: what changed is sent, nothing else."""
+        self._is_due = False
+        snapshot = held(self._collector.snapshot, self._good)
+        if snapshot.number and not snapshot.problems:
+            self._good = snapshot
+        if snapshot.number != self._shown_number:
+            self._shown_at, self._shown_number = time.monotonic(), snapshot.number
+        settings, address, refresh_s = self._settings, self.address, self._refresh_s
+        scene = self.scene(snapshot)
+        above, below = self._halves(scene)
+        is_open = self._is_open and address.page == HOME
+        self.screen.put(
+            head=_once(snapshot, ("head", refresh_s),
+                       lambda: masthead.head(snapshot, settings, refresh_s)),
+            rail=_once(snapshot, ("rail", address.page, address.get("name")),
+                       lambda: rail.rail(snapshot, address)),
+            strip=_once(snapshot, ("strip", is_open), lambda: [
+                strip.banners(snapshot, settings, is_open=is_open), strip.strip(snapshot)]),
+            above=above, below=below,
+            foot=_once(snapshot, ("foot",), lambda: masthead.foot(snapshot, settings)),
+            dialog=dialogs.dialog(self._asked, scene) if self._asked else "",
+            notices=self._noticed(),
+        )  # fmt: skip
+        title = self.page.title(address) if self.page.title else address.place.title
+        title = f"{title} · arqscope"
+        if (self.screen.title, self.screen.place) != (title, address.page):
+            self.screen.param.update(title=title, place=address.page)
+        only = address.get("name") if address.page == "queue" else ""
+        self.gallery.show(snapshot, self.page.charts, self.drawn_theme, only)
+        self.gallery.feed(snapshot, lambda key, make: _once(snapshot, key, make))
+
+    def scene(self, snapshot: Snapshot) -> Scene:
+        """What the page shown is a function of; held while rows are selected."""
+        found = self._found
+        if self._held is not None:
+            snapshot, found = self._held
+        return Scene(
+            snapshot=snapshot, address=self.address, settings=self._settings,
+            refusal=self._desk.refusal, found=found, trouble=self._trouble,
+            chosen=frozenset(self._chosen),
+        )  # fmt: skip
+
+    def _halves(self, scene: Scene) -> tuple[object, object]:
+        page = self.page
+        below = page.below or (lambda _: Html(""))
+        if not page.is_shared or scene.chosen:
+            return page.above(scene), below(scene)
+        key = (scene.address.href, scene.may_act)
+        return (
+            _once(scene.snapshot, ("above", *key), lambda: page.above(scene)),
+            _once(scene.snapshot, ("below", *key), lambda: below(scene)),
+        )
+
+    # -- what a page reads -----------------------------------------------------------------------
+
+    def _load(self) -> None:
+        if self._is_loading:
+            return
+        self._is_loading, self._loaded_at = True, time.monotonic()
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:  # made outside a loop (a test, an export): nothing can be read
+            self._is_loading = False
+            return
+        self._run(self._read(self.address, self.page))
+
+    async def _read(self, address: Address, page: Page) -> None:
+        found, trouble = None, ""
+        reach = Reach(
+            connections=self._connections, settings=self._settings,
+            snapshot=self._collector.snapshot,
+        )  # fmt: skip
+        try:
+            found = await page.load(reach, address) if page.load else None
+        except ArqscopeError as error:
+            trouble = str(error)
+        except Exception as error:  # a page says what is wrong; the others go on
+            log.exception("page cannot be read", extra={"page": address.page})
+            trouble = f"{type(error).__name__}: {error}"[:300]
+        self._is_loading = False
+        if address != self.address:
+            self._load()
+            return
+        if found is not None or trouble:
+            self._found, self._trouble = (found if found is not None else self._found), trouble
+        self._later()
+
+    def visit(self, address: Address) -> None:
+        """Go to another page, or the same with another query."""
+        if address == self.address:
+            return
+        same_page = address.page == self.address.page
+        self.address = address
+        self._let_go()
+        self._trouble = ""
+        if not same_page or self.page.load is None:
+            self._found = None
+        if self.page.load is None:
+            self._later()
+            return
+        self._is_loading = False
+        self._load()
+        if not same_page:
+            asyncio.get_running_loop().call_later(PATIENCE_S, self._later)
+
+    def _let_go(self) -> None:
+        self._chosen.clear()
+        self._held = None
+
+    # -- what the viewer asks --------------------------------------------------------------------
+
+    def _handle(self, data: Intent) -> None:
+        """Take one message of a browser, to be answered under the document's lock.
+
+        Panel calls this outside of it, where a chart must not be touched.
+        """
+        if self._doc is None:
+            self._answer(data)
+        else:
+            self._doc.add_next_tick_callback(functools.partial(self._answer, data))
+
+    def _answer(self, data: Intent) -> None:
+        """Do what a message asks for; it is what somebody typed, so nothing in it is trusted."""
+        intent = str(data.get("intent", ""))[:40]
+        match intent:
+            case "visit":
+                self.visit(address_of(str(data.get("page", "")), str(data.get("search", ""))))
+                return
+            case "hello":
+                if data.get("theme") in ("light", "dark"):
+                    self.theme = data["theme"]
+                self._set_refresh(data.get("refresh"))
+            case "turn-theme":
+                self.theme = "light" if self.theme == "dark" else "dark"
+                self.screen.tell(theme=self.theme)
+            case "refresh":
+                self._set_refresh(data.get("value"))
+            case "seen":
+                self._is_seen = data.get("value") is not False
+            case "reload":
+                if self.page.load is not None and not self._chosen:
+                    self._load()
+            case "choose" | "choose-all" | "clear":
+                self._choose(intent, data)
+            case "help":
+                self._asked = dialogs.Asked("help")
+            case "ask":
+                self._asked = dialogs.Asked.of(data, self.scene(self._collector.snapshot))
+                if self._asked is not None and self._asked.what in bulk.KINDS:
+                    self._run(self._count(self._asked))
+            case "close":
+                self._asked = None
+            case "confirm" if self._asked is not None and isinstance(data.get("fields"), dict):
+                self._run(self._confirm(self._asked, dict(data["fields"])))
+            case "dismiss":
+                number = str(data.get("number", ""))
+                self._notices = [p for p in self._notices if str(p.number) != number]
+            case _ if intent in ACTS:
+                fields = data.get("fields")
+                self._run(
+                    self._perform(intent, {**data, **(fields if isinstance(fields, dict) else {})})
+                )
+        self.refresh()
+
+    def _set_refresh(self, value: object) -> None:
+        if str(value).isdigit() and int(str(value)) in masthead.REFRESHES:
+            self._refresh_s = int(str(value))
+
+    def _choose(self, intent: str, data: Intent) -> None:
+        snapshot = held(self._collector.snapshot, self._good)
+        keys = self.page.keys(self.scene(snapshot)) if self.page.keys else []
+        if intent == "clear":
+            self._let_go()
+            return
+        on = data.get("checked") is True
+        wanted = keys if intent == "choose-all" else [str(data.get("row", ""))]
+        for key in wanted:
+            if not on:
+                self._chosen.discard(key)
+            elif key in keys and len(self._chosen) < MAX_CHOSEN:
+                if not self._chosen:
+                    self._held = (snapshot, self._found)
+                self._chosen.add(key)
+        if not self._chosen:
+            self._held = None
+
+    @property
+    def drawn_theme(self) -> Theme:
+        """The theme charts are drawn in."""
+        return "dark" if self.theme == "dark" else "light"
+
+    @param.depends("theme", watch=True)
+    def _dress(self) -> None:
+        self.screen.theme = self.theme
+        self.gallery.paint(self.drawn_theme)
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _perform(self, intent: str, data: Intent) -> None:
+        if intent.endswith("-chosen"):
+            chosen = sorted(self._chosen)
+            self._let_go()
+            notice = await self._desk.perform_each(intent.removesuffix("-chosen"), chosen)
+        else:
+            notice = await self._desk.perform(intent, data)
+        self._told(notice, data.get("number"))
+
+    async def _count(self, asked: dialogs.Asked) -> None:
+        counted = await self._desk.count(asked)
+        if self._asked is asked:
+            self._asked = counted
+        self._later()
+
+    async def _confirm(self, asked: dialogs.Asked, fields: dict[str, Any]) -> None:
+        notice = await self._desk.confirm(asked, fields)
+        if notice.keeps_dialog:
+            if self._asked is asked:
+                self._asked = replace(asked, said=notice, fields=fields)
+            self._later()
+            return
+        if self._asked is asked:
+            self._asked = None
+        self._let_go()
+        self._told(notice)
+
+    def _told(self, notice: Notice, replaces: object = None) -> None:
+        self._post(notice, replaces)
+        if notice.go:
+            self.screen.tell(go=notice.go)
+        if self.page.load is not None:
+            self._load()
+        self._later()
+
+    # -- notices ---------------------------------------------------------------------------------
+
+    def _post(self, notice: Notice, replaces: object = None) -> None:
+        self._notice_number += 1
+        kept = [p for p in self._notices if str(p.number) != str(replaces)]
+        posted = _Posted(notice, self._notice_number, time.monotonic() + notice.lasts_s)
+        self._notices = [*kept, posted][-MAX_NOTICES:]
+
+    def _noticed(self) -> Html:
+        now = time.monotonic()
+        self._notices = [posted for posted in self._notices if posted.until > now]
+        shown = [_notice(posted) for posted in self._notices]
+        return tag("div", shown, class_="notices", role="status", aria_live="polite")
+
+
+#: what was made of a snapshot already: visits that see the same share it
+_made: WeakKeyDictionary[Snapshot, dict[tuple[Any, ...], Any]] = WeakKeyDictionary()
+
+
+def _once(snapshot: Snapshot, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
+    """What *make* makes of *snapshot*, made once for all visits; *key* says all it depends on."""
+    known = _made.setdefault(snapshot, {})
+    if key not in known:
+        known[key] = make()
+    return known[key]
+
+
+def _notice(posted: _Posted) -> Html:
+    notice = posted.notice
+    look = JOB_LOOK[JobState.COMPLETE if notice.ok else JobState.FAILED]
+    offers: list[Html] = [
+        button(label, intent, kind="quiet once", number=posted.number, **data)
+        for label, intent, data in notice.offers
+    ]
+    offers += [link(where, label, class_="button") for label, where in notice.links]
+    close = button("Dismiss", "dismiss", number=posted.number)
+    css = "complete" if notice.ok else "failed"
+    return tag(
+        "div",
+        tag("span", icon(look.icon, 14), class_=f"c-{css}"),
+        tag("span", notice.text),
+        offers,
+        close,
+        class_="notice",
+        data_key=f"notice-{posted.number}",
+    )
+
+
+__all__ = ["Source", "Visit"]
