@@ -53,6 +53,11 @@ QUEUES: Final = "arqscope:queues"
 PAUSED_QUEUES: Final = "arqscope:paused"
 #: ZSET worker id → last heartbeat ms · every worker process · none · trimmed to 1 day at each beat
 WORKERS: Final = "arqscope:workers"
+#: HASH of the leader's newest sample: ``tick`` and the parts that change seldom, JSON · collector ·
+#: 60 s · one, ≤ 1 MB
+SAMPLE: Final = "arqscope:sample"
+#: STRING: a server reads SAMPLE instead of sampling itself · collectors that follow · 10 s · one
+SAMPLE_WANTED: Final = "arqscope:sample:wanted"
 #: STREAM of what operators did · audit · none · capped
 AUDIT: Final = "arqscope:audit"
 

@@ -12,10 +12,12 @@ from typing import Any, Final, Generic, Literal, TypeVar
 from redis.asyncio import Redis
 
 from app import keys
+from app.batch import Batch
+from app.batch import into as _into
 from app.errors import BadPayload, BadRecord, InvalidRequest
 from app.frames import printable
 from app.payload import Codec, JobPayload
-from app.readings import Batch, id_ms
+from app.readings import id_ms
 from app.records import DeadLetter, JobRun, JobState, LetterState, Outcome
 
 MAX_PAGE: Final = 500
@@ -198,10 +200,6 @@ async def job(
         letter=letter,
         correlation_id=str(arguments.options.get("cid", "")) or getattr(letter, "correlation_id", ""),
     )  # fmt: skip
-
-
-def _into(target: dict[str, Any], name: str) -> Any:
-    return lambda reply: target.__setitem__(name, reply)
 
 
 async def _members(redis: Redis, key: str) -> set[str]:
