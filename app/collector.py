@@ -22,6 +22,7 @@ from app.album import Album
 from app.batch import Batch
 from app.clock import Clock
 from app.connections import connect
+from app.historian import Historian
 from app.observation import Observation
 from app.settings import Settings, masked_url
 from app.sharing import Shared, Sharing
@@ -36,6 +37,8 @@ TIMEOUT_S: Final = 1.5
 PROBE_S: Final = 0.3
 #: and is asked beside the samples, each time for this long
 PROBE_PATIENCE_S: Final = 5.0
+#: writing a minute of history may take this long
+WRITE_S: Final = 20.0
 #: samples the collector's own cost speaks about
 COSTS_KEPT: Final = 60
 
@@ -50,7 +53,9 @@ class Collector:
         self.snapshot = Snapshot.empty()
         self._observation = Observation(settings)
         self._album = Album()
-        self._sharing = Sharing()
+        self._sharing = Sharing(may_write=settings.keep_history)
+        self._historian = Historian()
+        self._writing: asyncio.Task[None] | None = None
         self._clock = Clock()
         self._pace = Pace(settings.sample_interval_s)
         self._costs: deque[float] = deque(maxlen=COSTS_KEPT)
@@ -86,9 +91,10 @@ class Collector:
             while not task.done():  # redis-py may swallow a cancellation: ask until it has ended
                 task.cancel()
                 await asyncio.wait({task}, timeout=0.2)
-        for probe in self._probes.values():
-            probe.cancel()
-        await asyncio.gather(*self._probes.values(), return_exceptions=True)
+        beside = [*self._probes.values(), *([self._writing] if self._writing else [])]
+        for one in beside:
+            one.cancel()
+        await asyncio.gather(*beside, return_exceptions=True)
         self._probes.clear()
         clients, self._clients = self._clients, {}
         await asyncio.gather(
@@ -168,8 +174,25 @@ class Collector:
             if shared is None:
                 shared = await self._look(at, full=full)
             self._publish(shared, began)
+            self._historian.see(shared.sample)
+            if self._sharing.leads and self._historian.is_due(shared.sample.now_ms):
+                self._begin_writing(shared.sample.now_ms)
         self._tell(self.snapshot)
         return self.snapshot
+
+    def _begin_writing(self, now_ms: float) -> None:
+        """Write the minutes that are over, beside the samples."""
+        if self._writing is None or self._writing.done():
+            self._writing = asyncio.get_running_loop().create_task(
+                self._write(now_ms), name="arqscope-history"
+            )
+
+    async def _write(self, now_ms: float) -> None:
+        try:
+            async with asyncio.timeout(WRITE_S):
+                await self._historian.write(self._client("queue"), now_ms)
+        except (RedisError, OSError, TimeoutError) as error:
+            log.warning("history not written", extra={"error": str(error)[:200]})
 
     async def _look(self, at: pd.Timestamp, *, full: bool) -> Shared:
         """Sample for ourselves, and store it when others follow us."""

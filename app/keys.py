@@ -102,9 +102,14 @@ def totals(queue: str) -> str:
 
 
 def minute(queue: str, epoch_minute: int) -> str:
-    """HASH ``function|outcome|complete`` or ``function|wait|12`` → count · finish · 2 h · functions
-    x buckets."""
+    """HASH ``function|o|complete``, ``function|w|12`` (wait), ``|r|`` (run), ``|e|`` (end to end) or
+    ``|a|accepted`` → count · enqueue, finish · 2 h · functions x buckets."""
     return f"arqscope:{{{queue}}}:minute:{epoch_minute}"
+
+
+def minute_prefix(queue: str) -> str:
+    """What ``minute`` puts before the epoch minute: scripts add it by Redis' own clock."""
+    return f"arqscope:{{{queue}}}:minute:"
 
 
 def progress(queue: str, job_id: str) -> str:
@@ -132,6 +137,36 @@ def functions(queue: str) -> str:
     """ZSET function name → last heartbeat ms of a worker that knows it · workers · none · functions."""
     return f"arqscope:{{{queue}}}:functions"
 
+
+# --- history of a queue or stream (*source*), all on the queue Redis ----------------------------
+
+
+def history_open(source: str) -> str:
+    """HASH ``m<epoch minute>`` or ``h<epoch hour>`` → one row (JSON) not packed yet · the collector
+    that leads · 8 d · ≤ 130 minutes and 30 hours."""
+    return f"arqscope:{{{source}}}:history:open"
+
+
+def history_minutes(source: str, epoch_hour: int) -> str:
+    """STRING the minutes of one hour, packed (see ``tiers``) · collector · 7 d · 168 per source."""
+    return f"arqscope:{{{source}}}:history:m:{epoch_hour}"
+
+
+def history_hours(source: str, epoch_day: int) -> str:
+    """STRING the hours of one day, packed · collector · 90 d · 90 per source."""
+    return f"arqscope:{{{source}}}:history:h:{epoch_day}"
+
+
+def moment(kind: str, number: int) -> str:
+    """STRING a whole sample, packed: every minute (``m``) for 6 h, every quarter (``q``) for 7 d, every
+    six hours (``s``) for 90 d · collector · as said · 1,392 per deployment."""
+    return f"arqscope:moment:{kind}:{number}"
+
+
+#: ZSET of deploys (JSON) → ms · collector, actions · none · 90 d, 5,000 at most
+MARKS: Final = "arqscope:marks"
+#: HASH source → version its workers run, as last seen · collector · none · one per source
+VERSIONS: Final = "arqscope:versions"
 
 # --- dead letters: *source* is a queue (queue Redis) or a stream (streams Redis) ---------------
 

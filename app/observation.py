@@ -304,6 +304,7 @@ class Observation:
                 "aborted": totals.get("aborted"),
                 "resolved": totals.get("resolved"),
                 "discarded": discarded(totals),
+                "redriven": totals.get("redriven"),
                 "dead_open": letters.open,
                 "dead_retrying": letters.retrying,
                 "paused": queue in self._paused,

@@ -18,7 +18,7 @@ from app.errors import BadPayload, BadRecord, InvalidRequest
 from app.frames import printable
 from app.payload import Codec, JobPayload
 from app.readings import id_ms
-from app.records import DeadLetter, JobRun, JobState, LetterState, Outcome
+from app.records import DeadLetter, JobRun, JobState, LetterState, Outcome, raw_bytes
 
 MAX_PAGE: Final = 500
 #: run reports looked at for one page, or for one job's runs
@@ -102,13 +102,6 @@ class LetterDetail:
     letter: DeadLetter
     arguments: Arguments
     raw: str = ""  #: the fields of a dead event, as JSON text
-
-
-def raw_bytes(text: str | bytes | None) -> bytes:
-    """The bytes behind a reply that was decoded with ``surrogateescape``."""
-    if text is None:
-        return b""
-    return text if isinstance(text, bytes) else text.encode("utf-8", "surrogateescape")
 
 
 def arguments_of(raw: bytes, codec: Codec | None = None, *, size_bytes: int = 0) -> Arguments:

@@ -69,6 +69,13 @@ def utc(ms: float) -> datetime:
     return datetime.fromtimestamp(ms / 1000, UTC)
 
 
+def raw_bytes(text: str | bytes | None) -> bytes:
+    """The bytes behind a reply that was decoded with ``surrogateescape``."""
+    if text is None:
+        return b""
+    return text if isinstance(text, bytes) else text.encode("utf-8", "surrogateescape")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobRun:
     """One attempt of one job, as the worker that ran it reported it. Times are epoch ms."""

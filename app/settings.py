@@ -182,6 +182,11 @@ class Settings(BaseModel):
         validation_alias=AliasChoices("ARQSCOPE_SAMPLE_INTERVAL_S", "sample_interval_s"),
         description="s between two samples of the collector",
     )
+    keep_history: bool = Field(
+        default=True,
+        validation_alias=AliasChoices("ARQSCOPE_KEEP_HISTORY", "keep_history"),
+        description="write history and the samples servers share to the queue Redis",
+    )
     read_only: bool = Field(
         default=False,
         validation_alias=AliasChoices("ARQSCOPE_READ_ONLY", "read_only"),

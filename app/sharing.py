@@ -46,12 +46,12 @@ class Shared:
 class Sharing:
     """One server's part in sampling: ``alone``, ``leader`` or ``follower``."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, may_write: bool = True) -> None:
         self.id = secrets.token_hex(8)
         self.role = "alone"
         self._holder: str | None = None
         self._wanted = False
-        self._barred = False  #: Redis lets us write nothing: we sample for ourselves
+        self._barred = not may_write  #: Redis lets us write nothing: we sample for ourselves
         self._parts: dict[str, Any] = {}
         self._versions: dict[str, int] = {}
         self._stored: dict[str, int] = {}

@@ -310,6 +310,9 @@ class Runner:
                 attempts.encode() if attempts is not None else "",
                 letter,
                 lambda _recorded: self._release(claim),
+                e2e_bucket=bucket_of(run.started_ms + ran_ms - job.enqueued_ms)
+                if run.function is not None and kind in (COMPLETE, DEAD)
+                else "",
             )
         )
         run.claim.payload = None
