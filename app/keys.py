@@ -60,6 +60,9 @@ SAMPLE: Final = "arqscope:sample"
 SAMPLE_WANTED: Final = "arqscope:sample:wanted"
 #: STREAM of what operators did · audit · none · capped
 AUDIT: Final = "arqscope:audit"
+#: STRING ms of the last health check that could write, on every Redis · API · 60 s · one
+CANARY: Final = "arqscope:canary"
+CANARY_MS: Final = 60_000
 
 
 def worker(worker_id: str) -> str:
@@ -112,14 +115,25 @@ def minute_prefix(queue: str) -> str:
     return f"arqscope:{{{queue}}}:minute:"
 
 
-def progress(queue: str, job_id: str) -> str:
-    """HASH progress, checkpoint and log lines of a job · the job · 7 d, removed at the end · one
-    per job that reports."""
-    return f"arqscope:{{{queue}}}:progress:{job_id}"
+def progress(queue: str, root: str) -> str:
+    """HASH progress (and ``…:log``, a LIST of lines) of a job and the retries of its letter · the
+    job · 7 d · one per job that reports."""
+    return f"arqscope:{{{queue}}}:progress:{root}"
+
+
+def job_memory(queue: str, root: str, enqueued_ms: int) -> str:
+    """HASH checkpoint and ``once:<name>`` marks, shared by all runs of one enqueued job · the job ·
+    30 d · one per job that uses it."""
+    return f"arqscope:{{{queue}}}:memory:{root}:{enqueued_ms}"
+
+
+#: ms a copy of a payload outlives it
+VAULT_MS: Final = 30 * 86_400_000
 
 
 def vault(queue: str, job_id: str) -> str:
-    """STRING copy of a payload about to expire · janitor · 30 d · jobs of stock producers."""
+    """STRING copy of a payload that expires · enqueue, janitor · 30 d beyond it, removed when the job
+    ends · jobs with an expiry, jobs of stock producers."""
     return f"arqscope:{{{queue}}}:vault:{job_id}"
 
 
@@ -182,8 +196,8 @@ def dead_retrying(source: str) -> str:
 
 
 def dead_closed(source: str) -> str:
-    """ZSET letter id → closed ms (resolved, discarded, archived) · actions, finish · trimmed after
-    retention."""
+    """ZSET letter id → closed ms (resolved, discarded, archived, aborted) · actions, finish · trimmed
+    after retention."""
     return f"arqscope:{{{source}}}:dead:closed"
 
 

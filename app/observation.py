@@ -18,6 +18,7 @@ from app.latency import Latency
 from app.records import JobRun
 from app.sample import Sample
 from app.sample_rows import (
+    aborted,
     depth_row,
     discarded,
     group_row,
@@ -301,7 +302,7 @@ class Observation:
                 "failed": totals.get("failed"),
                 "retried": totals.get("retried"),
                 "dead_total": totals.get("dead"),
-                "aborted": totals.get("aborted"),
+                "aborted": aborted(totals),
                 "resolved": totals.get("resolved"),
                 "discarded": discarded(totals),
                 "redriven": totals.get("redriven"),

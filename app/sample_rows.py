@@ -17,6 +17,13 @@ def discarded(totals: Mapping[str, int]) -> int | None:
     return max(0, totals["discarded"] - totals.get("undone", 0))
 
 
+def aborted(totals: Mapping[str, int]) -> int | None:
+    """Jobs aborted and left so; None when the counters are unknown."""
+    if "aborted" not in totals:
+        return None
+    return max(0, totals["aborted"] - totals.get("unaborted", 0))
+
+
 def depth_row(reading: readings.QueueReading, queue: str, now_ms: float) -> dict[str, Any]:
     """Waiting, running and deferred of one queue: they add up to what the queue holds."""
     queued, due = reading.queued.get(queue), reading.due.get(queue)
