@@ -31,7 +31,7 @@ BEAT_MS: Final = 20_000
 
 #: the counters, with those by which only dead letters change
 _COUNTERS: Final = (*TOTALS, "archived", "undone", "unaborted")
-_WORKER_FIELDS: Final = (
+WORKER_FIELDS: Final = (
     "id", "role", "host", "pid", "source", "version", "since_ms", "beat_ms", "slots", "busy",
     "state", "trouble", "rss_bytes", "cpu_s", "loop_lag_ms", "functions", "jobs",
 )  # fmt: skip
@@ -53,6 +53,11 @@ def _decoded(rows: Iterable[Mapping[str, str]], decode: Callable[..., R]) -> tup
         except BadRecord:
             bad += 1
     return good, bad
+
+
+def decoded_workers(reply: Sequence[Any]) -> tuple[list[WorkerInfo], int]:
+    """The workers of a SORT that joined WORKER_FIELDS, and how many were not readable."""
+    return _decoded(rows_of(reply, WORKER_FIELDS), WorkerInfo.from_fields)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -157,15 +162,13 @@ async def queue_reading(
 
     def take_workers(reply: Any) -> None:
         if reply != heard.reply:
-            heard.workers, heard.bad = _decoded(
-                rows_of(reply, _WORKER_FIELDS), WorkerInfo.from_fields
-            )
+            heard.workers, heard.bad = decoded_workers(reply)
             heard.reply = reply
         reading.workers = [w for w in heard.workers if w.beat_ms >= now_ms - BEAT_MS]
         bad.append(heard.bad)
 
     workers = sorted_records(
-        keys.WORKERS, keys.worker("*->"), _WORKER_FIELDS, MAX_WORKERS, sort=sort
+        keys.WORKERS, keys.worker("*->"), WORKER_FIELDS, MAX_WORKERS, sort=sort
     )
     batch.ask(take_workers, *workers)
     _ask_runs(batch, queues, after, set(jump), reading, bad)
