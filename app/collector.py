@@ -22,6 +22,7 @@ from app.album import Album
 from app.batch import Batch
 from app.clock import Clock
 from app.connections import connect
+from app.foreign import Look, look_around, remember, remembered
 from app.historian import Historian
 from app.observation import Observation
 from app.settings import Settings, masked_url
@@ -56,6 +57,8 @@ class Collector:
         self._sharing = Sharing(may_write=settings.keep_history)
         self._historian = Historian()
         self._writing: asyncio.Task[None] | None = None
+        self._looking: asyncio.Task[Look] | None = None
+        self.look = Look()
         self._clock = Clock()
         self._pace = Pace(settings.sample_interval_s)
         self._costs: deque[float] = deque(maxlen=COSTS_KEPT)
@@ -91,7 +94,11 @@ class Collector:
             while not task.done():  # redis-py may swallow a cancellation: ask until it has ended
                 task.cancel()
                 await asyncio.wait({task}, timeout=0.2)
-        beside = [*self._probes.values(), *([self._writing] if self._writing else [])]
+        beside: list[asyncio.Task[Any]] = [
+            *self._probes.values(),
+            *(task for task in (self._writing, self._looking) if task is not None),
+        ]
+        self._looking = None
         for one in beside:
             one.cancel()
         await asyncio.gather(*beside, return_exceptions=True)
@@ -142,6 +149,10 @@ class Collector:
 
     async def _run(self) -> None:
         due = time.monotonic()
+        if self._looking is None:
+            self._looking = asyncio.get_running_loop().create_task(
+                self.look_around(), name="arqscope-look"
+            )
         while True:
             try:
                 await self.sample(full=self.snapshot.number == 0)
@@ -153,6 +164,27 @@ class Collector:
             if behind > 0:  # ticks that were missed are skipped, not caught up
                 due += math.ceil(behind / interval) * interval
             await asyncio.sleep(max(0.0, due - time.monotonic()))
+
+    async def look_around(self) -> Look:
+        """Look once, within a window, for queues of stock arq; they are sampled from then on."""
+        look = self.look = Look()
+        redis = self._client("queue")
+        try:
+            known = {*self._observation.queues, *self._observation.streams}
+            self._observation.foreign |= await remembered(redis) - known
+            await look_around(redis, known, look=look)
+            self._observation.foreign |= look.queues
+            if self.settings.keep_history:
+                await remember(redis, look.queues)
+        except (RedisError, OSError) as error:
+            look.ended = True
+            log.warning("no look around", extra={"error": str(error)[:200]})
+        return look
+
+    @property
+    def foreign(self) -> frozenset[str]:
+        """Queues of stock arq that were found."""
+        return self._observation.foreign
 
     async def sample(self, *, full: bool = True) -> Snapshot:
         """Read all sources once, publish and return the new snapshot.

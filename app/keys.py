@@ -49,6 +49,8 @@ def arq_retry(job_id: str) -> str:
 
 #: SET of queue names · our producers and workers · none · one per queue
 QUEUES: Final = "arqscope:queues"
+#: SET of queue names nobody declared or registered, found by a look around · collector · none · ≤ 100
+FOREIGN: Final = "arqscope:foreign"
 #: SET of names of queues that take no new job · actions · none · one per queue
 PAUSED_QUEUES: Final = "arqscope:paused"
 #: ZSET worker id → last heartbeat ms · every worker process · none · trimmed to 1 day at each beat

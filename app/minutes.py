@@ -80,7 +80,7 @@ class Minutes:
             self.queues.add(row["queue"])
             if row.get("waiting") is None:
                 continue
-            held = row["waiting"] + row["deferred"] + row["running"]
+            held = row["waiting"] + row["deferred"] + (row.get("running") or 0)
             levels = {name: row.get(name) for name in LEVELS if name in row}
             levels |= {"waiting_max": row["waiting"], "held": held}
             counters = {"redriven": row.get("redriven")}

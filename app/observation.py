@@ -21,6 +21,7 @@ from app.sample_rows import (
     aborted,
     depth_row,
     discarded,
+    foreign_row,
     group_row,
     redis_row,
     stream_history_rows,
@@ -47,6 +48,7 @@ class Observation:
         self.settings = settings
         self.queues: tuple[str, ...] = settings.queue_names
         self.streams: tuple[str, ...] = (settings.stream_name,)
+        self.foreign: frozenset[str] = frozenset()  #: queues of stock arq: most is unknown
         self.commands = 0
         self._tick = 0
         self._full = True
@@ -172,7 +174,12 @@ class Observation:
             )
         self._take_runs(reading)
         self._take_letters(reading.letters, reading.totals)
-        fresh = [name for name in sorted(reading.registered) if name not in self.queues]
+        self.foreign -= reading.registered
+        fresh = [
+            name
+            for name in (*sorted(reading.registered), *sorted(self.foreign))
+            if name not in self.queues
+        ]
         self.queues = (*self.queues, *fresh)[: readings.MAX_QUEUES]
 
     async def read_runs(self, redis: Redis) -> None:
@@ -315,7 +322,8 @@ class Observation:
                 "failed_per_s": self._rates.per_s(f"{queue}|failed", totals.get("failed"), now_s),
             }
             serving = workers_row(reading.workers, queue, row.get("running"))
-            rows.append(row | serving | latency.row(self._now_ms))
+            row |= serving | latency.row(self._now_ms)
+            rows.append(foreign_row(row) if queue in self.foreign else row)
         return rows
 
     def _stream_rows(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

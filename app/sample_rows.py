@@ -40,6 +40,12 @@ def depth_row(reading: readings.QueueReading, queue: str, now_ms: float) -> dict
     }
 
 
+def foreign_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A stock queue's row: only what is due and deferred is known; due are running jobs too."""
+    known = ("queue", "waiting", "deferred", "oldest_wait_s", "paused")
+    return {name: row[name] for name in known if name in row}
+
+
 def workers_row(
     workers: Iterable[WorkerInfo] | None, queue: str, running: float | None
 ) -> dict[str, Any]:
