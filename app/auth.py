@@ -76,7 +76,11 @@ POLICIES: Final = (
     _policy(r"/(stats|metrics|openapi\.json|docs)", _READ, Access.VIEWER),
     _policy(r"/docs/assets/[\w.-]+", _READ, Access.VIEWER),
     _policy(rf"/jobs(/{_NAME}){{0,2}}", _READ, Access.VIEWER),
+    _policy(rf"/jobs/{_NAME}/{_NAME}/why", _READ, Access.VIEWER),
     _policy(rf"/queues(/{_NAME})?", _READ, Access.VIEWER),
+    _policy(rf"/queues/{_NAME}/(forecast|changes)", _READ, Access.VIEWER),
+    _policy(rf"/(history|analyses)/{_NAME}", _READ, Access.VIEWER),
+    _policy(r"/(annotations|foreign)", _READ, Access.VIEWER),
     _policy(rf"/dead-letters(/{_NAME}){{0,2}}", _READ, Access.VIEWER),
     _policy(rf"/(events|workers|audit|frames|frames/{_NAME})", _READ, Access.VIEWER),
     # changing
@@ -84,6 +88,7 @@ POLICIES: Final = (
     _policy(rf"/jobs/{_NAME}/{_NAME}/(cancel|abort|promote)", _POST, Access.OPERATOR),
     _policy(rf"/queues/{_NAME}/(pause|resume|clean|concurrency)", _POST, Access.OPERATOR),
     _policy(rf"/dead-letters/{_NAME}/{_NAME}/(retry|discard|undo|archive)", _POST, Access.OPERATOR),
+    _policy(r"/(deploys|foreign)", _POST, Access.OPERATOR),
     _policy(r"/events", _POST, Access.OPERATOR),
     _policy(rf"/notifications/{_NAME}", _POST, Access.OPERATOR),
 )

@@ -182,6 +182,11 @@ class Collector:
         return look
 
     @property
+    def durations(self) -> dict[str, dict[str, dict[int, int]]]:
+        """Queue → ``wait``, ``run``, ``e2e`` → log buckets of what ended since this server leads."""
+        return self._historian.durations
+
+    @property
     def foreign(self) -> frozenset[str]:
         """Queues of stock arq that were found."""
         return self._observation.foreign

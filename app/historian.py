@@ -49,6 +49,8 @@ class Historian:
 
     def __init__(self) -> None:
         self.minutes = Minutes()
+        #: queue → kind → durations of what ended since this server began to lead
+        self.durations: dict[str, dict[str, dict[int, int]]] = {}
         self._done = -1  #: the last minute written
         self._barred = False
         self._versions: dict[str, str] | None = None
@@ -89,6 +91,13 @@ class Historian:
         self._done = last
         return written
 
+    def _count_durations(self, source: str, row: TierRow) -> None:
+        kinds = self.durations.setdefault(source, {})
+        for kind, histogram in row.histograms.items():
+            total = kinds.setdefault(kind, {})
+            for bucket, count in histogram.items():
+                total[bucket] = total.get(bucket, 0) + count
+
     async def _write_minutes(self, redis: Redis, first: int, last: int) -> int:
         sources = sorted(self.minutes.queues | self.minutes.streams)
         written = 0
@@ -113,6 +122,8 @@ class Historian:
             for minute in wanted:
                 row = self.minutes.row(source, minute, numbers(counted.get(str(minute)) or {}))
                 if row is not None:
+                    if self._done >= 0:
+                        self._count_durations(source, row)
                     before = known.get(f"m{minute}")
                     rows[minute] = row if before is None else joined(before, row)
             if rows:

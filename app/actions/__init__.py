@@ -5,6 +5,7 @@ in an ActionReport whether anything changed. Asked twice, it acts once.
 """
 
 from app.actions.asking import ActionReport, Actor, Connections, Role, may_act
+from app.actions.deploys import mark_deploy
 from app.actions.events import notify, publish_event
 from app.actions.jobs import abort_job, cancel_job, promote_job, submit_jobs
 from app.actions.letters import archive_letter, discard_letter, retry_letter, undo_discard
@@ -27,6 +28,7 @@ __all__ = [
     "clean_queue",
     "control_workers",
     "discard_letter",
+    "mark_deploy",
     "may_act",
     "notify",
     "pause_queue",

@@ -7,11 +7,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import __version__
 from app.api import (
+    analyses,
     audit,
     documentation,
     events,
     frames,
     health,
+    history,
     jobs,
     letters,
     metrics,
@@ -65,7 +67,8 @@ def create_api(runtime: Runtime) -> FastAPI:
     app.add_middleware(_RequestId)
     answer_errors(app)
     app.include_router(health.router)
-    for module in (stats, jobs, queues, letters, events, frames, audit, metrics, documentation):
+    routers = (stats, jobs, queues, letters, events, frames, history, analyses, audit, metrics)
+    for module in (*routers, documentation):
         app.include_router(module.router)
     _declare_keys(app)
     return app
