@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from app import frames
+from app.causes import Cause
 from app.history import ColumnLog
 from app.records import JobRun
 from app.sample import Rows, Sample
@@ -17,6 +18,7 @@ class Album:
         self._log = ColumnLog(frames.HISTORY_COLUMNS)
         self._stream_log = ColumnLog(frames.STREAM_HISTORY_COLUMNS)
         self._running: Rows = []
+        self._causes: list[tuple[Cause, float, float]] = []
         self._kept: dict[str, Lazy] = {
             name: Lazy(lambda columns=columns: frames.empty_frame(columns))  # type: ignore[misc]
             for name, columns in frames.FRAMES.items()
@@ -33,8 +35,12 @@ class Album:
             rows, now_ms = self._running, sample.now_ms
             kept["running"] = Lazy(lambda: frames.running_since(rows, now_ms))
         if sample.letters is not None:
-            letters = kept["dead_letters"] = _made(sample.letters, frames.DEAD_LETTER_COLUMNS)
-            kept["causes"] = Lazy(lambda: frames.causes_frame(letters()))
+            kept["dead_letters"] = _made(sample.letters, frames.DEAD_LETTER_COLUMNS)
+        if sample.causes is not None:
+            self._causes = [(Cause.from_fields(c), h, d) for c, h, d in sample.causes]
+        if sample.letters is not None or sample.causes is not None:
+            letters, causes = kept["dead_letters"], self._causes
+            kept["causes"] = Lazy(lambda: frames.causes_frame(letters(), causes))
         if sample.events is not None:
             kept["events"] = _made(sample.events, frames.EVENT_COLUMNS)
         if runs is not None:

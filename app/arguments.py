@@ -1,113 +1,80 @@
-"""What a payload or a result says, for people: decoded without executing anything."""
+"""Arguments as flat texts: what failures and successes are compared by. Pure and bounded.
 
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+``{"tenant": {"id": 42}}`` becomes ``tenant.id`` = ``42``. Values whose key tells of a secret are
+never taken.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from app import pickled
-from app.errors import BadPayload
-from app.frames import printable
-from app.payload import Codec, JobPayload
+from app.payload import safe_str
+from app.redaction import is_secret
 
-PICKLED: Final = "pickled by a stock producer; shown without executing it"
-#: bytes a pickle may have to be shown
-MAX_PICKLE_BYTES: Final = 1_000_000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Arguments:
-    """What a payload says."""
-
-    function: str = ""
-    args: tuple[Any, ...] = ()
-    kwargs: Mapping[str, Any] = field(default_factory=dict)
-    options: Mapping[str, Any] = field(default_factory=dict)
-    enqueued_ms: int = 0
-    note: str = ""  #: why it could not be decoded, or how it was; empty when it is ours
-    size_bytes: int = 0
+MAX_PATHS: Final = 40
+MAX_DEPTH: Final = 4
+MAX_VALUE_CHARS: Final = 80
+MAX_PATH_CHARS: Final = 80
+MAX_JSON_CHARS: Final = 2_048
+#: what a list is told by; its items are rarely shared
+MAX_LOOKED_AT: Final = 400
 
 
-def arguments_of(raw: bytes, codec: Codec | None = None, *, size_bytes: int = 0) -> Arguments:
-    """Decode a payload; what cannot be decoded is a note, never an exception.
+def flat(args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, str]:
+    """Path → value as text, at most 40. One object as the only argument gives its own keys."""
+    if len(args) == 1 and isinstance(args[0], Mapping):
+        roots: dict[str, Any] = {"": args[0]}
+    else:
+        roots = {f"args[{n}]": value for n, value in enumerate(args[:10])}
+    found: dict[str, str] = {}
+    for root, value in (*roots.items(), *kwargs.items()):
+        for path, text in _leaves(safe_str(root, MAX_PATH_CHARS), value, 0, [MAX_LOOKED_AT]):
+            if len(found) == MAX_PATHS:
+                return found
+            found.setdefault(path, text)
+    return found
 
-    *raw* may be the head of a payload of *size_bytes*: then only its function is told.
-    """
-    size = size_bytes or len(raw)
-    if not raw:
-        return Arguments(note="the payload is gone")
-    if size > len(raw):
-        return Arguments(
-            function=function_of(raw),
-            note=f"{size:,} bytes, open the job to see",
-            size_bytes=size,
-        )
-    if raw[:1] == b"\x80":
-        return _of_pickle(raw)
+
+def _leaves(path: str, value: Any, depth: int, left: list[int]) -> Iterator[tuple[str, str]]:
+    left[0] -= 1
+    if left[0] < 0 or len(path) > MAX_PATH_CHARS or is_secret(path.rpartition(".")[2]):
+        return
+    if isinstance(value, Mapping):
+        if depth < MAX_DEPTH:
+            for key, inner in value.items():
+                name = safe_str(key, MAX_PATH_CHARS)
+                yield from _leaves(f"{path}.{name}" if path else name, inner, depth + 1, left)
+                if left[0] < 0:
+                    return
+    elif value is None or isinstance(value, bool):
+        yield path, json.dumps(value)
+    elif isinstance(value, int | float | str):
+        text = safe_str(value, MAX_VALUE_CHARS + 1)
+        if len(text) <= MAX_VALUE_CHARS:  # a long text is data, nobody shares it
+            yield path, text
+    elif isinstance(value, Sequence | set | frozenset) and not isinstance(value, bytes | bytearray):
+        yield f"{path}.length", str(len(value))
+    else:
+        yield f"{path}.type", type(value).__name__
+
+
+def encoded(found: Mapping[str, str]) -> str:
+    """Encode for Redis, at most 2 KB: what does not fit is left out, the last first."""
+    kept = dict(found)
+    text = json.dumps(kept, separators=(",", ":"))
+    while len(text) > MAX_JSON_CHARS and kept:
+        for name in list(kept)[-max(1, len(kept) // 8) :]:
+            del kept[name]
+        text = json.dumps(kept, separators=(",", ":"))
+    return text
+
+
+def decoded(text: str) -> dict[str, str] | None:
+    """Decode; None when it is not what ``encoded`` made."""
     try:
-        job: JobPayload = Codec(key=codec.key if codec else None).decode_job(raw)
-    except BadPayload as error:
-        return Arguments(note=printable(error), size_bytes=size)
-    return Arguments(
-        function=job.function,
-        args=job.args,
-        kwargs=job.kwargs,
-        options=job.options,
-        enqueued_ms=job.enqueued_ms,
-        size_bytes=size,
-    )
-
-
-def function_of(head: bytes) -> str:
-    """The function a payload's first bytes name; empty when they do not."""
-    if head[:1] == b"\x80":
-        found = re.search(rb"\x8c\x01f(?:\x94)?\x8c(.)", head, re.DOTALL)
-        if found is None:
-            return ""
-        start = found.end()
-        return head[start : start + found.group(1)[0]].decode("utf-8", "replace")
-    named = re.search(rb'"f":"((?:[^"\\]|\\.){0,128})"', head)
-    return named.group(1).decode("utf-8", "replace") if named else ""
-
-
-def outcome_of(raw: bytes, codec: Codec | None) -> dict[str, Any]:
-    """Decode a result: arq's own fields ``f a k et s r st ft q``, and ``note`` when it is not plain."""
-    if not raw:
-        return {}
-    if raw[:1] == b"\x80":
-        return _pickled(raw) | {"note": PICKLED}
-    try:
-        found = Codec(key=codec.key if codec else None).decode(raw)
-    except BadPayload as error:
-        return {"note": printable(error)}
-    return {"a": (), "k": {}, **found}
-
-
-def _pickled(raw: bytes) -> dict[str, Any]:
-    if len(raw) > MAX_PICKLE_BYTES:
-        return {}
-    try:
-        value = pickled.shown(raw)
-    except BadPayload:
-        return {}
-    if not isinstance(value, dict):
-        return {}
-    known = {str(name): item for name, item in value.items()}
-    args, kwargs = known.get("a"), known.get("k")
-    return known | {
-        "a": tuple(args) if isinstance(args, list | tuple) else (),
-        "k": kwargs if isinstance(kwargs, dict) else {},
-    }
-
-
-def _of_pickle(raw: bytes) -> Arguments:
-    found = _pickled(raw)
-    enqueued = found.get("et")
-    return Arguments(
-        function=str(found.get("f", "") or ""),
-        args=found.get("a", ()),
-        kwargs={str(name): value for name, value in found.get("k", {}).items()},
-        enqueued_ms=enqueued if isinstance(enqueued, int) else 0,
-        note=PICKLED,
-        size_bytes=len(raw),
-    )
+        found = json.loads(text)
+    except ValueError:
+        return None
+    if not isinstance(found, dict):
+        return None
+    return {str(path): str(value) for path, value in found.items()}

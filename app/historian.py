@@ -19,7 +19,7 @@ from app.batch import Batch, into
 from app.connections import is_refusal
 from app.errors import BadRecord
 from app.minutes import Minutes, numbers
-from app.records import raw_bytes
+from app.payload import raw_bytes
 from app.sample import Sample
 from app.tiers import TierRow, joined, merged_rows, pack, unpack
 
@@ -55,13 +55,13 @@ class Historian:
         self._barred = False
         self._versions: dict[str, str] | None = None
         self._newest: Sample | None = None
-        self._lists: dict[str, list[dict[str, Any]]] = {}
+        self._lists: dict[str, list[Any]] = {}
 
     def see(self, sample: Sample) -> None:
         """Take a sample, ours or the leader's, so that whoever leads next knows this minute."""
         self.minutes.add(sample)
         self._newest = sample
-        for name in ("workers", "running", "letters", "events"):
+        for name in ("workers", "running", "letters", "causes"):
             rows = getattr(sample, name)
             if rows is not None:
                 self._lists[name] = rows

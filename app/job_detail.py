@@ -7,11 +7,11 @@ from typing import Any, Final
 from redis.asyncio import Redis
 
 from app import keys
-from app.arguments import Arguments, arguments_of, outcome_of
 from app.batch import Batch, into
+from app.contents import Arguments, arguments_of, outcome_of
 from app.cursors import claim_of, letter_of, run_of
-from app.payload import Codec
-from app.records import DeadLetter, JobRun, JobState, LetterState, Outcome, raw_bytes
+from app.payload import Codec, raw_bytes
+from app.records import DeadLetter, JobRun, JobState, LetterState, Outcome
 
 #: run reports looked at for one job's runs
 RUNS_WINDOW: Final = 2000

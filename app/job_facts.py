@@ -6,10 +6,11 @@ from redis.asyncio import Redis
 
 from app import keys
 from app.analyses.verdicts import JobFacts
-from app.arguments import function_of
 from app.batch import Batch, into, sorted_records
+from app.contents import function_of
+from app.payload import raw_bytes
 from app.readings import BEAT_MS, MAX_WORKERS, WORKER_FIELDS, decoded_workers
-from app.records import LetterState, WorkerInfo, raw_bytes
+from app.records import LetterState, WorkerInfo
 
 #: bytes of the payload read for the function's name
 HEAD_BYTES: Final = 4096

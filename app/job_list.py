@@ -13,12 +13,12 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from app import keys
-from app.arguments import Arguments, arguments_of, function_of
 from app.batch import Batch, into
+from app.contents import Arguments, arguments_of, function_of
 from app.cursors import Page, bad_cursor, claim_of, limited, run_of, split_cursor, stream_page
 from app.errors import InvalidRequest
-from app.payload import Codec
-from app.records import JobRun, JobState, Outcome, raw_bytes
+from app.payload import Codec, raw_bytes
+from app.records import JobRun, JobState, Outcome
 from app.scripts import script
 
 #: payload bytes read per job of a page; a larger one shows its function only

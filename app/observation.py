@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 
 from app import frames, readings
 from app.batch import Batch
+from app.causes import Cause
 from app.clock import Passed
 from app.latency import Latency
 from app.records import JobRun
@@ -20,7 +21,6 @@ from app.sample import Sample
 from app.sample_rows import (
     aborted,
     depth_row,
-    discarded,
     foreign_row,
     group_row,
     redis_row,
@@ -35,6 +35,8 @@ SLOW_EVERY: Final = 5
 #: commands a timed sample may send to all three Redis together (TARGETS T4); what must be read every
 #: time comes first, what changes slowly shares the rest in turn
 COMMANDS: Final = 70
+#: of those samples, the one that reads the causes: not the one that asks for INFO
+CAUSES_TURN: Final = 3
 _DUE_KEPT: Final = 2000
 RUNS_SHOWN: Final = 1000
 EVENTS_SHOWN: Final = 200
@@ -47,7 +49,7 @@ class Observation:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.queues: tuple[str, ...] = settings.queue_names
-        self.streams: tuple[str, ...] = (settings.stream_name,)
+        self.streams: tuple[str, ...] = settings.stream_names
         self.foreign: frozenset[str] = frozenset()  #: queues of stock arq: most is unknown
         self.commands = 0
         self._tick = 0
@@ -69,6 +71,7 @@ class Observation:
         self._registered: set[str] = set()
         self._paused: set[str] = set()
         self._letters: dict[str, readings.Letters] = {}
+        self._causes: list[tuple[Cause, float, float]] = []
         self._letter_totals: dict[str, tuple[int, ...]] = {}
         self._letter_rota = Rota()
         self._minute_rota = Rota()
@@ -81,7 +84,7 @@ class Observation:
         self._groups: list[tuple[str, str]] = []
         self._infos: dict[str, Mapping[str, str]] = {}
         self._rates = Rates()
-        self._stale = {"letters", "events"}
+        self._stale = {"letters", "events", "causes"}
 
     # -- reading -----------------------------------------------------------------------------
 
@@ -106,8 +109,8 @@ class Observation:
 
     @property
     def _spare(self) -> int:
-        """Commands left for what is read in turn: 4 per queue and stream and 10 more are fixed."""
-        return max(8, COMMANDS - 4 * (len(self.queues) + len(self.streams)) - 10)
+        """Commands left for what is read in turn: 4 per queue and stream and 11 more are fixed."""
+        return max(8, COMMANDS - 4 * (len(self.queues) + len(self.streams)) - 11)
 
     @property
     def _is_tight(self) -> bool:
@@ -145,6 +148,7 @@ class Observation:
             registered=set(self.queues) - set(strangers),
             letters=letters,
             minutes=minutes,
+            causes=self._full or self._tick % SLOW_EVERY == CAUSES_TURN,
             info=self._wants_info("queue"),
             sort=self._sort("queue"),
             heard=self._heard,
@@ -174,6 +178,9 @@ class Observation:
             )
         self._take_runs(reading)
         self._take_letters(reading.letters, reading.totals)
+        if reading.causes is not None and reading.causes != self._causes:
+            self._causes = reading.causes
+            self._stale.add("causes")
         self.foreign -= reading.registered
         fresh = [
             name
@@ -289,6 +296,9 @@ class Observation:
             workers=None if workers is None else frames.worker_rows(workers),
             running=None if workers is None else frames.running_rows(workers, self._running_due_ms),
             letters=frames.letter_rows(newest) if "letters" in stale else None,
+            causes=[(c.to_fields(), hour, day) for c, hour, day in self._causes]
+            if "causes" in stale
+            else None,
             events=list(self._events) if "events" in stale else None,
         )
 
@@ -311,7 +321,7 @@ class Observation:
                 "dead_total": totals.get("dead"),
                 "aborted": aborted(totals),
                 "resolved": totals.get("resolved"),
-                "discarded": discarded(totals),
+                "discarded": totals.get("discarded"),
                 "redriven": totals.get("redriven"),
                 "dead_open": letters.open,
                 "dead_retrying": letters.retrying,
@@ -351,7 +361,7 @@ class Observation:
                     "dead_open": letters.open,
                     "dead_retrying": letters.retrying,
                     "resolved": totals.get("resolved", 0),
-                    "discarded": discarded(totals) or 0,
+                    "discarded": totals.get("discarded", 0),
                 }
             )
             now_ms = self._at.timestamp() * 1000

@@ -13,8 +13,9 @@ from app.album import Album
 from app.batch import Batch, into
 from app.errors import BadRecord, InvalidRequest, NotFound
 from app.historian import MINUTES_KEPT_MS, MOMENTS
+from app.payload import raw_bytes
 from app.readings import event_row
-from app.records import JobRun, raw_bytes
+from app.records import JobRun
 from app.sample import Sample
 from app.snapshot import Snapshot
 from app.tiers import Canvas, Chunk, TierRow

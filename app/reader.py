@@ -4,16 +4,21 @@ With ``readings`` and its neighbours ``job_list``, ``job_detail`` and ``job_fact
 decodes what Redis holds. Never writes, never unpickles. Every read is bounded and resumes by a cursor.
 """
 
+import contextlib
+import json
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from redis.asyncio import Redis
 
 from app import keys
-from app.arguments import PICKLED, Arguments, arguments_of
 from app.batch import Batch
 from app.batch import into as _into
+from app.contents import PICKLED, Arguments, arguments_of
 from app.cursors import Page
+from app.cursors import bad_cursor as _bad_cursor
 from app.cursors import by_score as _by_score
 from app.cursors import letter_of as _letter
 from app.cursors import limited as _limited
@@ -23,9 +28,11 @@ from app.frames import printable
 from app.job_detail import JobDetail, job
 from app.job_facts import job_facts
 from app.job_list import JobFilter, JobRow, JobsOf, jobs_page
-from app.payload import Codec
+from app.letter_filter import LetterFilter, from_now, sweep
+from app.payload import Codec, raw_bytes
 from app.readings import id_ms
-from app.records import DeadLetter, raw_bytes
+from app.records import DeadLetter
+from app.redrive import Shelf
 
 __all__ = [
     "PICKLED",
@@ -44,10 +51,15 @@ __all__ = [
     "job_facts",
     "jobs_page",
     "letter",
+    "letters_matching",
     "letters_page",
+    "lineage_of",
+    "raw_bytes",
 ]
 
 LettersOf = Literal["open", "retrying", "closed"]
+#: letters looked at for one page of those that match
+MAX_SCANNED: Final = 20_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +69,7 @@ class LetterDetail:
     letter: DeadLetter
     arguments: Arguments
     raw: str = ""  #: the fields of a dead event, as JSON text
+    lineage: tuple[Mapping[str, Any], ...] = ()  #: each redrive: n, at_ms, actor, edited, operation
 
 
 async def letters_page(
@@ -94,8 +107,52 @@ async def letter(
         return None
     arguments, text = await _letter_arguments(redis, source, letter_id, codec)
     if found.kind == "event":
-        return LetterDetail(letter=found, arguments=Arguments(size_bytes=len(text)), raw=text)
-    return LetterDetail(letter=found, arguments=arguments)
+        arguments = Arguments(size_bytes=len(text))
+        return LetterDetail(letter=found, arguments=arguments, raw=text, lineage=lineage_of(raw))
+    return LetterDetail(letter=found, arguments=arguments, lineage=lineage_of(raw))
+
+
+def lineage_of(raw: Mapping[str, str]) -> tuple[Mapping[str, Any], ...]:
+    """The redrives a letter's record tells of, the first first; the newest 100 are kept."""
+    found = []
+    for name, text in raw.items():
+        number = name.removeprefix("redrive:")
+        if number != name and number.isdigit():
+            with contextlib.suppress(ValueError):
+                found.append({"n": int(number), **json.loads(text)})
+    return tuple(sorted(found, key=lambda entry: int(entry["n"])))
+
+
+async def letters_matching(
+    shelf: Shelf, wanted: LetterFilter, cursor: str | None = None, limit: int = 50
+) -> Page[DeadLetter]:
+    """One page of the dead letters that match, newest first; looks at 20,000 letters at most."""
+    _check_sweep_cursor(cursor)
+    wanted = await from_now(shelf, wanted)
+    most, scanned, place = _limited(limit), 0, cursor or ""
+    ids: list[str] = []
+    while True:
+        got = await sweep(
+            shelf, wanted, "find", now_ms=None, limit=most - len(ids), cursor=place, newest=True
+        )
+        ids += got.ids
+        scanned += got.done + got.skipped
+        place = got.cursor
+        if got.finished or len(ids) >= most or scanned >= MAX_SCANNED:
+            break
+    batch = Batch(shelf.redis)
+    raw: dict[str, Any] = {}
+    for letter_id in ids:
+        batch.ask(_into(raw, letter_id), "HGETALL", keys.dead_record(shelf.source, letter_id))
+    await batch.run()
+    decoded = [_letter(raw[letter_id]) for letter_id in ids if raw.get(letter_id)]
+    items = [found for found in decoded if found is not None]
+    return Page(items=items, cursor=None if got.finished else place, scanned=scanned)
+
+
+def _check_sweep_cursor(cursor: str | None) -> None:
+    if cursor and not re.fullmatch(r"-?\d{1,20}(\.\d+)? .{1,200}", cursor, re.DOTALL):
+        raise _bad_cursor(cursor)
 
 
 async def _letter_arguments(

@@ -10,13 +10,6 @@ from app import readings
 from app.records import WorkerInfo
 
 
-def discarded(totals: Mapping[str, int]) -> int | None:
-    """Letters discarded and left so; None when the counters are unknown."""
-    if "discarded" not in totals:
-        return None
-    return max(0, totals["discarded"] - totals.get("undone", 0))
-
-
 def aborted(totals: Mapping[str, int]) -> int | None:
     """Jobs aborted and left so; None when the counters are unknown."""
     if "aborted" not in totals:

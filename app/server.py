@@ -49,7 +49,7 @@ DASHBOARD: Final = Path(__file__).parent / "dashboard"
 DRAIN_S: Final = 8.0
 _API_PATHS: Final = (
     r"/(?:health|stats|metrics|docs|openapi\.json|jobs|queues|dead-letters|events|workers|audit|frames"
-    r"|notifications|history|annotations|deploys|analyses|foreign)(?:/.*)?"
+    r"|notifications|operations|alerts|history|annotations|deploys|analyses|foreign)(?:/.*)?"
 )
 
 

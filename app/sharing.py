@@ -31,7 +31,7 @@ KEPT_MS: Final = 60_000
 #: s without a new sample of the leader after which a follower reads Redis itself
 FRESH_S: Final = 3.5
 #: parts of a sample that are stored apart, because they change seldom
-_PARTS: Final = ("workers", "running", "letters", "events")
+_PARTS: Final = ("workers", "running", "letters", "events", "causes")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +115,7 @@ class Sharing:
             "stale": dict(shared.stale_ms),
             "versions": self._versions,
             "sample": replace(
-                shared.sample, workers=None, running=None, letters=None, events=None
+                shared.sample, workers=None, running=None, letters=None, events=None, causes=None
             ).to_json(),
         }
         fields = {"tick": json.dumps(tick)}

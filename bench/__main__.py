@@ -3,12 +3,19 @@
 import argparse
 import time
 
-from bench import drain, pickup, slots, startup
+from bench import drain, events, pickup, redrive, slots, startup
 from bench.contenders import contenders
 from bench.machine import machine
 from bench.results import keep, rewrite_table, show
 
-MEASURES = {"T1": drain.measure, "T2": pickup.measure, "T3": slots.measure, "T12": startup.measure}
+MEASURES = {
+    "T1": drain.measure,
+    "T2": pickup.measure,
+    "T3": slots.measure,
+    "T8": events.measure,
+    "T9": redrive.measure,
+    "T12": startup.measure,
+}
 
 
 def main() -> None:
@@ -21,10 +28,12 @@ def main() -> None:
     asked = [name.strip().upper() for name in arguments.only.split(",") if name.strip()]
     if unknown := [name for name in asked if name not in MEASURES]:
         parser.error(f"no benchmark {', '.join(unknown)}; there are {', '.join(MEASURES)}")
-    versions = machine() | {c.name: c.version for c in contenders().values()}
+    parties = {**contenders(), **events.consumers()}
+    versions = machine() | {c.name: c.version for c in parties.values()}
+    versions |= redrive.versions()
     for name, value in versions.items():
         print(f"{name:<14}{value}")
-    for contender in contenders().values():
+    for contender in parties.values():
         print(f"{contender.name:<14}{contender.settings}")
     began = time.monotonic()
     for name in asked or MEASURES:

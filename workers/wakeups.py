@@ -122,12 +122,13 @@ class Wakeups:
                             self._on_control(message["data"])
                         elif message["data"] in (b"zadd", b"zincr"):
                             self._stirred.set()
-            except (RedisError, OSError) as error:
+            except Exception as error:  # redis-py also raises AttributeError, RuntimeError …
                 self._has_events = False
                 self._on_trouble(f"control channel lost: {safe_str(error, 200)}")
                 await asyncio.sleep(0.2 + random.random() * 0.8)  # noqa: S311
             finally:
-                await client.aclose(close_connection_pool=True)
+                with contextlib.suppress(Exception):  # closing what is broken must not end the ears
+                    await client.aclose(close_connection_pool=True)
 
     async def close(self) -> None:
         """Close the blocking connection."""

@@ -7,8 +7,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import __version__
 from app.api import (
+    alerts,
     analyses,
     audit,
+    causes,
     documentation,
     events,
     frames,
@@ -17,6 +19,7 @@ from app.api import (
     jobs,
     letters,
     metrics,
+    operations,
     queues,
     stats,
 )
@@ -67,8 +70,22 @@ def create_api(runtime: Runtime) -> FastAPI:
     app.add_middleware(_RequestId)
     answer_errors(app)
     app.include_router(health.router)
-    routers = (stats, jobs, queues, letters, events, frames, history, analyses, audit, metrics)
-    for module in (*routers, documentation):
+    for module in (
+        stats,
+        jobs,
+        queues,
+        causes,
+        letters,
+        operations,
+        alerts,
+        events,
+        frames,
+        history,
+        analyses,
+        audit,
+        metrics,
+        documentation,
+    ):
         app.include_router(module.router)
     _declare_keys(app)
     return app

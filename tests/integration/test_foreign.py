@@ -12,8 +12,8 @@ from arq.worker import Worker as StockWorker
 from redis.asyncio import ConnectionPool, Redis
 
 from app import keys, reader
-from app.arguments import PICKLED
 from app.collector import Collector
+from app.contents import PICKLED
 from app.foreign import foreign_frame, look_around
 from app.settings import Settings
 from app.snapshot import stats

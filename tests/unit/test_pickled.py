@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app import pickled
-from app.arguments import PICKLED, arguments_of, function_of, outcome_of
+from app.contents import PICKLED, arguments_of, function_of, outcome_of
 from app.errors import BadPayload
 
 plain = st.recursive(
