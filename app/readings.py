@@ -125,8 +125,6 @@ class QueueReading:
     letters: dict[str, Letters] = field(default_factory=dict)
     #: causes seen last, with their deaths of this hour and today; None: not asked for
     causes: list[tuple[Cause, float, float]] | None = None
-    #: causes seen last, with their deaths of this hour and today; None: not asked for
-    causes: list[tuple[Cause, float, float]] | None = None
     info: Mapping[str, str] | None = None
     time_s: float | None = None  #: epoch seconds by Redis' clock
     commands: int = 0
