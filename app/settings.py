@@ -223,6 +223,12 @@ class Settings(BaseModel):
         validation_alias=AliasChoices("ARQSCOPE_SAMPLE_INTERVAL_S", "sample_interval_s"),
         description="s between two samples of the collector",
     )
+    release: str = Field(
+        default="",
+        max_length=100,
+        validation_alias=AliasChoices("ARQSCOPE_RELEASE", "release"),
+        description="version of your own code, told by workers; when it changes, charts mark a deploy",
+    )
     keep_history: bool = Field(
         default=True,
         validation_alias=AliasChoices("ARQSCOPE_KEEP_HISTORY", "keep_history"),

@@ -14,9 +14,11 @@ from app import audit, keys
 from app.analyses.percentiles import exact_s
 from app.errors import InvalidRequest, NotFound
 from app.historian import Historian
+from app.notebook import connect
 from app.past import annotations, as_of, history
 from app.records import BUCKET_ERROR, bucket_of
 from app.sample import Sample
+from app.settings import Settings
 from tests.conftest import RunningRedis
 
 QUEUE: Final = "async-processing"
@@ -243,3 +245,20 @@ async def what_is_written_expires_by_itself(queue_redis: Redis) -> None:
     assert min(lived) > 5 * 86_400_000
     assert 0 < await queue_redis.pttl(keys.history_open(QUEUE)) <= 8 * 86_400_000
     assert await queue_redis.hlen(keys.history_open(QUEUE)) < 130
+
+
+def test_a_notebook_reads_history_forecasts_and_verdicts(settings: Settings) -> None:
+    with connect(settings) as scope:
+        scope.enqueue(QUEUE, "generic", {"n": 1}, id="n1", delay_s=60)
+
+        past = scope.past(QUEUE, pd.Timestamp.now("UTC") - pd.Timedelta(hours=1))
+        forecast = scope.refresh().forecast(QUEUE, workers=2)
+        why = scope.why(QUEUE, "n1")
+
+        assert len(past) >= 60
+        assert forecast.drains is None
+        assert why.hold == "deferred"
+        with pytest.raises(NotFound, match="no queue"):
+            scope.forecast("nothing")
+        with pytest.raises(NotFound, match="moment"):
+            scope.as_of("2020-01-01")
