@@ -5,6 +5,7 @@ source that is down costs its own numbers only: they become NaN, the rest goes o
 """
 
 import asyncio
+import contextlib
 import logging
 import math
 import time
@@ -103,6 +104,10 @@ class Collector:
             one.cancel()
         await asyncio.gather(*beside, return_exceptions=True)
         self._probes.clear()
+        if "queue" in self._clients and "queue" not in self._problems:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(PROBE_S):
+                    await self._sharing.resign(self._clients["queue"])
         clients, self._clients = self._clients, {}
         await asyncio.gather(
             *(client.aclose(close_connection_pool=True) for client in clients.values()),

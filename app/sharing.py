@@ -137,6 +137,7 @@ class Sharing:
         got: dict[str, Any] = {}
         batch = Batch(redis)
         batch.ask(lambda reply: got.update(tick=reply), "HGET", keys.SAMPLE, "tick")
+        batch.ask_raw(lambda reply: got.update(time=reply), "TIME")
         batch.ask(_nothing, "SET", keys.SAMPLE_WANTED, self.id, "PX", WANTED_MS)
         commands = await batch.run()
         try:
@@ -145,6 +146,8 @@ class Sharing:
             sample = Sample.from_json(tick["sample"])
             versions: dict[str, int] = dict(tick["versions"])
         except (TypeError, ValueError, KeyError, BadRecord):
+            return None, commands
+        if int(got["time"][0]) - sample.now_ms / 1000 > FRESH_S:  # of a leader that is gone
             return None, commands
         now_s = time.monotonic()
         if number != self._heard[0]:
@@ -167,6 +170,17 @@ class Sharing:
             Shared(sample=sample, problems=tick["problems"], stale_ms=tick["stale"]),
             commands,
         )
+
+    async def resign(self, redis: Redis) -> None:
+        """Give the lease back, so that another need not wait for its end; errors are its end too."""
+        if not self.leads:
+            return
+        self.role = "alone"
+        try:
+            if await redis.get(keys.lease("collector")) == self.id:
+                await redis.delete(keys.lease("collector"), keys.SAMPLE)
+        except (RedisError, OSError):
+            return
 
     def forget(self) -> None:
         """Follow nobody: the next sample is our own."""
