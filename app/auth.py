@@ -86,6 +86,12 @@ POLICIES: Final = (
     _policy(r"/alerts(/rules)?", _READ, Access.VIEWER),
     _policy(r"/alerts/backtest", _POST, Access.VIEWER),
     _policy(rf"/(events|workers|audit|frames|frames/{_NAME})", _READ, Access.VIEWER),
+    _policy(rf"/streams(/{_NAME}(/(groups|entries))?)?", _READ, Access.VIEWER),
+    _policy(rf"/streams/{_NAME}/(entries|statuses)/{_NAME}", _READ, Access.VIEWER),
+    _policy(rf"/streams/{_NAME}/groups/{_NAME}/(pending|consumers)", _READ, Access.VIEWER),
+    _policy(r"/triggers", _READ, Access.VIEWER),
+    _policy(r"/triggers/test", _POST, Access.VIEWER),
+    _policy(rf"/notifications/{_NAME}", frozenset({"GET"}), Access.VIEWER),
     _policy(rf"/operations(/{_NAME})?", _READ, Access.VIEWER),
     # changing
     _policy(rf"/jobs/{_NAME}", _POST, Access.OPERATOR),
@@ -98,6 +104,10 @@ POLICIES: Final = (
     _policy(r"/operations", _POST, Access.OPERATOR),
     _policy(rf"/operations/{_NAME}/(pause|resume|abort)", _POST, Access.OPERATOR),
     _policy(r"/events", _POST, Access.OPERATOR),
+    _policy(
+        rf"/streams/{_NAME}/groups/{_NAME}/pending/{_NAME}/(claim|ack)", _POST, Access.OPERATOR
+    ),
+    _policy(rf"/streams/{_NAME}/groups/{_NAME}/pending/{_NAME}/delete", _POST, Access.ADMIN),
     _policy(rf"/notifications/{_NAME}", _POST, Access.OPERATOR),
 )
 

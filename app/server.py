@@ -29,6 +29,7 @@ from app.collector import Collector, collector_for
 from app.connections import connect
 from app.entrance import PAGE, LoginHandler, LogoutHandler, guard_everything, page_actor
 from app.errors import PortInUse, SettingsError
+from app.listeners import Listeners
 from app.settings import Settings
 
 __all__ = [
@@ -49,7 +50,7 @@ DASHBOARD: Final = Path(__file__).parent / "dashboard"
 DRAIN_S: Final = 8.0
 _API_PATHS: Final = (
     r"/(?:health|stats|metrics|docs|openapi\.json|jobs|queues|dead-letters|events|workers|audit|frames"
-    r"|notifications|operations|alerts|history|annotations|deploys|analyses|foreign)(?:/.*)?"
+    r"|notifications|operations|streams|triggers|alerts|history|annotations|deploys|analyses|foreign)(?:/.*)?"
 )
 
 
@@ -61,6 +62,7 @@ class Runtime:
     connections: Connections
     collector: Collector
     guard: Guard
+    listeners: Listeners
 
 
 _given: list[Settings] = []
@@ -76,7 +78,9 @@ def runtime() -> Runtime:
         streams=connect(settings.url("streams")),
         cache=connect(settings.url("cache")),
     )
-    return Runtime(settings, connections, collector_for(settings), Guard(settings))
+    return Runtime(
+        settings, connections, collector_for(settings), Guard(settings), Listeners(settings)
+    )
 
 
 def check_access(settings: Settings) -> None:
@@ -162,6 +166,8 @@ def begin(shared: Runtime) -> None:
 
     async def drain() -> None:
         end = loop.time() + DRAIN_S
+        with contextlib.suppress(Exception):
+            await asyncio.wait_for(shared.listeners.close(), 2)
         while in_flight and loop.time() < end:  # noqa: ASYNC110 - polled once, at the end of a life
             await asyncio.sleep(0.02)
         with contextlib.suppress(Exception):  # Redis may be gone; stopping goes on

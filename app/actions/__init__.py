@@ -8,7 +8,7 @@ from app.actions.alerts import acknowledge_alert, silence_alert
 from app.actions.asking import ActionReport, Actor, Role, may_act
 from app.actions.causes import change_cause
 from app.actions.deploys import mark_deploy
-from app.actions.events import notify, publish_event
+from app.actions.events import notify, publish_event, publish_events
 from app.actions.jobs import abort_job, cancel_job, promote_job, submit_jobs
 from app.actions.letters import (
     archive_letter,
@@ -30,6 +30,7 @@ from app.actions.queues import (
     resume_queue,
     set_concurrency,
 )
+from app.actions.streams import change_pending
 from app.connections import Connections
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "archive_letter",
     "cancel_job",
     "change_cause",
+    "change_pending",
     "clean_queue",
     "control_workers",
     "discard_letter",
@@ -54,6 +56,7 @@ __all__ = [
     "pause_queue",
     "promote_job",
     "publish_event",
+    "publish_events",
     "resume_operation",
     "resume_queue",
     "retry_letter",

@@ -19,9 +19,11 @@ from app.api import (
     jobs,
     letters,
     metrics,
+    notifications,
     operations,
     queues,
     stats,
+    streams,
 )
 from app.api.problems import RESPONSES, answer_errors
 from app.asgi import request_id_of
@@ -79,6 +81,8 @@ def create_api(runtime: Runtime) -> FastAPI:
         operations,
         alerts,
         events,
+        streams,
+        notifications,
         frames,
         history,
         analyses,
