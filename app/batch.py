@@ -10,6 +10,7 @@ from typing import Any, Final
 import hiredis
 from redis.asyncio import Redis
 from redis.exceptions import (
+    AuthenticationError,
     ConnectionError,  # noqa: A004 - redis-py's name
     ResponseError,
 )
@@ -54,6 +55,8 @@ class Batch:
             return 0
         try:
             replies = await self._exchange()
+        except AuthenticationError:  # a refused password is not tried twice
+            raise
         except ConnectionError:  # the pooled connection was of a server that restarted
             replies = await self._exchange()
         if all(isinstance(reply, ResponseError) for reply in replies):
