@@ -21,7 +21,7 @@ from app.errors import BadRecord
 from app.minutes import Minutes, numbers
 from app.payload import raw_bytes
 from app.sample import Sample
-from app.tiers import TierRow, joined, merged_rows, pack, unpack
+from app.tiers import HOURS_GROUP, MINUTES_GROUP, TierRow, joined, merged_rows, pack, unpack
 
 log = logging.getLogger("arqscope.history")
 
@@ -34,9 +34,9 @@ HOURS_KEPT_MS: Final = 90 * 86_400_000
 OPEN_KEPT_MS: Final = 8 * 86_400_000
 #: kind → (minutes between two moments, ms one is kept)
 MOMENTS: Final[Mapping[str, tuple[int, int]]] = {
-    "m": (1, 6 * 3_600_000),
-    "q": (15, 7 * 86_400_000),
-    "s": (360, 90 * 86_400_000),
+    "m": (1, 2 * 3_600_000),
+    "q": (60, 7 * 86_400_000),
+    "s": (1440, 90 * 86_400_000),
 }
 #: rows of each list a moment holds
 MOMENT_ROWS: Final = 100
@@ -178,6 +178,7 @@ class Historian:
                 (hour + 1) * 3_600_000 + MINUTES_KEPT_MS,
                 source,
                 list(mine.values()),
+                MINUTES_GROUP,
             )
             whole = merged_rows(rows[place] for place in sorted(rows))
             await self._put(redis, source, {f"h{hour}": whole})
@@ -193,6 +194,7 @@ class Historian:
                 (day + 1) * 86_400_000 + HOURS_KEPT_MS,
                 source,
                 list(mine.values()),
+                HOURS_GROUP,
             )
 
     async def _pack(
@@ -203,6 +205,7 @@ class Historian:
         until_ms: int,
         source: str,
         fields: list[str],
+        group: int,
     ) -> dict[int, TierRow]:
         """Put *rows* into the chunk *key*, beside those it holds, and drop them from the open hash."""
         held = raw_bytes(await redis.get(key))
@@ -216,7 +219,7 @@ class Historian:
             except BadRecord:
                 log.warning("chunk of history replaced", extra={"key": key})
         pipe = redis.pipeline(transaction=True)
-        pipe.set(key, pack(rows), pxat=until_ms)
+        pipe.set(key, pack(rows, group), pxat=until_ms)
         pipe.hdel(keys.history_open(source), *fields)
         await pipe.execute()
         return rows

@@ -188,8 +188,8 @@ def history_hours(source: str, epoch_day: int) -> str:
 
 
 def moment(kind: str, number: int) -> str:
-    """STRING a whole sample, packed: every minute (``m``) for 6 h, every quarter (``q``) for 7 d, every
-    six hours (``s``) for 90 d · collector · as said · 1,392 per deployment."""
+    """STRING a whole sample, packed: every minute (``m``) for 2 h, every hour (``q``) for 7 d, every
+    day (``s``) for 90 d · collector · as said · 378 per deployment."""
     return f"arqscope:moment:{kind}:{number}"
 
 

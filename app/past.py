@@ -50,7 +50,7 @@ async def history(
     """History of a queue or stream as TIER_COLUMNS on a regular grid of at most *points* steps.
 
     One round trip. Minutes while they are kept (7 d), else hours; ``attrs`` say ``tier`` and
-    ``step_s``. Counts are exact, percentiles within records.BUCKET_ERROR, means rounded to five
+    ``step_s``. Percentiles of packed minutes are those of their five minutes, of hours of three hours. Counts are exact, percentiles within records.BUCKET_ERROR, means rounded to five
     digits; a step nobody saw is NaN. Raises InvalidRequest for an empty range or too many points.
     """
     if not start_ms < end_ms:
@@ -153,8 +153,7 @@ async def as_of(
 ) -> Snapshot:
     """The snapshot the pages would have shown at *at_ms*: the last moment stored before it.
 
-    Moments are stored every minute for 6 h, every quarter of an hour for 7 d and every six hours for
-    90 d; ``taken_at`` says which it is. Runs and handled events come from their streams, as far as
+    Moments are stored every minute for 2 h, every hour for 7 d and every day for 90 d; ``taken_at`` says which it is. Runs and handled events come from their streams, as far as
     these reach back; lists hold at most 100 workers, jobs and letters. NotFound when nothing was
     stored near.
     """

@@ -1,6 +1,7 @@
 """T11: what ninety days of history take in Redis, and how fast a chart of it is there."""
 
 import asyncio
+import json
 import random
 import time
 import zlib
@@ -11,7 +12,7 @@ from app.connections import connect
 from app.historian import MOMENTS
 from app.past import history
 from app.records import bucket_of
-from app.tiers import TierRow, pack
+from app.tiers import HOURS_GROUP, MINUTES_GROUP, TierRow, merged_rows, pack
 from bench.machine import Server, median, redis_server
 from bench.results import Row
 
@@ -50,8 +51,9 @@ async def fill(server: Server, queues: int, days: int) -> None:
     redis = connect(f"redis://127.0.0.1:{server.port}", timeout_s=30, decode_responses=False)
     chance = random.Random(1)
     hour = int(time.time()) // 3600
-    minutes = [pack({n: busy_row(chance) for n in range(60)}) for _ in range(24)]
-    hours = [pack({n: busy_row(chance) for n in range(24)}) for _ in range(10)]
+    minutes = [pack({n: busy_row(chance) for n in range(60)}, MINUTES_GROUP) for _ in range(24)]
+    whole = [merged_rows(busy_row(chance) for _ in range(60)) for _ in range(24)]
+    hours = [pack({n: chance.choice(whole) for n in range(24)}, HOURS_GROUP) for _ in range(10)]
     for queue in range(queues):
         pipe = redis.pipeline(transaction=False)
         for n in range(min(days, 7) * 24):
@@ -62,10 +64,19 @@ async def fill(server: Server, queues: int, days: int) -> None:
             name = f"m{hour * 60 + n}"
             pipe.hset(keys.history_open(f"q{queue}"), name, busy_row(chance).to_json())
         await pipe.execute()
-    rows = [
-        f'{{"queue":"q{n}","waiting":{chance.random()},"w":{chance.random()}}}' for n in range(600)
+    workers = [
+        {"id": f"host-{n}:{n}:ab{n:02}", "role": "worker", "source": f"q{n % queues}", "slots": 10,
+         "cpu_s": chance.random() * 1e4, "rss_bytes": chance.randrange(10**8), "beat": chance.random()}
+        for n in range(100)
+    ]  # fmt: skip
+    letters = [
+        {"id": f"{chance.getrandbits(128):032x}", "error": "ValueError: no base", "died": n * 1e9}
+        for n in range(100)
     ]
-    moment = zlib.compress(" ".join(rows).encode(), 9)
+    told = [
+        {"queue": f"q{n}"} | {f"c{k}": chance.random() for k in range(22)} for n in range(queues)
+    ]
+    moment = zlib.compress(json.dumps([told, workers, letters]).encode(), 9)
     for kind, (every, kept_ms) in MOMENTS.items():
         for n in range(kept_ms // 60_000 // every):
             await redis.set(keys.moment(kind, hour * 60 // every - n), moment)

@@ -48,6 +48,21 @@ def test_what_is_packed_comes_back_to_five_digits(hour: dict[int, TierRow]) -> N
         assert TierRow.from_json(row.to_json()).histograms == row.histograms
 
 
+def test_packed_minutes_share_the_histograms_of_their_five() -> None:
+    hour = {
+        n: TierRow({}, {"samples": 1}, {"run": {n: 1, 50: 2}}) for n in range(11) if n not in (3, 5)
+    }
+    canvas = Canvas(0, 60, 10)  # a group whose first minute is missing does not reach into the next
+    canvas.put(Chunk.of(pack(hour, 5)), 0, 60)
+
+    back, frame = unpack(pack(hour, 5)), canvas.frame("q")
+
+    assert back[0].histograms["run"] == {0: 1, 1: 1, 2: 1, 4: 1, 50: 8}
+    assert back[1].histograms == {}
+    assert frame["run_p95_s"].isna().to_list() == [n in (3, 5) for n in range(10)]
+    assert frame["run_p95_s"][0] == frame["run_p95_s"][4] == quantiles_s({50: 1}, [0.5])[0]
+
+
 def test_what_is_no_chunk_is_refused() -> None:
     for raw in (b"", b"nonsense", pack({})[:-3]):
         with pytest.raises(BadRecord):
