@@ -91,7 +91,7 @@ async def record(
 async def recent(redis: Redis, limit: int = 100, before: str = "+") -> list[AuditLine]:
     """Return the newest lines, newest first; pass ``(<id>`` as *before* for the next page."""
     rows = await redis.xrevrange(keys.AUDIT, max=before, min="-", count=limit)
-    return [_line(entry_id, fields) for entry_id, fields in rows]
+    return [line_of(entry_id, fields) for entry_id, fields in rows]
 
 
 def decoded(entries: Iterable[tuple[str, Mapping[str, str]]]) -> list[AuditLine]:
@@ -99,7 +99,7 @@ def decoded(entries: Iterable[tuple[str, Mapping[str, str]]]) -> list[AuditLine]
     lines = []
     for entry_id, fields in entries:
         with contextlib.suppress(BadRecord):
-            lines.append(_line(entry_id, fields))
+            lines.append(line_of(entry_id, fields))
     return lines
 
 
@@ -141,7 +141,8 @@ def _broken(lines: int, head: str, entry_id: str, problem: str) -> AuditReport:
     return AuditReport(ok=False, lines=lines, head=head, broken_at=entry_id, problem=problem)
 
 
-def _line(entry_id: str, fields: Mapping[str, str]) -> AuditLine:
+def line_of(entry_id: str, fields: Mapping[str, str]) -> AuditLine:
+    """Decode one line of the audit stream; BadRecord when it is not one of ours."""
     try:
         body = json.loads(fields["body"])
         return AuditLine(

@@ -5,20 +5,29 @@ source that is down costs its own numbers only: they become NaN, the rest goes o
 """
 
 import asyncio
+import contextlib
 import logging
 import math
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable
 from types import MappingProxyType
 from typing import Any, Final
 
 import pandas as pd
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
+from app.album import Album
+from app.batch import Batch
+from app.clock import Clock
 from app.connections import connect
+from app.foreign import Look, look_around, remember, remembered
+from app.historian import Historian
 from app.observation import Observation
 from app.settings import Settings, masked_url
+from app.sharing import Shared, Sharing
 from app.snapshot import Snapshot
 
 log = logging.getLogger("arqscope.collector")
@@ -28,6 +37,12 @@ SOURCES: Final = ("queue", "streams", "cache")
 TIMEOUT_S: Final = 1.5
 #: one with a problem gets less, so that the others keep their pace
 PROBE_S: Final = 0.3
+#: and is asked beside the samples, each time for this long
+PROBE_PATIENCE_S: Final = 5.0
+#: writing a minute of history may take this long
+WRITE_S: Final = 20.0
+#: samples the collector's own cost speaks about
+COSTS_KEPT: Final = 60
 
 Callback = Callable[[Snapshot], object]
 
@@ -39,6 +54,16 @@ class Collector:
         self.settings = settings
         self.snapshot = Snapshot.empty()
         self._observation = Observation(settings)
+        self._album = Album()
+        self._sharing = Sharing(may_write=settings.keep_history)
+        self._historian = Historian()
+        self._writing: asyncio.Task[None] | None = None
+        self._looking: asyncio.Task[Look] | None = None
+        self.look = Look()
+        self._clock = Clock()
+        self._pace = Pace(settings.sample_interval_s)
+        self._costs: deque[float] = deque(maxlen=COSTS_KEPT)
+        self._probes: dict[str, asyncio.Task[float]] = {}
         self._clients: dict[str, Redis] = {}
         self._problems: dict[str, str] = {}
         self._good_at: dict[str, pd.Timestamp] = {}
@@ -70,6 +95,19 @@ class Collector:
             while not task.done():  # redis-py may swallow a cancellation: ask until it has ended
                 task.cancel()
                 await asyncio.wait({task}, timeout=0.2)
+        beside: list[asyncio.Task[Any]] = [
+            *self._probes.values(),
+            *(task for task in (self._writing, self._looking) if task is not None),
+        ]
+        self._looking = None
+        for one in beside:
+            one.cancel()
+        await asyncio.gather(*beside, return_exceptions=True)
+        self._probes.clear()
+        if "queue" in self._clients and "queue" not in self._problems:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(PROBE_S):
+                    await self._sharing.resign(self._clients["queue"])
         clients, self._clients = self._clients, {}
         await asyncio.gather(
             *(client.aclose(close_connection_pool=True) for client in clients.values()),
@@ -115,70 +153,274 @@ class Collector:
     # -- sampling ----------------------------------------------------------------------------
 
     async def _run(self) -> None:
-        interval = self.settings.sample_interval_s
         due = time.monotonic()
+        if self._looking is None:
+            self._looking = asyncio.get_running_loop().create_task(
+                self.look_around(), name="arqscope-look"
+            )
         while True:
             try:
                 await self.sample(full=self.snapshot.number == 0)
             except Exception:
                 log.exception("sample failed")
+            interval = self._pace.interval_s
             due += interval
             behind = time.monotonic() - due
             if behind > 0:  # ticks that were missed are skipped, not caught up
                 due += math.ceil(behind / interval) * interval
             await asyncio.sleep(max(0.0, due - time.monotonic()))
 
+    async def look_around(self) -> Look:
+        """Look once, within a window, for queues of stock arq; they are sampled from then on."""
+        look = self.look = Look()
+        redis = self._client("queue")
+        try:
+            known = {*self._observation.queues, *self._observation.streams}
+            self._observation.foreign |= await remembered(redis) - known
+            await look_around(redis, known, look=look)
+            self._observation.foreign |= look.queues
+            if self.settings.keep_history:
+                await remember(redis, look.queues)
+        except (RedisError, OSError) as error:
+            look.ended = True
+            log.warning("no look around", extra={"error": str(error)[:200]})
+        return look
+
+    @property
+    def durations(self) -> dict[str, dict[str, dict[int, int]]]:
+        """Queue → ``wait``, ``run``, ``e2e`` → log buckets of what ended since this server leads."""
+        return self._historian.durations
+
+    @property
+    def foreign(self) -> frozenset[str]:
+        """Queues of stock arq that were found."""
+        return self._observation.foreign
+
     async def sample(self, *, full: bool = True) -> Snapshot:
         """Read all sources once, publish and return the new snapshot.
 
         *full* reads everything; the timer's samples read slowly changing things (dead letters,
-        histograms, INFO) in turn, or at once after their counters moved. Never raises for a Redis
-        that is down: ``problems`` says so.
+        histograms, INFO) in turn, or at once after their counters moved, and a server that follows
+        another reads what that one stored. Never raises for a Redis that is down: ``problems`` says
+        so.
         """
         if self._lock is None:
             self._lock = asyncio.Lock()
         async with self._lock:
             began = time.perf_counter()
-            at = pd.Timestamp.now("UTC").as_unit("us")
-            observation = self._observation
-            observation.begin(at, full=full)
-            reads = (observation.read_queue, observation.read_streams, observation.read_cache)
-            await asyncio.gather(
-                *(self._read(source, read, at) for source, read in zip(SOURCES, reads, strict=True))
-            )
-            self.snapshot = Snapshot(
-                taken_at=at,
-                problems=MappingProxyType(dict(self._problems)),
-                stale_since=MappingProxyType(dict(self._stale_since)),
-                cost_commands=observation.commands,
-                number=self.snapshot.number + 1,
-                **observation.frames(self._problems),
-                cost_ms=(time.perf_counter() - began) * 1000,
-            )
+            at = pd.Timestamp(int(self._clock.now_s() * 1_000_000), unit="us", tz="UTC")
+            self._observation.begin(at, full=full)
+            shared = None
+            if self._sharing.role == "follower" and not full:
+                shared = await self._follow()
+            if shared is None:
+                shared = await self._look(at, full=full)
+            self._publish(shared, began)
+            self._historian.see(shared.sample)
+            if self._sharing.leads and self._historian.is_due(shared.sample.now_ms):
+                self._begin_writing(shared.sample.now_ms)
         self._tell(self.snapshot)
         return self.snapshot
 
-    async def _read(self, source: str, read: Callable[[Redis], Any], at: pd.Timestamp) -> None:
-        url = self.settings.url(source)
-        if source not in self._clients:
-            self._clients[source] = connect(
-                url, timeout_s=TIMEOUT_S, retries=0, max_connections=4, protocol=2
+    def _begin_writing(self, now_ms: float) -> None:
+        """Write the minutes that are over, beside the samples."""
+        if self._writing is None or self._writing.done():
+            self._writing = asyncio.get_running_loop().create_task(
+                self._write(now_ms), name="arqscope-history"
             )
-        patience = PROBE_S if source in self._problems else TIMEOUT_S
+
+    async def _write(self, now_ms: float) -> None:
         try:
+            async with asyncio.timeout(WRITE_S):
+                await self._historian.write(self._client("queue"), now_ms)
+        except (RedisError, OSError, TimeoutError) as error:
+            log.warning("history not written", extra={"error": str(error)[:200]})
+
+    async def _look(self, at: pd.Timestamp, *, full: bool) -> Shared:
+        """Sample for ourselves, and store it when others follow us."""
+        observation, sharing = self._observation, self._sharing
+
+        async def read_queue(redis: Redis) -> None:
+            await observation.read_queue(redis, also=sharing.ask)
+
+        reads = (read_queue, observation.read_streams, observation.read_cache)
+        took_s = await asyncio.gather(
+            *(
+                self._read(source, read, at, is_timed=not full)
+                for source, read in zip(SOURCES, reads, strict=True)
+            )
+        )
+        self._pace.note(max(took_s))
+        shared = Shared(
+            sample=observation.sample(self._problems),
+            problems=dict(self._problems),
+            stale_ms={s: t.timestamp() * 1000 for s, t in self._stale_since.items()},
+        )
+        if "queue" not in self._problems:
+            try:
+                async with asyncio.timeout(PROBE_S):
+                    await sharing.settle(self._clients["queue"])
+                    observation.commands += await sharing.store(self._clients["queue"], shared)
+            except (RedisError, OSError, TimeoutError) as error:
+                log.warning("sample not shared", extra={"error": str(error)[:200]})
+        else:
+            sharing.forget()
+        return shared
+
+    async def _follow(self) -> Shared | None:
+        """Read what the leader stored; None: there is nothing fresh, so we must look ourselves."""
+        observation, redis = self._observation, self._client("queue")
+        try:
+            async with asyncio.timeout(PROBE_S):
+                shared, commands = await self._sharing.fetch(redis)
+                observation.commands += commands
+                if shared is not None:
+                    observation.queues = tuple(row["queue"] for row in shared.sample.queues)
+                    await observation.read_runs(redis)
+        except (RedisError, OSError, TimeoutError):
+            shared = None
+        if shared is None:
+            self._sharing.forget()
+            return None
+        self._problems = dict(shared.problems)
+        self._stale_since = {
+            source: pd.Timestamp(int(ms * 1000), unit="us", tz="UTC")
+            for source, ms in shared.stale_ms.items()
+        }
+        return shared
+
+    def _publish(self, shared: Shared, began: float) -> None:
+        observation = self._observation
+        runs, observation.has_new_runs = observation.has_new_runs, False
+        made = self._album.add(shared.sample, observation.runs if runs else None)
+        cost_ms = (time.perf_counter() - began) * 1000
+        self._costs.append(cost_ms)
+        ordered = sorted(self._costs)
+        self.snapshot = Snapshot(
+            taken_at=pd.Timestamp(shared.sample.at_us, unit="us", tz="UTC"),
+            problems=MappingProxyType(dict(self._problems)),
+            stale_since=MappingProxyType(dict(self._stale_since)),
+            cost_commands=observation.commands,
+            cost_ms=cost_ms,
+            cost_p95_ms=ordered[math.ceil(0.95 * len(ordered)) - 1],
+            interval_s=self._pace.interval_s,
+            role=self._sharing.role,
+            number=self.snapshot.number + 1,
+            **made,
+        )
+
+    def _client(self, source: str) -> Redis:
+        if source not in self._clients:
+            # the collector times a whole sample; a time-out per reply would cost more than the reply
+            self._clients[source] = connect(
+                self.settings.url(source),
+                timeout_s=TIMEOUT_S,
+                retries=0,
+                max_connections=4,
+                protocol=2,
+                socket_timeout=None,
+            )
+        return self._clients[source]
+
+    async def _read(
+        self, source: str, read: Callable[[Redis], Any], at: pd.Timestamp, *, is_timed: bool
+    ) -> float:
+        """Read one source; return the seconds it took, 0 when it did not answer."""
+        url = self.settings.url(source)
+        client = self._client(source)
+        began = time.monotonic()
+        patience = self._patience(source, is_timed=is_timed)
+        try:
+            if not patience:
+                raise TimeoutError(self._silence(source, at))
             async with asyncio.timeout(patience):
-                await read(self._clients[source])
+                await read(client)
         except Exception as error:
             if source not in self._problems:
                 self._stale_since[source] = self._good_at.get(source, at)
-                log.warning("source lost", extra={"source": source, "url": masked_url(url)})
-            text = str(error)[:200] or f"no answer within {patience:g} s"
-            self._problems[source] = f"{masked_url(url)}: {type(error).__name__}: {text}"
-        else:
-            self._good_at[source] = at
-            if self._problems.pop(source, None):
-                log.info("source back", extra={"source": source})
-            self._stale_since.pop(source, None)
+                log.warning(
+                    "source lost",
+                    extra={"source": source, "url": masked_url(url), "error": str(error)[:200]},
+                )
+            if patience:
+                text = str(error)[:200] or f"no answer within {patience:g} s"
+                self._problems[source] = f"{masked_url(url)}: {type(error).__name__}: {text}"
+            return 0.0
+        self._good_at[source] = at
+        if self._problems.pop(source, None):
+            log.info("source back", extra={"source": source})
+        self._stale_since.pop(source, None)
+        self._probes.pop(source, None)
+        return time.monotonic() - began
+
+    def _patience(self, source: str, *, is_timed: bool) -> float:
+        """Seconds a source gets for this sample; 0: it is known not to answer, do not wait for it.
+
+        A timed sample does not wait for a source with a problem: a probe beside it finds out when,
+        and how fast, it answers again, so that the others keep their pace.
+        """
+        if not is_timed:
+            return PROBE_S if source in self._problems else TIMEOUT_S
+        if source not in self._problems:
+            return min(TIMEOUT_S, max(0.5, 0.8 * self._pace.interval_s))
+        probe = self._probes.get(source)
+        if probe is None or (probe.done() and not _answered(probe)):
+            self._probes[source] = asyncio.get_running_loop().create_task(
+                self._probe(self._client(source)), name=f"arqscope-probe-{source}"
+            )
+            return 0.0
+        if not probe.done():
+            return 0.0
+        self._pace.note(probe.result())
+        return min(TIMEOUT_S, max(PROBE_S, 3 * probe.result()))
+
+    async def _probe(self, redis: Redis) -> float:
+        """Return the seconds Redis takes to answer; what redis-py raises when it does not."""
+        began = time.monotonic()
+        try:
+            async with asyncio.timeout(PROBE_PATIENCE_S):
+                batch = Batch(redis)
+                batch.ask(_heard, "PING")
+                await batch.run()
+        except BaseException:
+            await redis.connection_pool.disconnect(inuse_connections=False)
+            raise
+        return time.monotonic() - began
+
+    def _silence(self, source: str, at: pd.Timestamp) -> str:
+        since = self._stale_since.get(source, at)
+        return f"no answer for {(at - since).total_seconds():.0f} s"
+
+
+def _heard(reply: object) -> None:
+    """Take the answer to a PING."""
+
+
+def _answered(probe: "asyncio.Task[float]") -> bool:
+    return not probe.cancelled() and probe.exception() is None
+
+
+class Pace:
+    """How long to wait between samples: longer, up to three times, while Redis is slow.
+
+    Three times, because charts call more than 3.5 intervals without a sample a gap.
+    """
+
+    def __init__(self, interval_s: float) -> None:
+        self._base_s = interval_s
+        self._factor = 1.0
+
+    @property
+    def interval_s(self) -> float:
+        """Seconds between two samples now."""
+        return self._base_s * self._factor
+
+    def note(self, took_s: float) -> None:
+        """Take the seconds the slowest source took for a sample."""
+        if took_s > 0.4 * self.interval_s:
+            self._factor = min(3.0, self._factor * 1.5)
+        elif took_s < 0.1 * self.interval_s:
+            self._factor = max(1.0, self._factor / 1.2)
 
 
 _collectors: (

@@ -120,7 +120,7 @@ async def enqueue_many(
         ttl = PAYLOAD_TTL_MS if request.expires_s is None else int(request.expires_s * 1000)
         ids.append(job_id)
         rows.append([job_id, when, ttl, payload])
-    names = [keys.totals(queue), keys.QUEUES]
+    names = [keys.totals(queue), keys.QUEUES, keys.minute_prefix(queue)]
     replies: list[int] = []
     for start in range(0, len(rows), BATCH):
         flat = [item for row in rows[start : start + BATCH] for item in row]

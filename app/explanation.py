@@ -11,10 +11,10 @@ from redis.exceptions import RedisError
 
 from app import audit, causes, explain, frames, keys
 from app.arguments import decoded
+from app.batch import Batch, rows_of, sorted_records
 from app.causes import Cause, CauseState
 from app.connections import explained
 from app.errors import BadRecord, NotFound
-from app.readings import Batch, rows_of, sorted_records
 from app.records import DeadLetter
 
 #: newest letters looked at per source and state

@@ -6,7 +6,8 @@ nobody could read is NaN, never 0.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -291,16 +292,56 @@ def runs_frame(runs: Iterable[JobRun]) -> pd.DataFrame:
     )
 
 
+def worker_rows(workers: Iterable[WorkerInfo]) -> list[dict[str, Any]]:
+    """Rows of the workers frame, by role, source and id; times are epoch ms."""
+    ordered = sorted(workers, key=lambda w: (w.role, w.source, w.id))
+    return [
+        {name: getattr(w, name) for name in WORKER_COLUMNS if hasattr(w, name)}
+        | {"since": _time(w.since_ms), "beat": _time(w.beat_ms)}
+        for w in ordered
+    ]
+
+
 def workers_frame(workers: Iterable[WorkerInfo]) -> pd.DataFrame:
     """One row per live process, by role, source and id."""
-    ordered = sorted(workers, key=lambda w: (w.role, w.source, w.id))
+    return frame_of(worker_rows(workers), WORKER_COLUMNS)
+
+
+def running_rows(
+    workers: Iterable[WorkerInfo], due_ms: Mapping[str, float] | None = None, limit: int = 200
+) -> list[dict[str, Any]]:
+    """Rows of the running frame without ``running_s``, longest first; ``due`` where it is known."""
+    due_ms = due_ms or {}
+    rows = [
+        {
+            "job_id": job.get("id"),
+            "queue": worker.source,
+            "function": job.get("function"),
+            "attempt": int(job.get("attempt") or 0),
+            "worker": worker.id,
+            "started": _time(float(job.get("started_ms") or 0)),
+            "due": due_ms.get(str(job.get("id"))),
+        }
+        for worker in workers
+        for job in running_jobs(worker)
+    ]
+    rows.sort(key=lambda row: row["started"] or math.inf)
+    return rows[:limit]
+
+
+def running_since(rows: Iterable[Mapping[str, Any]], now_ms: float) -> pd.DataFrame:
+    """The running frame of *rows* at *now_ms*."""
     return frame_of(
         (
-            {name: getattr(w, name) for name in WORKER_COLUMNS if hasattr(w, name)}
-            | {"since": _time(w.since_ms), "beat": _time(w.beat_ms)}
-            for w in ordered
+            {
+                **row,
+                "running_s": None
+                if row["started"] is None
+                else max(0.0, (now_ms - row["started"]) / 1000),
+            }
+            for row in rows
         ),
-        WORKER_COLUMNS,
+        RUNNING_COLUMNS,
     )
 
 
@@ -311,25 +352,7 @@ def running_frame(
     limit: int = 200,
 ) -> pd.DataFrame:
     """One row per job a live worker says it runs, longest first; ``due`` where it is known."""
-    due_ms = due_ms or {}
-    rows: list[dict[str, Any]] = []
-    for worker in workers:
-        for job in running_jobs(worker):
-            started = _time(float(job.get("started_ms") or 0))
-            rows.append(
-                {
-                    "job_id": job.get("id"),
-                    "queue": worker.source,
-                    "function": job.get("function"),
-                    "attempt": int(job.get("attempt") or 0),
-                    "worker": worker.id,
-                    "started": started,
-                    "due": due_ms.get(str(job.get("id"))),
-                    "running_s": None if started is None else max(0.0, (now_ms - started) / 1000),
-                }
-            )
-    rows.sort(key=lambda row: -(row["running_s"] or 0.0))
-    return frame_of(rows[:limit], RUNNING_COLUMNS)
+    return running_since(running_rows(workers, due_ms, limit), now_ms)
 
 
 def running_jobs(worker: WorkerInfo) -> list[dict[str, Any]]:
@@ -341,17 +364,19 @@ def running_jobs(worker: WorkerInfo) -> list[dict[str, Any]]:
     return [job for job in jobs if isinstance(job, dict)] if isinstance(jobs, list) else []
 
 
+def letter_rows(letters: Iterable[DeadLetter]) -> list[dict[str, Any]]:
+    """Rows of the dead letters frame, newest first; times are epoch ms."""
+    ordered = sorted(letters, key=lambda letter: -letter.died_ms)
+    return [
+        {name: getattr(letter, name) for name in DEAD_LETTER_COLUMNS if hasattr(letter, name)}
+        | {"state": letter.state.value, "died": _time(letter.died_ms)}
+        for letter in ordered
+    ]
+
+
 def dead_letters_frame(letters: Iterable[DeadLetter]) -> pd.DataFrame:
     """One row per dead letter, newest first."""
-    ordered = sorted(letters, key=lambda letter: -letter.died_ms)
-    return frame_of(
-        (
-            {name: getattr(letter, name) for name in DEAD_LETTER_COLUMNS if hasattr(letter, name)}
-            | {"state": letter.state.value, "died": _time(letter.died_ms)}
-            for letter in ordered
-        ),
-        DEAD_LETTER_COLUMNS,
-    )
+    return frame_of(letter_rows(letters), DEAD_LETTER_COLUMNS)
 
 
 def causes_frame(
@@ -411,12 +436,3 @@ def _cause_row(
         "first_seen": min(first, default=None),
         "last_seen": max(last, default=None),
     }
-
-
-def percentiles_s(values_s: Sequence[float], quantiles: Sequence[float]) -> list[float]:
-    """Exact quantiles of durations by nearest rank; NaN when there is none."""
-    if not len(values_s):
-        return [np.nan] * len(quantiles)
-    ordered = np.sort(np.asarray(values_s, "float64"))
-    ranks = [max(0, int(np.ceil(q * len(ordered))) - 1) for q in quantiles]
-    return [float(ordered[rank]) for rank in ranks]

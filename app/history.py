@@ -1,11 +1,7 @@
-"""The last hour, one row per sample: append-only columns in memory, read without copying.
-
-Also what latency was lately: exact from the runs at hand, or from the minute histograms.
-"""
+"""The last hour, one row per sample: append-only columns in memory, read without copying."""
 
 import math
-from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -13,14 +9,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from app import frames
-from app.records import JobRun, bucket_value
 
 SPAN_S: Final = 3600
-#: runs kept per queue for the exact percentiles and the runs frame
-RUNS_KEPT: Final = 1000
-#: percentiles speak about the runs of this long
-WINDOW_MS: Final = 60_000
-QUANTILES: Final = (0.50, 0.95)
 
 
 class ColumnLog:
@@ -56,7 +46,14 @@ class ColumnLog:
         self._values: npt.NDArray[np.float64] = numbers
 
     def append(self, at_us: int, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Add one sample's rows, taken at *at_us* (epoch µs); a missing number is NaN."""
+        """Add one sample's rows, taken at *at_us* (epoch µs); a missing number is NaN.
+
+        When the clock was set back, rows of what is now the future are forgotten.
+        """
+        if self._length and at_us < self._times[self._length - 1]:
+            self._length = int(np.searchsorted(self._times[: self._length], at_us))
+            self._start = min(self._start, self._length)
+            self._allocate(max(1024, 2 * (self._length - self._start)))
         for row in rows:
             if self._length == len(self._times):
                 self._allocate(max(1024, 2 * (self._length - self._start)))
@@ -77,78 +74,23 @@ class ColumnLog:
 
     def frame(self) -> pd.DataFrame:
         """Return the rows of the last *span_s* seconds, oldest first; read-only views."""
-        if self._length == self._start:
-            return frames.empty_frame(self._columns)
+        return self.view()()
+
+    def view(self) -> Callable[[], pd.DataFrame]:
+        """Return what makes the frame of the rows held now, whenever it is called."""
         kept = slice(self._start, self._length)
-        times = self._times[kept].view("datetime64[us]")
-        codes = self._name_codes[kept]
-        numbers = self._values[:, kept]
-        numbers.flags.writeable = False
-        columns: dict[str, Any] = {
-            self._at: pd.DatetimeIndex(times).tz_localize("UTC"),
-            self._name: pd.Categorical.from_codes(codes, categories=pd.Index(self._names)),
-        }
-        columns.update(zip(self._numbers, numbers, strict=True))
-        return pd.DataFrame(columns, copy=False)
+        times, codes = self._times[kept], self._name_codes[kept]
+        numbers, names = self._values[:, kept], self._names
 
+        def make() -> pd.DataFrame:
+            if not len(times):
+                return frames.empty_frame(self._columns)
+            numbers.flags.writeable = False
+            columns: dict[str, Any] = {
+                self._at: pd.DatetimeIndex(times.view("datetime64[us]")).tz_localize("UTC"),
+                self._name: pd.Categorical.from_codes(codes, categories=pd.Index(names)),
+            }
+            columns.update(zip(self._numbers, numbers, strict=True))
+            return pd.DataFrame(columns, copy=False)
 
-class Latency:
-    """Wait and run times of one queue's last minute."""
-
-    def __init__(self) -> None:
-        self.runs: deque[JobRun] = deque(maxlen=RUNS_KEPT)
-        self.histogram: dict[str, int] = {}
-        self._forgot_ms = 0  #: a run that finished then is no longer in ``runs``
-
-    def add(self, runs: Sequence[JobRun], *, skipped: bool = False) -> None:
-        """Take in new runs, oldest first; *skipped*: there were more of them than were read."""
-        overflow = len(self.runs) + len(runs) - RUNS_KEPT
-        if skipped and runs:
-            self._forgot_ms = runs[0].finished_ms
-        if overflow > 0 and self.runs:
-            last = min(overflow, len(self.runs)) - 1
-            self._forgot_ms = max(self._forgot_ms, self.runs[last].finished_ms)
-        self.runs.extend(runs)
-
-    def row(self, now_ms: float) -> dict[str, float]:
-        """Percentiles at *now_ms*: exact when all runs of the window are at hand, else estimated.
-
-        The estimate comes from the histograms of this minute and the one before and is within
-        records.BUCKET_ERROR of the truth.
-        """
-        since = now_ms - WINDOW_MS
-        if self._forgot_ms > since and self.histogram:
-            wait = histogram_percentiles_s(self.histogram, "w")
-            run = histogram_percentiles_s(self.histogram, "r")
-        else:
-            recent = [r for r in self.runs if r.finished_ms > since]
-            wait = frames.percentiles_s([r.wait_s for r in recent], QUANTILES)
-            run = frames.percentiles_s([r.runtime_s for r in recent], QUANTILES)
-        return {
-            "wait_p50_s": wait[0],
-            "wait_p95_s": wait[1],
-            "run_p50_s": run[0],
-            "run_p95_s": run[1],
-        }
-
-
-def histogram_percentiles_s(
-    fields: Mapping[str, int], kind: str, quantiles: Sequence[float] = QUANTILES
-) -> list[float]:
-    """Quantiles in seconds from ``function|kind|bucket`` counts, all functions together.
-
-    *kind* is ``w`` (wait) or ``r`` (run). NaN when nothing was counted.
-    """
-    counts: dict[int, int] = {}
-    for name, count in fields.items():
-        _, _, rest = name.partition("|")
-        what, _, bucket = rest.partition("|")
-        if what == kind and bucket.isdigit():
-            counts[int(bucket)] = counts.get(int(bucket), 0) + count
-    total = sum(counts.values())
-    if total <= 0:
-        return [math.nan] * len(quantiles)
-    ordered = sorted(counts)
-    cumulated = np.cumsum([counts[bucket] for bucket in ordered])
-    ranks = [max(1, math.ceil(q * total)) for q in quantiles]
-    return [bucket_value(ordered[int(np.searchsorted(cumulated, r))]) / 1000 for r in ranks]
+        return make

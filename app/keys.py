@@ -49,10 +49,17 @@ def arq_retry(job_id: str) -> str:
 
 #: SET of queue names · our producers and workers · none · one per queue
 QUEUES: Final = "arqscope:queues"
+#: SET of queue names nobody declared or registered, found by a look around · collector · none · ≤ 100
+FOREIGN: Final = "arqscope:foreign"
 #: SET of names of queues that take no new job · actions · none · one per queue
 PAUSED_QUEUES: Final = "arqscope:paused"
 #: ZSET worker id → last heartbeat ms · every worker process · none · trimmed to 1 day at each beat
 WORKERS: Final = "arqscope:workers"
+#: HASH of the leader's newest sample: ``tick`` and the parts that change seldom, JSON · collector ·
+#: 60 s · one, ≤ 1 MB
+SAMPLE: Final = "arqscope:sample"
+#: STRING: a server reads SAMPLE instead of sampling itself · collectors that follow · 10 s · one
+SAMPLE_WANTED: Final = "arqscope:sample:wanted"
 #: STREAM of what operators did · audit · none · capped
 AUDIT: Final = "arqscope:audit"
 #: ZSET operation id → created ms · operations · none · newest 1,000, and those that are open
@@ -114,9 +121,14 @@ def totals(queue: str) -> str:
 
 
 def minute(queue: str, epoch_minute: int) -> str:
-    """HASH ``function|outcome|complete`` or ``function|wait|12`` → count · finish · 2 h · functions
-    x buckets."""
+    """HASH ``function|o|complete``, ``function|w|12`` (wait), ``|r|`` (run), ``|e|`` (end to end) or
+    ``|a|accepted`` → count · enqueue, finish · 2 h · functions x buckets."""
     return f"arqscope:{{{queue}}}:minute:{epoch_minute}"
+
+
+def minute_prefix(queue: str) -> str:
+    """What ``minute`` puts before the epoch minute: scripts add it by Redis' own clock."""
+    return f"arqscope:{{{queue}}}:minute:"
 
 
 def progress(queue: str, root: str) -> str:
@@ -155,6 +167,36 @@ def functions(queue: str) -> str:
     """ZSET function name → last heartbeat ms of a worker that knows it · workers · none · functions."""
     return f"arqscope:{{{queue}}}:functions"
 
+
+# --- history of a queue or stream (*source*), all on the queue Redis ----------------------------
+
+
+def history_open(source: str) -> str:
+    """HASH ``m<epoch minute>`` or ``h<epoch hour>`` → one row (JSON) not packed yet · the collector
+    that leads · 8 d · ≤ 130 minutes and 30 hours."""
+    return f"arqscope:{{{source}}}:history:open"
+
+
+def history_minutes(source: str, epoch_hour: int) -> str:
+    """STRING the minutes of one hour, packed (see ``tiers``) · collector · 7 d · 168 per source."""
+    return f"arqscope:{{{source}}}:history:m:{epoch_hour}"
+
+
+def history_hours(source: str, epoch_day: int) -> str:
+    """STRING the hours of one day, packed · collector · 90 d · 90 per source."""
+    return f"arqscope:{{{source}}}:history:h:{epoch_day}"
+
+
+def moment(kind: str, number: int) -> str:
+    """STRING a whole sample, packed: every minute (``m``) for 2 h, every hour (``q``) for 7 d, every
+    day (``s``) for 90 d · collector · as said · 378 per deployment."""
+    return f"arqscope:moment:{kind}:{number}"
+
+
+#: ZSET of deploys (JSON) → ms · collector, actions · none · 90 d, 5,000 at most
+MARKS: Final = "arqscope:marks"
+#: HASH source → version its workers run, as last seen · collector · none · one per source
+VERSIONS: Final = "arqscope:versions"
 
 # --- dead letters: *source* is a queue (queue Redis) or a stream (streams Redis) ---------------
 

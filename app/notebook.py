@@ -6,6 +6,7 @@ work in a script, in a plain interpreter and inside Jupyter's running loop.
 
 import asyncio
 import threading
+import time
 from collections.abc import Coroutine, Iterable, Mapping
 from contextlib import suppress
 from types import TracebackType
@@ -17,12 +18,16 @@ from app import actions
 from app.actions import ActionReport, Actor, Connections
 from app.alert_history import backtest
 from app.alert_rules import alert_rules
+from app.analyses.forecast import MINUTES, Forecast, drain_forecast
+from app.analyses.verdicts import Verdict, why_not_running
 from app.causes import known_queues
 from app.collector import Callback, Collector
 from app.connections import connect as connect_redis
 from app.enqueue import Enqueued, JobRequest
-from app.errors import InvalidRequest, RedisUnavailable
+from app.errors import InvalidRequest, NotFound, RedisUnavailable
 from app.explanation import Explanation, explanation
+from app.past import as_of, history
+from app.reader import job_facts
 from app.settings import Settings
 from app.snapshot import Snapshot
 
@@ -49,6 +54,11 @@ def _connections(settings: Settings) -> Connections:
         streams=connect_redis(settings.url("streams")),
         cache=connect_redis(settings.url("cache")),
     )
+
+
+def _epoch_ms(moment: str | pd.Timestamp) -> float:
+    at = pd.Timestamp(moment)
+    return (at if at.tzinfo else at.tz_localize("UTC")).timestamp() * 1000
 
 
 class _Loop:
@@ -232,6 +242,42 @@ class Scope:
         snapshot = self.snapshot
         is_stream = metric in ("lag", "lag_s")
         return backtest(snapshot.stream_history if is_stream else snapshot.history, [made])
+
+    def past(
+        self, source: str, start: str | pd.Timestamp, end: str | pd.Timestamp | None = None
+    ) -> pd.DataFrame:
+        """Return the history of a queue or stream (columns: ``app.tiers``); times as pandas reads them."""
+        now_ms = time.time() * 1000
+        until = now_ms if end is None else _epoch_ms(end)
+        return self._loop.call(
+            history(self._connections.queue, source, _epoch_ms(start), until, now_ms=now_ms)
+        )
+
+    def as_of(self, moment: str | pd.Timestamp) -> Snapshot:
+        """Return the snapshot the pages would have shown then; NotFound when nothing was stored near."""
+        made = self._connections
+        return self._loop.call(
+            as_of(made.queue, made.streams, _epoch_ms(moment), now_ms=time.time() * 1000)
+        )
+
+    def forecast(self, queue: str, *, workers: float | None = None) -> Forecast:
+        """Say when *queue* will be empty, with *workers* in place of those there are."""
+        found = self.queues.to_dict("records")
+        row = next((one for one in found if one["queue"] == queue), None)
+        if row is None:
+            raise NotFound("queue", queue, [str(one["queue"]) for one in found])
+        return drain_forecast(
+            self.past(queue, pd.Timestamp.now("UTC") - pd.Timedelta(minutes=MINUTES + 1)),
+            backlog=float(row["waiting"] + row["running"]),
+            workers=float(row["workers"]),
+            what_if_workers=workers,
+            slots=float(row["slots"]),
+            busy=float(row["busy"]),
+        )
+
+    def why(self, queue: str, job_id: str) -> Verdict:
+        """Say why a job is not running, and the next step."""
+        return why_not_running(self._loop.call(job_facts(self._connections.queue, queue, job_id)))
 
     # -- components ----------------------------------------------------------------------------
 

@@ -1,22 +1,34 @@
-"""What the collector knows between two samples, and the frames it makes of it.
+"""What the collector knows between two samples: what a sample asks for and what answers mean.
 
-Reads through ``readings``; decides what a sample asks for and what its answers mean.
+Reads through ``readings``; the rows it makes are ``sample_rows``, the frames of them ``album``.
 """
 
-import math
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 import pandas as pd
 from redis.asyncio import Redis
 
 from app import frames, readings
+from app.batch import Batch
 from app.causes import Cause
-from app.history import ColumnLog, Latency
-from app.records import JobRun, WorkerInfo
+from app.clock import Passed
+from app.latency import Latency
+from app.records import JobRun
+from app.sample import Sample
+from app.sample_rows import (
+    aborted,
+    depth_row,
+    foreign_row,
+    group_row,
+    redis_row,
+    stream_history_rows,
+    workers_row,
+)
 from app.settings import Settings
+from app.turns import Rates, Rota
 
 #: samples between two looks at what changes slowly and without a counter telling
 SLOW_EVERY: Final = 5
@@ -29,62 +41,26 @@ _DUE_KEPT: Final = 2000
 RUNS_SHOWN: Final = 1000
 EVENTS_SHOWN: Final = 200
 _LETTER_TOTALS: Final = ("dead", "redriven", "resolved", "discarded", "archived", "undone")
-_NAN: Final = math.nan
-
-
-class Rates:
-    """Counters to rates by monotonic time; a counter that went back gives NaN, never less than 0."""
-
-    def __init__(self) -> None:
-        self._last: dict[str, tuple[float, float]] = {}
-
-    def per_s(self, name: str, value: float | None, now_s: float) -> float:
-        """Rate of *name* since it was last told; NaN when there is nothing to compare with."""
-        if value is None:
-            return _NAN
-        before = self._last.get(name)
-        self._last[name] = (value, now_s)
-        if before is None or now_s <= before[1] or value < before[0]:
-            return _NAN
-        return (value - before[0]) / (now_s - before[1])
-
-
-class Rota:
-    """Which of many names have their turn: those marked, then those longest not seen."""
-
-    def __init__(self) -> None:
-        self._seen: dict[str, int] = {}
-        self.marked: set[str] = set()
-
-    def take(self, names: Iterable[str], tick: int, limit: int, every: int) -> list[str]:
-        """Return up to *limit* names that are marked or were last taken *every* ticks ago."""
-        due = [
-            name
-            for name in names
-            if name in self.marked or tick - self._seen.get(name, -every) >= every
-        ]
-        due.sort(key=lambda name: (name not in self.marked, self._seen.get(name, -1)))
-        return due[:limit]
-
-    def done(self, names: Iterable[str], tick: int) -> None:
-        """Note that *names* were read."""
-        for name in names:
-            self._seen[name] = tick
-            self.marked.discard(name)
 
 
 class Observation:
-    """The collector's memory: resume ids, counters, the last lists, the hour's history."""
+    """The collector's memory: resume ids, counters, the last lists."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.queues: tuple[str, ...] = settings.queue_names
         self.streams: tuple[str, ...] = settings.stream_names
+        self.foreign: frozenset[str] = frozenset()  #: queues of stock arq: most is unknown
         self.commands = 0
         self._tick = 0
         self._full = True
         self._at = pd.Timestamp(0, tz="UTC")
-        self._skew_ms = 0.0
+        self._redis_ahead_s = 0.0  #: the queue Redis' clock minus our monotonic one
+        self._queue_line = Passed()
+        self._stream_line = Passed()
+        self._heard = readings.Heard()
+        self._shown = (0, 0)  #: which heartbeats, and how many of them, the workers shown are of
+        self._new_due = True
         self._queue: readings.QueueReading | None = None
         self._stream: readings.StreamReading | None = None
         self._after: dict[str, str] = {}
@@ -102,16 +78,13 @@ class Observation:
         self._totals_rota = Rota()
         self._totals: dict[str, dict[str, int]] = {}
         self._latency: dict[str, Latency] = {}
-        self._runs: deque[JobRun] = deque(maxlen=RUNS_SHOWN)
+        self.runs: deque[JobRun] = deque(maxlen=RUNS_SHOWN)
+        self.has_new_runs = True
         self._events: deque[dict[str, Any]] = deque(maxlen=EVENTS_SHOWN)
-        self._infos: dict[str, dict[str, Any]] = {}
+        self._groups: list[tuple[str, str]] = []
+        self._infos: dict[str, Mapping[str, str]] = {}
         self._rates = Rates()
-        self._log = ColumnLog(frames.HISTORY_COLUMNS)
-        self._stream_log = ColumnLog(frames.STREAM_HISTORY_COLUMNS)
-        self._kept: dict[str, pd.DataFrame] = {
-            name: frames.empty_frame(columns) for name, columns in frames.FRAMES.items()
-        }
-        self._stale = set(frames.FRAMES)
+        self._stale = {"letters", "events", "causes"}
 
     # -- reading -----------------------------------------------------------------------------
 
@@ -127,18 +100,25 @@ class Observation:
     @property
     def _now_ms(self) -> int:
         """Now by the queue Redis' clock, which all its scores and times are of."""
-        return int(self._at.timestamp() * 1000 + self._skew_ms)
+        if not self._redis_ahead_s:
+            return int(self._at.timestamp() * 1000)
+        return int((time.monotonic() + self._redis_ahead_s) * 1000)
 
     def _turn(self, rota: Rota, names: Iterable[str], limit: int, every: int) -> list[str]:
         return list(names) if self._full else rota.take(names, self._tick, limit, every)
 
     @property
     def _spare(self) -> int:
-        """Commands left for what is read in turn: 4 per queue and stream and 8 more are fixed."""
-        return max(8, COMMANDS - 4 * (len(self.queues) + len(self.streams)) - 8)
+        """Commands left for what is read in turn: 4 per queue and stream and 11 more are fixed."""
+        return max(8, COMMANDS - 4 * (len(self.queues) + len(self.streams)) - 11)
+
+    @property
+    def _is_tight(self) -> bool:
+        """Whether letters and minutes must take turns so that a sample keeps to COMMANDS."""
+        return self._spare < 20
 
     def _wants_info(self, source: str) -> bool:
-        turn = 0 if source == "queue" else 2
+        turn = {"queue": 0, "streams": 2, "cache": 4}[source]
         return self._full or source not in self._infos or self._tick % SLOW_EVERY == turn
 
     def _sort(self, source: str) -> str:
@@ -146,17 +126,19 @@ class Observation:
         major = str(self._infos.get(source, {}).get("redis_version", "0")).partition(".")[0]
         return "SORT_RO" if major.isdigit() and int(major) >= 7 else "SORT"
 
-    async def read_queue(self, redis: Redis) -> None:
-        """Take one sample of the queue Redis."""
-        at_once = max(1, (self._spare - 4) // 8)
-        letters = self._turn(self._letter_rota, self.queues, at_once, SLOW_EVERY)
+    async def read_queue(self, redis: Redis, also: Callable[[Batch], None] | None = None) -> None:
+        """Take one sample of the queue Redis; *also* adds commands to its round trip."""
+        letters: list[str] = []
         minutes: list[str] = []
-        if self._full or self._tick % 2 == 0:
-            at_once = max(1, self._spare // 6)
+        if self._full or not self._is_tight or self._tick % 2 == 0:
+            at_once = max(1, (self._spare - 4) // 8)
+            letters = self._turn(self._letter_rota, self.queues, at_once, SLOW_EVERY)
+        if self._full or self._tick % 4 == 3 or (self._tick % 2 and not self._is_tight):
+            at_once = max(1, (self._spare - 2) // 3)
             minutes = self._turn(self._minute_rota, self.queues, at_once, SLOW_EVERY)
         strangers = [queue for queue in self.queues if queue not in self._registered]
         strangers = self._turn(self._totals_rota, strangers, 2, 1)
-        asked = time.time()
+        sent_s = time.monotonic()
         reading = await readings.queue_reading(
             redis,
             self.queues,
@@ -169,6 +151,8 @@ class Observation:
             causes=self._full or self._tick % SLOW_EVERY == CAUSES_TURN,
             info=self._wants_info("queue"),
             sort=self._sort("queue"),
+            heard=self._heard,
+            also=also,
         )
         self._queue = reading
         self.commands += reading.commands
@@ -181,10 +165,14 @@ class Observation:
             self._paused = reading.paused
         if reading.info is not None:
             self._infos["queue"] = reading.info
-            self._note_skew(reading.info, (asked + time.time()) / 2)
+        heard_s = time.monotonic()
+        if reading.time_s is not None and heard_s - sent_s < 0.25:
+            self._redis_ahead_s = reading.time_s - (sent_s + heard_s) / 2
+        self._queue_line.note(sent_s, heard_s, reading.time_s)
         for queue, histogram in ((q, reading.minutes.get(q, {})) for q in minutes):
             self._latency.setdefault(queue, Latency()).histogram = histogram
         if minutes:
+            self._new_due = True
             self._running_due_ms = dict(
                 [*self._running_due_ms.items(), *reading.due_ms.items()][-_DUE_KEPT:]
             )
@@ -193,16 +181,21 @@ class Observation:
         if reading.causes is not None and reading.causes != self._causes:
             self._causes = reading.causes
             self._stale.add("causes")
-        if reading.workers is not None:
-            self._stale |= {"workers", "running"}
-        fresh = [name for name in sorted(reading.registered) if name not in self.queues]
+        self.foreign -= reading.registered
+        fresh = [
+            name
+            for name in (*sorted(reading.registered), *sorted(self.foreign))
+            if name not in self.queues
+        ]
         self.queues = (*self.queues, *fresh)[: readings.MAX_QUEUES]
 
-    def _note_skew(self, info: Mapping[str, Any], local_s: float) -> None:
-        server_us = info.get("server_time_usec")
-        if server_us is not None:
-            skew_ms = float(server_us) / 1000 - local_s * 1000
-            self._skew_ms = skew_ms if abs(skew_ms) > 250 else 0.0  # less is the way there and back
+    async def read_runs(self, redis: Redis) -> None:
+        """Read the new run reports only: what a follower reads for itself."""
+        reading = await readings.runs_reading(
+            redis, self.queues, after=self._after, jump=self._jump
+        )
+        self.commands += reading.commands
+        self._take_runs(reading)
 
     def _take_runs(self, reading: readings.QueueReading) -> None:
         self._after.update(reading.after)
@@ -210,10 +203,12 @@ class Observation:
             if runs:
                 latency = self._latency.setdefault(queue, Latency())
                 latency.add(runs, skipped=queue in reading.skipped)
-                self._stale.add("runs")
         self._jump = reading.skipped  # too busy to read every run: next time its newest
-        new = sorted((r for runs in reading.runs.values() for r in runs), key=_finished)
-        self._runs.extend(new)
+        new = sorted(
+            (r for runs in reading.runs.values() for r in runs), key=lambda run: run.finished_ms
+        )
+        self.runs.extend(new)
+        self.has_new_runs = self.has_new_runs or bool(new)
 
     def _take_letters(
         self,
@@ -222,7 +217,7 @@ class Observation:
     ) -> None:
         self._letters.update(letters)
         if letters:
-            self._stale |= {"dead_letters", "causes"}
+            self._stale.add("letters")
         for source, counters in totals.items():
             now = tuple(counters.get(name, 0) for name in _LETTER_TOTALS)
             if self._letter_totals.get(source, now) != now and source not in letters:
@@ -231,8 +226,9 @@ class Observation:
 
     async def read_streams(self, redis: Redis) -> None:
         """Take one sample of the streams Redis."""
+        sent_s = time.monotonic()
         letters: list[str] = []
-        if self._full or self._tick % 2:
+        if self._full or self._tick % 4 == 1 or not (self._tick % 2 or self._is_tight):
             letters = self._turn(self._letter_rota, self.streams, 1, SLOW_EVERY)
         reading = await readings.stream_reading(
             redis,
@@ -244,6 +240,7 @@ class Observation:
             sort=self._sort("streams"),
         )
         self._stream = reading
+        self._stream_line.note(sent_s, time.monotonic(), reading.time_s)
         self.commands += reading.commands
         self._letter_rota.done(letters, self._tick)
         if reading.info is not None:
@@ -259,7 +256,7 @@ class Observation:
             for group in groups
             if str(group["last-delivered-id"]) != self._last_id(stream)
         ]
-        self._delivered = dict(behind[: max(2, self._spare // 6)])
+        self._delivered = dict(behind[: max(2, self._spare // 8)])
 
     def _last_id(self, stream: str) -> str:
         reading = self._stream
@@ -267,50 +264,47 @@ class Observation:
 
     async def read_cache(self, redis: Redis) -> None:
         """Take one sample of the cache Redis."""
-        self._infos["cache"] = await readings.server_info(redis)
+        info = await readings.server_info(redis, full=self._wants_info("cache"))
+        if info is not None:
+            self._infos["cache"] = info
         self.commands += 1
 
-    # -- frames ------------------------------------------------------------------------------
+    # -- rows --------------------------------------------------------------------------------
 
-    def frames(self, problems: Mapping[str, str]) -> dict[str, Any]:
-        """Return every frame of the snapshot; what did not change is the frame of before."""
-        kept = self._kept
+    def sample(self, problems: Mapping[str, str]) -> Sample:
+        """Return what was read since ``begin``; unknown numbers are None or NaN."""
         reading = self._queue
-        if reading is not None and reading.workers is not None and "workers" in self._stale:
-            kept["workers"] = frames.workers_frame(reading.workers)
-            kept["running"] = frames.running_frame(
-                reading.workers, self._now_ms, self._running_due_ms
-            )
-        if "runs" in self._stale:
-            kept["runs"] = frames.runs_frame(self._runs)
-        if "dead_letters" in self._stale:
-            newest = (letter for found in self._letters.values() for letter in found.newest)
-            kept["dead_letters"] = frames.dead_letters_frame(newest)
-        if "causes" in self._stale:
-            kept["causes"] = frames.causes_frame(kept["dead_letters"], self._causes)
-        if "events" in self._stale:
-            kept["events"] = frames.frame_of(self._events, frames.EVENT_COLUMNS)
-        self._stale.clear()
-        rows = self._queue_rows()
-        kept["queues"] = frames.frame_of(rows, frames.QUEUE_COLUMNS)
-        at_us = self._at.value // 1000  # ns
-        self._log.append(at_us, rows)
-        kept["history"] = self._log.frame()
+        workers = None if reading is None else reading.workers
+        shown = (id(self._heard.workers), 0 if workers is None else len(workers))
+        if workers is not None and shown == self._shown and not self._new_due:
+            workers = None  # as at the sample before
+        elif workers is not None:
+            self._shown, self._new_due = shown, False
         stream_rows, group_rows = self._stream_rows()
-        kept["streams"] = frames.frame_of(stream_rows, frames.STREAM_COLUMNS)
-        kept["groups"] = frames.frame_of(group_rows, frames.GROUP_COLUMNS)
-        self._stream_log.append(at_us, _stream_history(stream_rows, group_rows))
-        kept["stream_history"] = self._stream_log.frame()
-        kept["redis"] = frames.frame_of(
-            [redis_row(role, self._infos.get(role, {}), problems.get(role)) for role in
-             ("queue", "streams", "cache")],
-            frames.REDIS_COLUMNS,
-        )  # fmt: skip
-        return dict(kept)
+        stale, self._stale = self._stale, set()
+        newest = (letter for found in self._letters.values() for letter in found.newest)
+        roles = ("queue", "streams", "cache")
+        return Sample(
+            at_us=self._at.value // 1000,  # ns
+            now_ms=self._now_ms,
+            queue_answered=reading is not None,
+            queues=self._queue_rows(),
+            streams=stream_rows,
+            groups=group_rows,
+            redis=[redis_row(r, self._infos.get(r, {}), problems.get(r)) for r in roles],
+            stream_history=stream_history_rows(stream_rows, group_rows),
+            workers=None if workers is None else frames.worker_rows(workers),
+            running=None if workers is None else frames.running_rows(workers, self._running_due_ms),
+            letters=frames.letter_rows(newest) if "letters" in stale else None,
+            causes=[(c.to_fields(), hour, day) for c, hour, day in self._causes]
+            if "causes" in stale
+            else None,
+            events=list(self._events) if "events" in stale else None,
+        )
 
     def _queue_rows(self) -> list[dict[str, Any]]:
         reading = self._queue
-        now_s = time.monotonic()
+        now_s = self._queue_line.at_s
         if reading is None:
             return [{"queue": queue, "paused": queue in self._paused} for queue in self.queues]
         rows = []
@@ -325,9 +319,10 @@ class Observation:
                 "failed": totals.get("failed"),
                 "retried": totals.get("retried"),
                 "dead_total": totals.get("dead"),
-                "aborted": _aborted(totals),
+                "aborted": aborted(totals),
                 "resolved": totals.get("resolved"),
                 "discarded": totals.get("discarded"),
+                "redriven": totals.get("redriven"),
                 "dead_open": letters.open,
                 "dead_retrying": letters.retrying,
                 "paused": queue in self._paused,
@@ -337,14 +332,14 @@ class Observation:
                 "failed_per_s": self._rates.per_s(f"{queue}|failed", totals.get("failed"), now_s),
             }
             serving = workers_row(reading.workers, queue, row.get("running"))
-            rows.append(row | serving | latency.row(self._now_ms))
+            row |= serving | latency.row(self._now_ms)
+            rows.append(foreign_row(row) if queue in self.foreign else row)
         return rows
 
     def _stream_rows(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         reading = self._stream
         if reading is None:
-            kept = self._kept["groups"][["stream", "group"]].itertuples(index=False)
-            groups = [{"stream": stream, "group": group} for stream, group in kept]
+            groups = [{"stream": stream, "group": group} for stream, group in self._groups]
             return [{"stream": stream} for stream in self.streams], groups
         rows, group_rows = [], []
         for stream in self.streams:
@@ -361,7 +356,7 @@ class Observation:
                     "dead": totals.get("dead", 0),
                     "unmatched": totals.get("unmatched", 0),
                     "per_s": self._rates.per_s(
-                        f"{stream}|processed", totals.get("processed", 0), time.monotonic()
+                        f"{stream}|processed", totals.get("processed", 0), self._stream_line.at_s
                     ),
                     "dead_open": letters.open,
                     "dead_retrying": letters.retrying,
@@ -373,131 +368,5 @@ class Observation:
             for group in reading.groups[stream]:
                 waiting = reading.undelivered.get((stream, str(group["name"])))
                 group_rows.append(group_row(stream, info, group, waiting, now_ms))
+        self._groups = [(row["stream"], row["group"]) for row in group_rows]
         return rows, group_rows
-
-
-def _aborted(totals: Mapping[str, int]) -> int | None:
-    """Jobs aborted and left so; None when the counters are unknown."""
-    if "aborted" not in totals:
-        return None
-    return max(0, totals["aborted"] - totals.get("unaborted", 0))
-
-
-def _finished(run: JobRun) -> int:
-    return run.finished_ms
-
-
-def depth_row(reading: readings.QueueReading, queue: str, now_ms: float) -> dict[str, Any]:
-    """Waiting, running and deferred of one queue: they add up to what the queue holds."""
-    queued, due = reading.queued.get(queue), reading.due.get(queue)
-    if queued is None or due is None:
-        return {}
-    # A claimed job whose lease ran out is due again: it waits, its claim only lingers.
-    running = min(reading.claimed.get(queue, 0), max(0, queued - due))
-    first = reading.first_due_ms.get(queue)
-    return {
-        "waiting": due,
-        "running": running,
-        "deferred": max(0, queued - due - running),
-        "oldest_wait_s": max(0.0, (now_ms - first) / 1000) if due and first is not None else 0.0,
-    }
-
-
-def workers_row(
-    workers: Iterable[WorkerInfo] | None, queue: str, running: float | None
-) -> dict[str, Any]:
-    """How many workers serve *queue*, with how many slots, how many of them busy.
-
-    Busy are as many as jobs run: a heartbeat's own figure is up to 5 s old, and would contradict it.
-    """
-    if workers is None:
-        return {}
-    serving = [w for w in workers if w.source == queue and w.role == "worker"]
-    slots = sum(w.slots for w in serving)
-    return {
-        "workers": len(serving),
-        "slots": slots,
-        "busy": None if running is None else min(running, slots),
-    }
-
-
-def group_row(
-    stream: str,
-    info: Mapping[str, Any],
-    group: Mapping[str, Any],
-    undelivered: str | None,
-    now_ms: float,
-) -> dict[str, Any]:
-    """One consumer group; its lag is Redis' own number, or (6.2, or after XDEL) an estimate."""
-    last = str(info.get("last-generated-id", "0-0"))
-    delivered = str(group["last-delivered-id"])
-    lag: float | None = group.get("lag")
-    estimate = lag is None
-    if lag is None:
-        lag = _estimated_lag(info, last, delivered)
-    oldest_ms = readings.id_ms(delivered)
-    if undelivered is not None:
-        oldest_ms = max(oldest_ms, readings.id_ms(undelivered))
-    return {
-        "stream": stream,
-        "group": str(group["name"]),
-        "consumers": group.get("consumers"),
-        "pending": group.get("pending"),
-        "lag": lag,
-        "lag_is_estimate": estimate,
-        "lag_s": max(0.0, (now_ms - (oldest_ms or readings.id_ms(last))) / 1000) if lag else 0.0,
-    }
-
-
-def _estimated_lag(info: Mapping[str, Any], last: str, delivered: str) -> float:
-    """Entries after *delivered*, as if they had come evenly over the stream's time."""
-    length = float(info.get("length", 0))
-    if delivered == last or not length:
-        return 0.0
-    if delivered == "0-0":
-        return length
-    first = info.get("first-entry")
-    first_ms = readings.id_ms(first[0]) if first else readings.id_ms(last)
-    span = readings.id_ms(last) - first_ms
-    share = (readings.id_ms(last) - readings.id_ms(delivered)) / span if span > 0 else 1.0
-    return max(1.0, round(length * min(1.0, max(0.0, share))))
-
-
-def redis_row(role: str, info: Mapping[str, Any], problem: str | None) -> dict[str, Any]:
-    """One Redis server; numbers are NaN while it does not answer."""
-    row: dict[str, Any] = {
-        "role": role,
-        "up": problem is None,
-        "version": info.get("redis_version", ""),
-        "policy": info.get("maxmemory_policy", ""),
-        "aof": bool(info.get("aof_enabled", 0)),
-        "problem": problem or "",
-    }
-    if problem is not None:
-        return row
-    return row | {
-        "memory_bytes": info.get("used_memory"),
-        "max_memory_bytes": info.get("maxmemory") or None,
-        "clients": info.get("connected_clients"),
-        "ops_per_s": info.get("instantaneous_ops_per_sec"),
-        "uptime_s": info.get("uptime_in_seconds"),
-    }
-
-
-def _stream_history(
-    streams: Iterable[Mapping[str, Any]], groups: Iterable[Mapping[str, Any]]
-) -> list[dict[str, Any]]:
-    groups = list(groups)
-    rows = []
-    for row in streams:
-        own = [group for group in groups if group["stream"] == row["stream"]]
-        slowest: Mapping[str, Any] = max(own, key=lambda g: g.get("lag") or 0.0, default={})
-        rows.append(
-            {
-                "stream": row["stream"],
-                "processed_per_s": row.get("per_s"),
-                "lag": slowest.get("lag"),
-                "lag_s": slowest.get("lag_s"),
-            }
-        )
-    return rows

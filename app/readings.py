@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
 from app import keys
+from app.batch import Batch, info_of, rows_of, sorted_records
 from app.causes import Cause
 from app.errors import BadRecord
 from app.records import TOTALS, DeadLetter, JobRun, LetterState, WorkerInfo
@@ -34,7 +34,7 @@ BEAT_MS: Final = 20_000
 
 #: the counters, with those by which only dead letters change
 _COUNTERS: Final = (*TOTALS, "unaborted")
-_WORKER_FIELDS: Final = (
+WORKER_FIELDS: Final = (
     "id", "role", "host", "pid", "source", "version", "since_ms", "beat_ms", "slots", "busy",
     "state", "trouble", "rss_bytes", "cpu_s", "loop_lag_ms", "functions", "jobs",
 )  # fmt: skip
@@ -51,57 +51,6 @@ _CAUSE_FIELDS: Final = (
 )  # fmt: skip
 
 
-class Batch:
-    """The commands of one round trip, each with the function that takes its reply."""
-
-    def __init__(self, redis: Redis) -> None:
-        self._pipe = redis.pipeline(transaction=False)
-        self._takers: list[Callable[[Any], None]] = []
-        self.trouble: list[str] = []
-
-    def ask(self, take: Callable[[Any], None], *command: Any) -> None:
-        """Add one command; *take* gets its reply, or nothing when Redis refused it."""
-        self._pipe.execute_command(*command)
-        self._takers.append(take)
-
-    async def run(self) -> int:
-        """Send all, hand out the replies, return the number of commands."""
-        if not self._takers:
-            return 0
-        replies = await self._pipe.execute(raise_on_error=False)
-        errors = [reply for reply in replies if isinstance(reply, Exception)]
-        if len(errors) == len(replies):
-            raise errors[0]
-        for take, reply in zip(self._takers, replies, strict=True):
-            if isinstance(reply, Exception):
-                if not (isinstance(reply, RedisError) and "no such key" in str(reply)):
-                    self.trouble.append(str(reply)[:200])
-            else:
-                take(reply)
-        return len(replies)
-
-
-def sorted_records(
-    key: str, pattern: str, names: Sequence[str], limit: int, *, sort: str, newest: bool = True
-) -> list[Any]:
-    """Arguments of the SORT that joins the newest *limit* members of *key* with their hashes.
-
-    ``BY nosort`` with LIMIT walks only what it returns: one command, whatever the set holds.
-    """
-    gets = [part for name in names for part in ("GET", name if name == "#" else pattern + name)]
-    order = ["DESC"] if newest else []
-    return [sort, key, "BY", "nosort", "LIMIT", 0, limit, *gets, *order]
-
-
-def rows_of(reply: Sequence[Any], names: Sequence[str]) -> list[dict[str, str]]:
-    """Cut a SORT's flat reply into one mapping per member, absent fields left out."""
-    width = len(names)
-    return [
-        {k: v for k, v in zip(names, reply[i : i + width], strict=True) if v is not None}
-        for i in range(0, len(reply), width)
-    ]
-
-
 def _decoded(rows: Iterable[Mapping[str, str]], decode: Callable[..., R]) -> tuple[list[R], int]:
     good: list[R] = []
     bad = 0
@@ -113,6 +62,11 @@ def _decoded(rows: Iterable[Mapping[str, str]], decode: Callable[..., R]) -> tup
         except BadRecord:
             bad += 1
     return good, bad
+
+
+def decoded_workers(reply: Sequence[Any]) -> tuple[list[WorkerInfo], int]:
+    """The workers of a SORT that joined WORKER_FIELDS, and how many were not readable."""
+    return _decoded(rows_of(reply, WORKER_FIELDS), WorkerInfo.from_fields)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -142,6 +96,15 @@ def ask_letters(
         batch.ask(take, *sorted_records(key, pattern, _LETTER_FIELDS, MAX_LETTERS, sort=sort))
 
 
+@dataclass(slots=True)
+class Heard:
+    """The last heartbeats as Redis sent them, and decoded: they change every 5 s only."""
+
+    reply: Any = None
+    workers: list[WorkerInfo] = field(default_factory=list)
+    bad: int = 0
+
+
 @dataclass(slots=True, kw_only=True)
 class QueueReading:
     """What the queue Redis answered; absent keys are unknown."""
@@ -162,7 +125,8 @@ class QueueReading:
     letters: dict[str, Letters] = field(default_factory=dict)
     #: causes seen last, with their deaths of this hour and today; None: not asked for
     causes: list[tuple[Cause, float, float]] | None = None
-    info: dict[str, Any] | None = None
+    info: Mapping[str, str] | None = None
+    time_s: float | None = None  #: epoch seconds by Redis' clock
     commands: int = 0
     bad: int = 0  #: records that did not decode
     trouble: list[str] = field(default_factory=list)
@@ -181,17 +145,21 @@ async def queue_reading(
     causes: bool = False,
     info: bool = True,
     sort: str = "SORT",
+    heard: Heard | None = None,
+    also: Callable[[Batch], None] | None = None,
 ) -> QueueReading:
     """Read everything about *queues* in one round trip, runs from the ids in *after* on.
 
     *jump*: queues with more runs than one read takes, of which only the newest are wanted.
     *letters* and *minutes*: the queues whose dead letters, and whose minute histograms and due
-    times of running jobs, are wanted now.
+    times of running jobs, are wanted now. *heard*: heartbeats decoded before. *also* adds commands.
     """
+    heard = heard or Heard()
     reading = QueueReading()
     batch = Batch(redis)
     bad: list[int] = []
     known = set(registered)
+    batch.ask_raw(lambda reply: setattr(reading, "time_s", _seconds(reply)), "TIME")
     for queue in queues:
         _ask_depth(batch, queue, reading, now_ms)
         if queue not in known:
@@ -205,12 +173,14 @@ async def queue_reading(
     batch.ask(lambda reply: setattr(reading, "paused", set(reply)), "SMEMBERS", keys.PAUSED_QUEUES)
 
     def take_workers(reply: Any) -> None:
-        found, wrong = _decoded(rows_of(reply, _WORKER_FIELDS), WorkerInfo.from_fields)
-        reading.workers = [w for w in found if w.beat_ms >= now_ms - BEAT_MS]
-        bad.append(wrong)
+        if reply != heard.reply:
+            heard.workers, heard.bad = decoded_workers(reply)
+            heard.reply = reply
+        reading.workers = [w for w in heard.workers if w.beat_ms >= now_ms - BEAT_MS]
+        bad.append(heard.bad)
 
     workers = sorted_records(
-        keys.WORKERS, keys.worker("*->"), _WORKER_FIELDS, MAX_WORKERS, sort=sort
+        keys.WORKERS, keys.worker("*->"), WORKER_FIELDS, MAX_WORKERS, sort=sort
     )
     batch.ask(take_workers, *workers)
     _ask_runs(batch, queues, after, set(jump), reading, bad)
@@ -225,7 +195,9 @@ async def queue_reading(
     if causes:
         _ask_causes(batch, reading, now_ms, bad, sort)
     if info:
-        batch.ask(lambda reply: setattr(reading, "info", reply), "INFO")
+        batch.ask_raw(lambda reply: setattr(reading, "info", info_of(reply)), "INFO")
+    if also is not None:
+        also(batch)
     reading.commands = await batch.run()
     reading.bad = sum(bad)
     reading.trouble = batch.trouble
@@ -254,6 +226,19 @@ def _ask_causes(
             reading.causes.append((cause, *today))
 
     batch.ask(take, sort, keys.CAUSES, "BY", "nosort", "LIMIT", 0, MAX_CAUSES, *gets, "DESC")
+
+
+async def runs_reading(
+    redis: Redis, queues: Sequence[str], *, after: Mapping[str, str], jump: Iterable[str] = ()
+) -> QueueReading:
+    """Read only the runs of *queues*, from the ids in *after* on."""
+    reading = QueueReading()
+    batch = Batch(redis)
+    bad: list[int] = []
+    _ask_runs(batch, queues, after, set(jump), reading, bad)
+    reading.commands = await batch.run()
+    reading.bad = sum(bad)
+    return reading
 
 
 def _ask_depth(batch: Batch, queue: str, reading: QueueReading, now_ms: int) -> None:
@@ -308,6 +293,10 @@ def _ask_runs(
         batch.ask(take_streams, "XREAD", "COUNT", RUNS_PER_TICK, "STREAMS", *names, *ids)
 
 
+def _seconds(reply: Sequence[str]) -> float:
+    return int(reply[0]) + int(reply[1]) / 1_000_000
+
+
 def _number(text: object) -> int:
     try:
         return int(str(text))
@@ -360,7 +349,8 @@ class StreamReading:
     events: list[dict[str, Any]] = field(default_factory=list)
     after: dict[str, str] = field(default_factory=dict)
     letters: dict[str, Letters] = field(default_factory=dict)
-    info: dict[str, Any] | None = None
+    info: Mapping[str, str] | None = None
+    time_s: float | None = None  #: epoch seconds by Redis' clock
     commands: int = 0
     bad: int = 0
     trouble: list[str] = field(default_factory=list)
@@ -384,6 +374,7 @@ async def stream_reading(
     reading = StreamReading()
     batch = Batch(redis)
     bad: list[int] = []
+    batch.ask_raw(lambda reply: setattr(reading, "time_s", _seconds(reply)), "TIME")
     for stream in streams:
         _ask_stream(batch, stream, reading, after.get(stream))
     for (stream, group), entry_id in delivered.items():
@@ -392,7 +383,7 @@ async def stream_reading(
     for stream in letters:
         ask_letters(batch, stream, reading.letters, bad, sort)
     if info:
-        batch.ask(lambda reply: setattr(reading, "info", reply), "INFO")
+        batch.ask_raw(lambda reply: setattr(reading, "info", info_of(reply)), "INFO")
     reading.commands = await batch.run()
     reading.bad = sum(bad)
     reading.trouble = batch.trouble
@@ -450,7 +441,10 @@ def event_row(entry_id: str, fields: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-async def server_info(redis: Redis) -> dict[str, Any]:
-    """INFO of a Redis; one command."""
-    info: dict[str, Any] = await redis.info()
-    return info
+async def server_info(redis: Redis, *, full: bool = True) -> Mapping[str, str] | None:
+    """INFO of a Redis, or None for a mere PING (not *full*); one command either way."""
+    batch = Batch(redis)
+    told: list[str] = []
+    batch.ask_raw(lambda reply: told.append(str(reply)), "INFO" if full else "PING")
+    await batch.run()
+    return info_of(told[0]) if full else None

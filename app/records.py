@@ -99,7 +99,7 @@ class JobRun:
         """Decode the ``r`` field; BadRecord when it is not one of ours."""
         try:
             raw = json.loads(text)
-            known = {f.name for f in fields(cls)}
+            known = cls.__dataclass_fields__
             return cls(
                 **{k: v for k, v in raw.items() if k in known}
                 | {"outcome": Outcome(raw["outcome"])}

@@ -52,7 +52,7 @@ ASSETS: Final = Path(__file__).parent / "pages" / "assets"
 DRAIN_S: Final = 8.0
 _API_PATHS: Final = (
     r"/(?:health|stats|metrics|docs|openapi\.json|jobs|queues|dead-letters|events|workers|audit|frames"
-    r"|notifications|operations|streams|triggers)(?:/.*)?"
+    r"|notifications|operations|streams|triggers|alerts|history|annotations|deploys|analyses|foreign)(?:/.*)?"
 )
 
 

@@ -228,6 +228,17 @@ class Settings(BaseModel):
         validation_alias=AliasChoices("ARQSCOPE_SAMPLE_INTERVAL_S", "sample_interval_s"),
         description="s between two samples of the collector",
     )
+    release: str = Field(
+        default="",
+        max_length=100,
+        validation_alias=AliasChoices("ARQSCOPE_RELEASE", "release"),
+        description="version of your own code, told by workers; when it changes, charts mark a deploy",
+    )
+    keep_history: bool = Field(
+        default=True,
+        validation_alias=AliasChoices("ARQSCOPE_KEEP_HISTORY", "keep_history"),
+        description="write history and the samples servers share to the queue Redis",
+    )
     read_only: bool = Field(
         default=False,
         validation_alias=AliasChoices("ARQSCOPE_READ_ONLY", "read_only"),

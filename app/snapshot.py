@@ -1,6 +1,6 @@
 """The snapshot: the immutable bundle of frames that pages, API and notebook all see."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import Any, Self
@@ -13,32 +13,75 @@ from app.settings import Settings
 _NONE: Mapping[str, Any] = MappingProxyType({})
 
 
+class Lazy:
+    """A frame made when somebody first looks at it, once; snapshots may share one."""
+
+    __slots__ = ("_frame", "_make")
+
+    def __init__(self, make: Callable[[], pd.DataFrame]) -> None:
+        self._make: Callable[[], pd.DataFrame] | None = make
+        self._frame: pd.DataFrame | None = None
+
+    def __call__(self) -> pd.DataFrame:
+        """Return the frame."""
+        make = self._make  # read once: threads may race, and then each makes the same frame
+        if make is not None:
+            self._frame = make()
+            self._make = None
+        frame = self._frame
+        if frame is None:  # pragma: no cover - _frame is set before _make is dropped
+            raise RuntimeError("a lazy frame without a maker")
+        return frame
+
+
+class _Field:
+    """A field of the snapshot that holds a frame, or a Lazy one until it is looked at."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: object, owner: type) -> pd.DataFrame:
+        if instance is None:
+            raise AttributeError(self._name)  # dataclass: this field has no default
+        found = instance.__dict__[self._name]
+        if isinstance(found, Lazy):
+            found = instance.__dict__[self._name] = found()
+        frame: pd.DataFrame = found
+        return frame
+
+    def __set__(self, instance: object, value: pd.DataFrame | Lazy) -> None:
+        instance.__dict__[self._name] = value
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Snapshot:
     """What one sample saw. Frames and their units: ``frames``; nobody edits them.
 
     A source that did not answer is named in ``problems``, its numbers are NaN, and its lists
-    (workers, dead letters …) are those of ``stale_since``.
+    (workers, dead letters …) are those of ``stale_since``. Frames are made when first looked at.
     """
 
     taken_at: pd.Timestamp
     problems: Mapping[str, str] = field(default_factory=lambda: _NONE)  #: source -> error, masked
     stale_since: Mapping[str, pd.Timestamp] = field(default_factory=lambda: _NONE)
     cost_commands: int = 0  #: Redis commands this sample sent, all sources
-    cost_ms: float = 0.0  #: time from asking to having the frames
+    cost_ms: float = 0.0  #: time from asking to having the rows
+    cost_p95_ms: float = 0.0  #: 95th percentile of the last minute's samples
+    interval_s: float = 1.0  #: s between samples now; longer while Redis is slow
+    role: str = "alone"  #: alone · leader (others read what we store) · follower (we read theirs)
     number: int = 0  #: samples the collector took so far; 0: none yet
-    queues: pd.DataFrame
-    workers: pd.DataFrame
-    running: pd.DataFrame
-    runs: pd.DataFrame
-    dead_letters: pd.DataFrame
-    causes: pd.DataFrame
-    streams: pd.DataFrame
-    groups: pd.DataFrame
-    events: pd.DataFrame
-    redis: pd.DataFrame
-    history: pd.DataFrame
-    stream_history: pd.DataFrame
+    queues: _Field = _Field()
+    workers: _Field = _Field()
+    running: _Field = _Field()
+    runs: _Field = _Field()
+    dead_letters: _Field = _Field()
+    causes: _Field = _Field()
+    streams: _Field = _Field()
+    groups: _Field = _Field()
+    events: _Field = _Field()
+    redis: _Field = _Field()
+    history: _Field = _Field()
+    stream_history: _Field = _Field()
 
     @classmethod
     def empty(cls, taken_at: pd.Timestamp | None = None) -> Self:

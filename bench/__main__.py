@@ -3,7 +3,7 @@
 import argparse
 import time
 
-from bench import drain, events, pages, pickup, redrive, slots, startup
+from bench import drain, events, look, memory, pages, pickup, redrive, slots, startup
 from bench.contenders import contenders
 from bench.machine import machine
 from bench.results import keep, rewrite_table, show
@@ -12,9 +12,12 @@ MEASURES = {
     "T1": drain.measure,
     "T2": pickup.measure,
     "T3": slots.measure,
+    "T4": look.measure,
+    "T6": look.measure_pages,
     "T8": events.measure,
     "T9": redrive.measure,
     "T10": pages.measure,
+    "T11": memory.measure,
     "T12": startup.measure,
 }
 

@@ -23,6 +23,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
+from app import __version__
 from app.connections import is_refusal, pool_arguments, prepared
 from app.errors import SettingsError
 from app.payload import Codec, safe_str
@@ -60,6 +61,7 @@ class EngineOptions:
     unknown_grace_s: float = (
         300.0  #: a function nobody here knows waits this long for a newer worker
     )
+    release: str = ""  #: version of the user's code that heartbeats tell; empty: this project's
 
 
 class Worker(arq.worker.Worker):
@@ -352,6 +354,7 @@ class Worker(arq.worker.Worker):
             "state": "degraded" if self.trouble else state,
             "trouble": self.trouble,
             "functions": ",".join(sorted(self.functions)),
+            "version": self.options.release or __version__,
             "jobs": json.dumps(self.runner.running()[:50]) if self._runner else "[]",
             **(self.options.job_events.describe() if self.options.job_events else {}),
         }

@@ -4,7 +4,6 @@ import asyncio
 import json
 import logging
 import random
-import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -50,6 +49,7 @@ class Ending:
     letter: str = ""  #: of a complete run: its next jobs
     on_recorded: Callable[[bool], None] | None = None
     is_plain: bool = False
+    e2e_bucket: int | str = ""  #: from accepted to ended; empty when the job goes on
 
     def plain(self, why: str, queue: str) -> "Ending":
         """Return this ending without anything the job wrote: only what became of it."""
@@ -194,6 +194,7 @@ class Outbox:
                 e.delay_ms,
                 e.attempts,
                 e.letter,
+                e.e2e_bucket,
             )
         reply: list[int] = await script(__file__, "finish").run(
             self._redis,
@@ -204,7 +205,7 @@ class Outbox:
                 keys.wake(queue),
                 keys.totals(queue),
                 keys.runs(queue),
-                keys.minute(queue, int(time.time() // 60)),
+                keys.minute_prefix(queue),
                 keys.dead_open(queue),
                 keys.dead_retrying(queue),
                 keys.dead_closed(queue),

@@ -358,6 +358,9 @@ class Runner:
                 attempts.encode() if attempts is not None else "",
                 letter,
                 lambda recorded: self._recorded(claim, ended if recorded else None),
+                e2e_bucket=bucket_of(run.started_ms + ran_ms - job.enqueued_ms)
+                if run.function is not None and kind in (COMPLETE, DEAD)
+                else "",
             )
         )
         run.claim.payload = None

@@ -139,6 +139,7 @@ def worker_settings(queue: str, settings: Settings | None = None) -> dict[str, A
                 lease_s=settings.lease_s,
                 drain_s=settings.drain_s,
                 generic_jobs=settings.generic_jobs,
+                release=settings.release,
                 job_events=JobEvents(settings) if settings.job_events else None,
             )
         },

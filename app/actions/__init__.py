@@ -7,6 +7,7 @@ in an ActionReport whether anything changed. Asked twice, it acts once.
 from app.actions.alerts import acknowledge_alert, silence_alert
 from app.actions.asking import ActionReport, Actor, Role, may_act
 from app.actions.causes import change_cause
+from app.actions.deploys import mark_deploy
 from app.actions.events import notify, publish_event, publish_events
 from app.actions.jobs import abort_job, cancel_job, promote_job, submit_jobs
 from app.actions.letters import (
@@ -48,6 +49,7 @@ __all__ = [
     "control_workers",
     "discard_letter",
     "import_letters",
+    "mark_deploy",
     "may_act",
     "notify",
     "pause_operation",

@@ -8,12 +8,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app import __version__
 from app.api import (
     alerts,
+    analyses,
     audit,
     causes,
     documentation,
     events,
     frames,
     health,
+    history,
     jobs,
     letters,
     metrics,
@@ -82,6 +84,8 @@ def create_api(runtime: Runtime) -> FastAPI:
         streams,
         notifications,
         frames,
+        history,
+        analyses,
         audit,
         metrics,
         documentation,

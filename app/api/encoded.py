@@ -26,4 +26,12 @@ def encoded(value: Any, status: int = 200) -> Response:
 def paged(page: Page[Any]) -> Response:
     """Answer with one page: ``items``, and the ``cursor`` to ask for the next one."""
     items = [item if isinstance(item, dict) else asdict(item) for item in page.items]
-    return encoded({"items": items, "cursor": page.cursor, "scanned": page.scanned})
+    return encoded(
+        {
+            "items": items,
+            "cursor": page.cursor,
+            "scanned": page.scanned,
+            "window": page.window,
+            "partial": page.partial,
+        }
+    )

@@ -1,20 +1,26 @@
-"""Every frame of the snapshot, as JSON or CSV: what a notebook sees, for everything else."""
+"""Every frame of the snapshot, as JSON, CSV or Parquet: what a notebook sees, for everything else."""
 
 import re
+import time
+from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
 import pandas as pd
-from fastapi import APIRouter, Path
+from fastapi import APIRouter, Path, Query
 from fastapi.responses import Response
 
-from app import frames
-from app.api.access import Caller, Now
-from app.errors import NotFound
+from app import frames, past
+from app.api.access import Caller, Now, Shared
+from app.connections import GONE, explained
+from app.errors import ActionRefused, NotFound
+from app.server import Runtime
+from app.snapshot import Snapshot
 
 router = APIRouter(tags=["frames"])
 
 #: a spreadsheet runs what begins like this
 _FORMULA: Final = re.compile(r"^[=+\-@\t\r]")
+KINDS: Final = ("json", "csv", "parquet")
 _UNSAFE_HEADERS: Final = {"Cache-Control": "no-store"}
 
 
@@ -49,11 +55,17 @@ async def frame(
     name: Annotated[str, Path(max_length=64)],
     kind: Annotated[str, Path(max_length=8)],
     now: Now,
+    shared: Shared,
     _: Caller,
+    at: Annotated[datetime | None, Query(description="as of this moment, ISO 8601")] = None,
 ) -> Response:
-    """Return one frame of the newest snapshot, as ``.json`` or ``.csv``."""
+    """Return one frame of the newest snapshot, or as of a moment, as ``.json``, ``.csv`` or ``.parquet``."""
     if name not in frames.FRAMES:
         raise NotFound("frame", name, list(frames.FRAMES))
+    if kind not in KINDS:
+        raise NotFound("format", kind, KINDS)
+    if at is not None:
+        now = await _as_of(shared, at if at.tzinfo else at.replace(tzinfo=UTC))
     found = now.frame(name)
     if kind == "json":
         return Response(records_json(found), media_type="application/json", headers=_UNSAFE_HEADERS)
@@ -66,7 +78,33 @@ async def frame(
                 "Content-Disposition": f'attachment; filename="{name}.csv"',
             },
         )
-    raise NotFound("format", kind, ["json", "csv"])
+    return Response(
+        parquet(found),
+        media_type="application/vnd.apache.parquet",
+        headers={
+            **_UNSAFE_HEADERS,
+            "Content-Disposition": f'attachment; filename="{name}.parquet"',
+        },
+    )
+
+
+def parquet(frame: pd.DataFrame) -> bytes:
+    """The frame as Parquet, dtypes kept; ActionRefused where pyarrow is not installed."""
+    try:
+        body: bytes = frame.to_parquet(index=False)
+    except ImportError as error:
+        raise ActionRefused("Parquet needs pyarrow: pip install arqscope[notebook]") from error
+    return body
+
+
+async def _as_of(shared: Runtime, at: datetime) -> Snapshot:
+    redis = shared.connections
+    try:
+        return await past.as_of(
+            redis.queue, redis.streams, at.timestamp() * 1000, now_ms=time.time() * 1000
+        )
+    except GONE as error:
+        raise explained(error, "redis://queue") from error
 
 
 @router.get("/workers")

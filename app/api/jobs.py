@@ -244,13 +244,37 @@ async def jobs(
     state: Annotated[JobsOf, Query()] = "waiting",
     cursor: Annotated[str | None, Query(max_length=64)] = None,
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
+    function: Annotated[str, Query(max_length=128, description="exactly")] = "",
+    text: Annotated[str, Query(max_length=200, description="in id or arguments")] = "",
+    error: Annotated[str, Query(max_length=200, description="in the error of ended jobs")] = "",
+    since: Annotated[datetime | None, Query(description="ISO 8601: due, started or ended")] = None,
+    until: Annotated[datetime | None, Query(description="ISO 8601")] = None,
 ) -> Response:
-    """List a queue's jobs in one state, a page at a time; pass ``cursor`` on for the next."""
+    """List a queue's jobs in one state, a page at a time; pass ``cursor`` on for the next.
+
+    A filter looks through a window per page; ``partial`` says that it ended before the page was full.
+    """
     await _check_queue(shared, queue)
     page = await reader.jobs_page(
-        shared.connections.queue, queue, state, cursor, limit, codec=codec_of(shared.settings)
+        shared.connections.queue,
+        queue,
+        state,
+        cursor,
+        limit,
+        codec=codec_of(shared.settings),
+        wanted=reader.JobFilter(
+            function=function,
+            text=text,
+            error=error,
+            since_ms=None if since is None else int(_utc(since).timestamp() * 1000),
+            until_ms=None if until is None else int(_utc(until).timestamp() * 1000),
+        ),
     )
     return paged(page)
+
+
+def _utc(at: datetime) -> datetime:
+    return at if at.tzinfo else at.replace(tzinfo=UTC)
 
 
 @router.get("/jobs/{queue}/{job_id}")

@@ -1,62 +1,37 @@
 """Numbers of all queues, as the specification shows them, and the live workers."""
 
-import math
-from typing import Any
+import json
+import weakref
 
 from fastapi import APIRouter, HTTPException
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 
 from app.api.access import Caller, Now, Shared
-from app.snapshot import Snapshot
+from app.settings import Settings
+from app.snapshot import Snapshot, stats
 
 router = APIRouter(tags=["queues"])
 
 
-def whole(value: Any) -> int | None:
-    """Return a count as an integer; None when nobody could read it."""
-    number = float(value)
-    return None if math.isnan(number) else int(number)
+_bodies: "weakref.WeakKeyDictionary[Snapshot, bytes]" = weakref.WeakKeyDictionary()
 
 
-def stats_of(snapshot: Snapshot, dead_letter_name: str) -> dict[str, dict[str, Any]]:
-    """Return the specification's statistics: one object per queue, dead letters as the last."""
-    answer: dict[str, dict[str, Any]] = {}
-    for row in snapshot.queues.itertuples(index=False):
-        answer[str(row.queue)] = {
-            "waiting": whole(row.waiting),
-            "active": whole(row.running),
-            "completed": whole(row.complete),
-            "failed": whole(row.dead_total),
-            "delayed": whole(row.deferred),
-            "paused": bool(row.paused),
-            "retried": whole(row.retried),
-            "failedRuns": whole(row.failed),
-            "aborted": whole(row.aborted),
-            "accepted": whole(row.accepted),
-            "workers": whole(row.workers),
-        }
-    sources = (snapshot.queues, snapshot.streams)
-
-    def total(column: str) -> int | None:
-        parts = [frame[column].sum(skipna=False) for frame in sources if len(frame)]
-        return whole(sum(parts)) if parts else 0
-
-    answer[dead_letter_name] = {
-        "waiting": total("dead_open"),
-        "active": total("dead_retrying"),
-        "completed": total("resolved"),
-        "failed": total("discarded"),
-        "delayed": 0,
-    }
-    return answer
+def stats_body(now: Snapshot, settings: Settings) -> bytes:
+    """Return the answer as JSON, made once per snapshot however many ask."""
+    body = _bodies.get(now)
+    if body is None:
+        body = _bodies[now] = json.dumps(stats(now, settings)).encode()
+    return body
 
 
 @router.get("/stats")
-async def stats(shared: Shared, now: Now, _: Caller) -> Response:
+async def numbers(shared: Shared, now: Now, _: Caller) -> Response:
     """Return the numbers of every queue and of the dead letters, at most one sample old."""
     require(now, "queue")
-    return JSONResponse(
-        stats_of(now, shared.settings.dlq_queue_name), headers={"Cache-Control": "no-store"}
+    return Response(
+        stats_body(now, shared.settings),
+        media_type="application/json",
+        headers={"Cache-Control": "no-store"},
     )
 
 

@@ -1,5 +1,6 @@
 -- Put a batch of jobs on one queue; each is accepted once, whoever asks how often.
 -- KEYS  1 queue (ZSET)  2 wake (LIST)  3 totals (HASH)  4 registry of queues (SET)
+--       5 prefix of the minute counters (HASH; the minute is added by Redis' clock)
 -- ARGV  1 queue name  2 result-key prefix  3 job-key prefix  4 vault prefix (payload copies)
 --       5 ms a payload lives that does not expire  6 ms a copy outlives a payload that does
 --       then per job: id, delay in ms after now (or "@<epoch ms>"), payload TTL beyond that in ms, payload
@@ -35,6 +36,9 @@ if accepted > 0 then
   end
   redis.call('HINCRBY', KEYS[3], 'accepted', accepted)
   redis.call('SADD', KEYS[4], ARGV[1])
+  local minute = KEYS[5] .. string.format('%.0f', math.floor(now / 60000))
+  redis.call('HINCRBY', minute, '|a|accepted', accepted)
+  redis.call('EXPIRE', minute, 7200)
   -- A token wakes one idle worker; a deferred job needs one too, so that the sleeper learns the new due time.
   local tokens = 1
   if accepted > 1 and due_now then tokens = 4 end

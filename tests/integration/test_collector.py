@@ -116,6 +116,7 @@ async def test_a_known_load_gives_exactly_its_numbers(
 
     snapshot = await collector.sample()
 
+    assert dict(snapshot.problems) == {}
     row = of_queue(snapshot)
     counts = row[["waiting", "deferred", "running", "accepted", "complete", "failed", "dead_total"]]
     assert counts.to_list() == [7, 4, 2, 11, 150, 9, 3]
@@ -316,7 +317,8 @@ async def test_a_tick_costs_few_commands_however_much_is_stored(
     assert not {"keys", "scan", "hscan", "sscan", "zscan", "eval", "evalsha"} & set(used)
     asked = sum(n for name, n in used.items() if name.partition("|")[0] not in ("config", "info"))
     assert asked / 10 <= 70
-    assert costs[20_000] == costs[1] <= 70
+    assert max(costs.values()) <= 70
+    assert abs(costs[20_000] - costs[1]) <= 2  # whose turn it was, not how much is stored
     assert ticks[-1].queues["workers"].sum() == 20
 
 
@@ -494,3 +496,36 @@ async def test_a_job_is_told_in_every_state(queue_redis: Redis) -> None:
     assert found["done"] is not None
     assert found["done"].result == {"n": 3}
     assert [run.outcome for run in found["done"].runs] == [Outcome.COMPLETE]
+
+
+async def test_many_servers_share_one_sampler_and_survive_its_end(
+    settings: Settings, queue_redis: Redis, streams_redis: Redis
+) -> None:
+    first, second = Collector(settings), Collector(settings)
+    await enqueue(queue_redis, QUEUE, JobRequest(name="generic", id="a"))
+    await add_worker(queue_redis, "w0", QUEUE, "r1")
+    await add_letter(queue_redis, QUEUE, "dead1")
+    await first.sample()
+    await second.sample()  # finds out that somebody leads
+    await second.sample(full=False)  # asks for samples
+    led = await first.sample(full=False)
+    led = await first.sample(full=False)
+    before = (await streams_redis.info("commandstats"))["cmdstat_xinfo|stream"]["calls"]
+    followed = await second.sample(full=False)
+    after = (await streams_redis.info("commandstats"))["cmdstat_xinfo|stream"]["calls"]
+
+    assert (led.role, followed.role) == ("leader", "follower")
+    assert after == before
+    assert followed.cost_commands <= 8
+    assert followed.taken_at == led.taken_at
+    for name in ("queues", "workers", "running", "dead_letters", "streams", "groups", "redis"):
+        pd.testing.assert_frame_equal(followed.frame(name), led.frame(name))
+
+    await first.stop()
+    assert await queue_redis.exists(keys.lease("collector"), keys.SAMPLE) == 0
+    alone = await second.sample(full=False)
+    again = await second.sample(full=False)
+    await second.stop()
+
+    assert of_queue(alone)["waiting"] == 1
+    assert again.role == "leader"

@@ -1,5 +1,6 @@
 """The server as its users meet it: a real process, a real Redis, every door tried."""
 
+import io
 import json
 import os
 import shutil
@@ -14,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pandas as pd
 import pytest
 import redis as redis_sync
+from prometheus_client.parser import text_string_to_metric_families
 
-from app import keys
+from app import frames, keys
 from tests.conftest import ROOT, RunningRedis, start_redis, unused_port, wait_until
 
 KEY = "integration-key-0123456789abcdef0123"
@@ -374,6 +377,61 @@ def test_frames_metrics_and_documents_are_readable(api: httpx.Client) -> None:
     assert "http://" not in page
     assert "https://" not in page
     assert len(api.get("/docs/assets/swagger-ui-bundle.js").content) > 1_000_000
+
+
+def test_frames_come_as_parquet_with_their_dtypes_and_as_of_a_moment(api: httpx.Client) -> None:
+    body = api.get("/frames/queues.parquet").content
+    frame = pd.read_parquet(io.BytesIO(body))
+
+    assert {n: str(k) for n, k in frame.dtypes.items()} == {
+        n: str(k) for n, k in frames.empty_frame(frames.QUEUE_COLUMNS).dtypes.items()
+    }
+    assert api.get("/frames/queues.xlsx").status_code == 404
+    assert api.get("/frames/queues.json", params={"at": "2020-01-01T00:00:00Z"}).status_code == 404
+
+
+def test_metrics_follow_the_conventions_of_prometheus(api: httpx.Client) -> None:
+    text = api.get("/metrics").text
+    families = {f.name: f for f in text_string_to_metric_families(text)}
+
+    assert families["arqscope_queue_accepted"].type == "counter"
+    assert 'arqscope_queue_accepted_total{queue="async-processing"}' in text
+    assert families["arqscope_queue_oldest_wait_seconds"].type == "gauge"
+    assert families["arqscope_queue_run_seconds"].type == "histogram"
+    assert all(name.startswith("arqscope_") for name in families)
+    assert all(f.documentation for f in families.values())
+
+
+def test_history_forecasts_and_verdicts_have_routes(api: httpx.Client) -> None:
+    past = api.get("/history/async-processing")
+    forecast = api.get("/queues/async-processing/forecast", params={"workers": 3}).json()
+    made = api.post(
+        "/jobs/async-processing",
+        json={"name": "generic", "options": {"jobId": "why-1", "delay": 9e5}},
+    )
+    why = api.get("/jobs/async-processing/why-1/why").json()
+    listed = api.get(
+        "/jobs/async-processing",
+        params={"state": "deferred", "text": "why-1", "function": "generic"},
+    ).json()
+    marked = api.post("/deploys", json={"version": "2.0", "note": "trial"}).json()
+    again = api.post("/deploys", json={"version": "2.0", "note": "trial"}).json()
+
+    assert past.headers["X-Step-Seconds"] == "60"
+    assert len(past.json()) >= 60
+    assert "not known yet" in forecast["sentence"]
+    assert made.status_code == 201
+    assert why["hold"] == "deferred"
+    assert [item["id"] for item in listed["items"]] == ["why-1"]
+    assert listed["window"].startswith("looked at")
+    assert (marked["changed"], again["changed"]) == (True, False)
+    assert api.get("/annotations").json()[-1]["text"] == "2.0: trial"
+    assert api.get("/history/nothing").status_code == 404
+    assert api.get("/history/async-processing", params={"points": 0}).status_code == 422
+    for name in ("conservation", "utilisation", "ages"):
+        assert {row["queue"] for row in api.get(f"/analyses/{name}").json()} >= {"async-processing"}
+    assert api.get("/queues/async-processing/changes", params={"at": "2026-01-01T00:00Z"}).json()
+    assert "keys" in api.get("/foreign").json()["window"]
 
 
 def test_head_and_request_ids_work(api: httpx.Client) -> None:

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app import frames
-from app.history import ColumnLog, Latency, histogram_percentiles_s
-from app.observation import Rates, Rota, depth_row, group_row
+from app.analyses.percentiles import exact_s, quantiles_s, split_minute
+from app.history import ColumnLog
+from app.latency import Latency
 from app.readings import QueueReading
 from app.records import (
     BUCKET_ERROR,
@@ -22,8 +23,10 @@ from app.records import (
     WorkerInfo,
     bucket_of,
 )
+from app.sample_rows import depth_row, group_row
 from app.settings import Settings
 from app.snapshot import Snapshot, stats
+from app.turns import Rates, Rota
 
 
 def make_run(job_id: str = "j1", **more: object) -> JobRun:
@@ -147,15 +150,15 @@ def test_a_percentile_from_the_histogram_is_within_its_stated_error(
         name = f"generic|r|{bucket_of(ms)}"
         fields[name] = fields.get(name, 0) + 1
 
-    exact = frames.percentiles_s([ms / 1000 for ms in durations_ms], [quantile])[0]
-    estimate = histogram_percentiles_s(fields, "r", [quantile])[0]
+    exact = exact_s([ms / 1000 for ms in durations_ms], [quantile])[0]
+    estimate = quantiles_s(split_minute(fields).run, [quantile])[0]
 
     assert abs(estimate - exact) <= exact * BUCKET_ERROR * 1.000001
 
 
 def test_percentiles_of_nothing_are_unknown() -> None:
-    assert all(map(math.isnan, frames.percentiles_s([], [0.5, 0.95])))
-    assert all(map(math.isnan, histogram_percentiles_s({"f|o|complete": 3}, "w")))
+    assert all(map(math.isnan, exact_s([], [0.5, 0.95])))
+    assert all(map(math.isnan, quantiles_s(split_minute({"f|o|complete": 3}).wait, [0.5])))
 
 
 def test_latency_uses_the_histogram_once_it_has_forgotten_runs_of_the_window() -> None:
@@ -168,7 +171,7 @@ def test_latency_uses_the_histogram_once_it_has_forgotten_runs_of_the_window() -
     estimated = latency.row(110_000)
 
     assert exact["wait_p50_s"] == 0.5
-    assert estimated["wait_p50_s"] == histogram_percentiles_s(latency.histogram, "w")[0]
+    assert estimated["wait_p50_s"] == quantiles_s(split_minute(latency.histogram).wait, [0.5])[0]
 
 
 @given(st.lists(st.integers(0, 100), min_size=2, max_size=30))

@@ -1,13 +1,14 @@
 -- Record how a batch of runs ended: result, report, counters, dead letter and removal in one step.
 -- KEYS  1 queue (ZSET)  2 running (HASH)  3 attempts (HASH)  4 wake (LIST)  5 totals (HASH)
---       6 runs (STREAM)  7 minute (HASH)  8 dead open  9 dead retrying  10 dead closed (ZSETs)
+--       6 runs (STREAM)  7 prefix of the minute counters (HASH; the minute is
+--       added by Redis' clock)  8 dead open  9 dead retrying  10 dead closed (ZSETs)
 --      11 arq:abort (ZSET)
 -- ARGV  1 in-progress prefix  2 job prefix  3 result prefix  4 retry prefix  5 dead record prefix
 --       6 dead payload prefix  7 cap of the runs stream  8 vault prefix (payload copies)
---       then per run, 12 values: id, token, kind (C complete, D dead, A aborted, R retry, S shutdown,
+--       then per run, 13 values: id, token, kind (C complete, D dead, A aborted, R retry, S shutdown,
 --       L laid back), result, result TTL ms (0 none, -1 for ever), report, function, wait bucket, run
 --       bucket, delay ms, attempts, letter (D and A: JSON object of the record's fields; C:
---       JSON list of the next jobs; else "")
+--       JSON list of the next jobs; else ""), end-to-end bucket
 -- Reply one integer per run: 1 recorded, 0 refused because the lease is lost, 2 recorded, but a next job
 --       could not be placed because its queue's key is something else.
 -- Atomic and fenced: nothing of a run whose lease went to another worker is written, and a job never
@@ -17,7 +18,7 @@ local call, ARGV, KEYS = redis.call, ARGV, KEYS  -- globals cost a lookup each, 
 local t = call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
 local int = function(n) return string.format('%.0f', n) end
-local WIDTH, FIRST = 12, 9
+local WIDTH, FIRST = 13, 9
 local ids, locks = {}, {}
 for i = FIRST, #ARGV, WIDTH do
   ids[#ids + 1] = ARGV[i]
@@ -40,6 +41,9 @@ local function follow(text)  -- the next jobs of a complete run
         placed = 2
       else
         call('HINCRBY', job.totals, 'accepted', 1)
+        local counts_of = (string.gsub(job.totals, 'totals$', 'minute:')) .. int(math.floor(now / 60000))
+        call('HINCRBY', counts_of, '|a|accepted', 1)
+        call('EXPIRE', counts_of, 7200)
         call('SADD', job.queues, job.queue)
         call('LPUSH', job.wake, '1')
         call('LTRIM', job.wake, 0, 15)
@@ -80,6 +84,7 @@ for n = 1, #ids do
       count(minute, name .. '|o|' .. outcome[kind])
       if ARGV[a + 7] ~= '' then count(minute, name .. '|w|' .. ARGV[a + 7]) end
       if ARGV[a + 8] ~= '' then count(minute, name .. '|r|' .. ARGV[a + 8]) end
+      if ARGV[a + 12] ~= '' then count(minute, name .. '|e|' .. ARGV[a + 12]) end
     end
     if kind == 'R' or kind == 'S' or kind == 'L' then
       local delay = tonumber(ARGV[a + 9])
@@ -157,6 +162,7 @@ if #scores > 0 then
   call('LTRIM', KEYS[4], 0, 15)
 end
 for field, n in pairs(counts) do call('HINCRBY', KEYS[5], field, n) end
-for field, n in pairs(minute) do call('HINCRBY', KEYS[7], field, n) end
-call('EXPIRE', KEYS[7], 7200)
+local minute_key = KEYS[7] .. int(math.floor(now / 60000))
+for field, n in pairs(minute) do call('HINCRBY', minute_key, field, n) end
+call('EXPIRE', minute_key, 7200)
 return replies

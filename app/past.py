@@ -1,0 +1,239 @@
+"""Read history: a range of one source as a frame, what happened in it, and the page as of a moment."""
+
+import json
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import pandas as pd
+from redis.asyncio import Redis
+
+from app import audit, frames, keys
+from app.album import Album
+from app.batch import Batch, into
+from app.errors import BadRecord, InvalidRequest, NotFound
+from app.historian import MINUTES_KEPT_MS, MOMENTS
+from app.payload import raw_bytes
+from app.readings import event_row
+from app.records import JobRun
+from app.sample import Sample
+from app.snapshot import Snapshot
+from app.tiers import Canvas, Chunk, TierRow
+
+#: steps a range is divided into at most
+MAX_POINTS: Final = 2_000
+#: moments looked back for one that was stored, per kind
+_TRIES: Final = 3
+RUNS_THEN: Final = 1000
+#: audit lines looked at for the annotations of a range
+AUDIT_WINDOW: Final = 2_000
+#: what operators did that explains a change in a chart
+ANNOTATED: Final = frozenset(
+    {
+        "pause_queue", "resume_queue", "set_concurrency", "clean_queue", "control_workers",
+        "start_operation", "import_letters", "drain_queue",
+    }
+)  # fmt: skip
+#: One row per deploy, pause or operation of a range, oldest first.
+ANNOTATION_COLUMNS: Final[frames.Columns] = {
+    "at": frames.TIME,
+    "kind": "str",  #: deploy, or the action's name
+    "source": "str",  #: queue or stream; empty: all
+    "text": "str",
+    "actor": "str",
+}
+
+
+async def history(
+    redis: Redis, source: str, start_ms: float, end_ms: float, *, now_ms: float, points: int = 1000
+) -> pd.DataFrame:
+    """History of a queue or stream as TIER_COLUMNS on a regular grid of at most *points* steps.
+
+    One round trip. Minutes while they are kept (7 d), else hours; ``attrs`` say ``tier`` and
+    ``step_s``. Percentiles of packed minutes are those of their five minutes, of hours of three hours. Counts are exact, percentiles within records.BUCKET_ERROR, means rounded to five
+    digits; a step nobody saw is NaN. Raises InvalidRequest for an empty range or too many points.
+    """
+    if not start_ms < end_ms:
+        raise InvalidRequest("the range is empty", field="start", hint="start before end")
+    if not 1 <= points <= MAX_POINTS:
+        hint = f"between 1 and {MAX_POINTS}"
+        raise InvalidRequest(f"points={points} is out of range", field="points", hint=hint)
+    by_minute = start_ms >= now_ms - MINUTES_KEPT_MS
+    row_s = 60 if by_minute else 3600
+    step_s = row_s * max(1, -(-int((end_ms - start_ms) / 1000) // (row_s * points)))
+    first = int(start_ms / 1000) // step_s * step_s
+    steps = min(points + 1, -(-int(end_ms / 1000 - first) // step_s))
+    span_s = row_s * (60 if by_minute else 24)
+    numbers = range(first // span_s, int(end_ms / 1000) // span_s + 1)
+    make = keys.history_minutes if by_minute else keys.history_hours
+    got: dict[str, Any] = {}
+    batch = Batch(redis)
+    batch.ask(into(got, "chunks"), "MGET", *(make(source, number) for number in numbers))
+    batch.ask(into(got, "open"), "HGETALL", keys.history_open(source))
+    await batch.run()
+    canvas = Canvas(first, step_s, steps)
+    for number, text in zip(numbers, got["chunks"], strict=True):
+        if text is not None:
+            try:
+                canvas.put(Chunk.of(raw_bytes(text)), number * span_s, row_s)
+            except BadRecord:
+                continue  # a gap, as if nobody had seen it
+    _put_open(canvas, got["open"], by_minute=by_minute)
+    frame = canvas.frame(source)
+    frame.attrs.update(tier="minutes" if by_minute else "hours", step_s=step_s)
+    return frame
+
+
+def _put_open(canvas: Canvas, fields: Mapping[str, str], *, by_minute: bool) -> None:
+    rows: dict[str, dict[int, TierRow]] = {"m": {}, "h": {}}
+    for name, text in fields.items():
+        try:
+            rows[name[0]][int(name[1:])] = TierRow.from_json(text)
+        except (BadRecord, KeyError, ValueError):
+            continue
+    if not by_minute and rows["h"]:
+        canvas.put(Chunk.of_rows(rows["h"]), 0, 3600)
+    minutes = rows["m"]
+    if not by_minute:  # of the hour that is not over
+        minutes = {minute: row for minute, row in minutes.items() if minute // 60 not in rows["h"]}
+    if minutes:
+        canvas.put(Chunk.of_rows(minutes), 0, 60)
+
+
+async def annotations(redis: Redis, start_ms: float, end_ms: float) -> pd.DataFrame:
+    """Deploys, pauses and operations between two moments, as ANNOTATION_COLUMNS.
+
+    At most 1,000 deploys and what the first 2,000 audit lines of the range say.
+    """
+    got: dict[str, Any] = {}
+    batch = Batch(redis)
+    batch.ask_raw(
+        into(got, "marks"), "ZRANGEBYSCORE", keys.MARKS, int(start_ms), int(end_ms),
+        "WITHSCORES", "LIMIT", 0, 1000,
+    )  # fmt: skip
+    batch.ask(
+        into(got, "audit"), "XRANGE", keys.AUDIT, int(start_ms), int(end_ms), "COUNT", AUDIT_WINDOW
+    )
+    await batch.run()
+    marks = got.get("marks") or []
+    rows = [_mark_row(text, float(at)) for text, at in zip(marks[::2], marks[1::2], strict=True)]
+    for entry_id, fields in got.get("audit") or []:
+        try:
+            line = audit.line_of(entry_id, fields)
+        except BadRecord:
+            continue
+        if line.action in ANNOTATED and "refused" not in line.detail:
+            told = ", ".join(f"{name} {value}" for name, value in line.detail.items())
+            rows.append(
+                {"at": line.at_ms, "kind": line.action, "source": line.target, "text": told,
+                 "actor": line.actor}
+            )  # fmt: skip
+    rows.sort(key=lambda row: row["at"])
+    return frames.frame_of(rows, ANNOTATION_COLUMNS)
+
+
+def _mark_row(text: str, at_ms: float) -> dict[str, Any]:
+    try:
+        mark: Mapping[str, Any] = json.loads(text)
+    except ValueError:
+        mark = {}
+    before = f" (before: {mark['before']})" if mark.get("before") else ""
+    note = f": {mark['note']}" if mark.get("note") else ""
+    return {
+        "at": at_ms,
+        "kind": str(mark.get("kind", "deploy")),
+        "source": str(mark.get("source", "")),
+        "text": f"{mark.get('version', '?')}{before}{note}",
+        "actor": str(mark.get("actor", "")),
+    }
+
+
+async def as_of(
+    queue_redis: Redis, streams_redis: Redis, at_ms: float, *, now_ms: float
+) -> Snapshot:
+    """The snapshot the pages would have shown at *at_ms*: the last moment stored before it.
+
+    Moments are stored every minute for 2 h, every hour for 7 d and every day for 90 d; ``taken_at`` says which it is. Runs and handled events come from their streams, as far as
+    these reach back; lists hold at most 100 workers, jobs and letters. NotFound when nothing was
+    stored near.
+    """
+    candidates = [
+        (int(at_ms // 60_000) // every - back, kind, every)
+        for kind, (every, kept_ms) in MOMENTS.items()
+        if at_ms >= now_ms - kept_ms
+        for back in range(_TRIES)
+    ]
+    found: Any = (
+        await queue_redis.mget([keys.moment(k, n) for n, k, _ in candidates]) if candidates else []
+    )
+    samples = [
+        sample for text in found if (sample := _moment(text)) and sample.at_us <= at_ms * 1000
+    ]
+    if not samples:
+        raise NotFound("moment", pd.Timestamp(int(at_ms * 1000), unit="us", tz="UTC").isoformat())
+    sample = max(samples, key=lambda one: one.at_us)
+    then_ms = sample.at_us // 1000
+    queues = [str(row["queue"]) for row in sample.queues]
+    runs = await _runs_until(queue_redis, queues, then_ms)
+    sample.events = await _events_until(
+        streams_redis, [str(row["stream"]) for row in sample.streams], then_ms
+    )
+    made = Album().add(sample, runs)
+    logs = [
+        await history(queue_redis, queue, then_ms - 3_600_000, then_ms, now_ms=now_ms, points=60)
+        for queue in queues
+    ]
+    made["history"] = _as_log(logs)
+    return Snapshot(taken_at=pd.Timestamp(sample.at_us, unit="us", tz="UTC"), number=1, **made)
+
+
+def _moment(text: str | bytes | None) -> Sample | None:
+    if text is None:
+        return None
+    try:
+        return Sample.from_json(zlib.decompress(raw_bytes(text)))
+    except (BadRecord, zlib.error):
+        return None
+
+
+async def _runs_until(redis: Redis, queues: Sequence[str], then_ms: int) -> list[JobRun]:
+    found: list[JobRun] = []
+
+    def take(entries: Sequence[Any]) -> None:
+        for _, fields in entries:
+            try:
+                found.append(JobRun.from_json(fields.get("r", "")))
+            except BadRecord:
+                continue
+
+    if not queues:
+        return found
+    batch = Batch(redis)
+    each = max(10, RUNS_THEN // len(queues))
+    for queue in queues:
+        batch.ask(take, "XREVRANGE", keys.runs(queue), then_ms, "-", "COUNT", each)
+    await batch.run()
+    found.sort(key=lambda run: run.finished_ms)
+    return found
+
+
+async def _events_until(redis: Redis, streams: Sequence[str], then_ms: int) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    batch = Batch(redis)
+    for stream in streams:
+        batch.ask(
+            lambda entries: rows.extend(event_row(i, f) for i, f in reversed(entries) if f),
+            "XREVRANGE", keys.recent_events(stream), then_ms, "-", "COUNT", 200,
+        )  # fmt: skip
+    await batch.run()
+    return rows
+
+
+def _as_log(logs: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Minutes of several queues in the columns of the second-by-second log."""
+    if not logs:
+        return frames.empty_frame(frames.HISTORY_COLUMNS)
+    joined = pd.concat(logs, ignore_index=True).rename(columns={"source": "queue"})
+    joined["queue"] = joined["queue"].astype("category")
+    joined = joined.sort_values("at", kind="stable", ignore_index=True)
+    return joined[list(frames.HISTORY_COLUMNS)]

@@ -1,0 +1,267 @@
+"""History against the truth: a load known to the last job, through restarts, an outage and deploys."""
+
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import pandas as pd
+import pytest
+from redis.asyncio import Redis
+
+from app import audit, keys
+from app.analyses.percentiles import exact_s
+from app.errors import InvalidRequest, NotFound
+from app.historian import Historian
+from app.notebook import connect
+from app.past import annotations, as_of, history
+from app.records import BUCKET_ERROR, bucket_of
+from app.sample import Sample
+from app.settings import Settings
+from tests.conftest import RunningRedis
+
+QUEUE: Final = "async-processing"
+#: 22:00 UTC of yesterday, in epoch minutes: the load runs over midnight, and nothing has expired yet
+START: Final = int(time.time() // 86_400) * 1440 - 120
+HOURS: Final = 3
+OUTAGE: Final = range(START + 100, START + 107)  # Redis is away: nothing happens, nobody sees
+BLIND: Final = range(START + 110, START + 131)  # no collector: work goes on
+DEPLOYS: Final = {START + 60: "2.0", START + 140: "2.1"}
+
+
+@dataclass
+class Truth:
+    """What happened in one minute."""
+
+    accepted: int = 0
+    complete: int = 0
+    retried: int = 0
+    dead: int = 0
+    waiting: list[int] = field(default_factory=list)
+    runs_s: list[float] = field(default_factory=list)
+
+
+class Load:
+    """A queue that is simulated: three looks a minute, every arrival and ending counted."""
+
+    def __init__(self, redis: Redis) -> None:
+        self.redis = redis
+        self.random = random.Random(7)
+        self.truth: dict[int, Truth] = {}
+        self.held = 40
+        self.version, self.since = "1.0", START * 60_000 - 5_000_000
+
+    async def minute(self, minute: int) -> Iterator[Sample]:
+        """Let one minute happen, as the scripts would count it; return what a collector sees."""
+        truth = self.truth[minute] = Truth()
+        if minute in DEPLOYS:
+            self.version, self.since = DEPLOYS[minute], minute * 60_000
+        if minute in OUTAGE:
+            return iter(())
+        counted: dict[str, int] = {}
+        samples = []
+        for second in (10, 30, 50):
+            arrived, ended = self.random.randint(0, 9), self.random.randint(0, min(8, self.held))
+            failed = self.random.randint(0, 2)
+            dead = min(ended, self.random.choice((0, 0, 1)))
+            self.held += arrived - ended
+            truth.accepted += arrived
+            truth.complete += ended - dead
+            truth.dead += dead
+            truth.retried += failed
+            truth.waiting.append(self.held)
+            for name, amount in (
+                ("|a|accepted", arrived),
+                ("f|o|complete", ended - dead),
+                ("f|o|dead", dead),
+                ("f|o|retry", failed),
+            ):
+                counted[name] = counted.get(name, 0) + amount
+            for _ in range(ended + failed):
+                run_s = self.random.lognormvariate(0, 1.5)
+                truth.runs_s.append(run_s)
+                name = f"f|r|{bucket_of(run_s * 1000)}"
+                counted[name] = counted.get(name, 0) + 1
+            samples.append(self.sample(minute * 60_000 + second * 1000))
+        if counted:
+            await self.redis.hset(keys.minute(QUEUE, minute), mapping=counted)
+        return iter(samples)
+
+    def sample(self, now_ms: int) -> Sample:
+        worker = {
+            "id": f"w-{self.version}", "role": "worker", "source": QUEUE, "version": self.version,
+            "since": self.since, "beat": now_ms, "host": "h", "state": "running", "slots": 5,
+        }  # fmt: skip
+        queue: dict[str, Any] = {
+            "queue": QUEUE, "waiting": self.held, "deferred": 0, "running": 0, "slots": 5.0,
+            "workers": 1.0, "dead_open": 3.0, "redriven": 0, "oldest_wait_s": 1.5, "paused": False,
+        }  # fmt: skip
+        return Sample(
+            at_us=now_ms * 1000, now_ms=now_ms, queues=[queue], workers=[worker], running=[],
+            letters=[{"id": "d1", "kind": "job", "source": QUEUE, "died": now_ms - 5, "attempts": 1}],
+        )  # fmt: skip
+
+
+async def lived_through(redis: Redis) -> Load:
+    """Let the whole load happen: a collector, none, another collector, each minute written in time."""
+    load = Load(redis)
+    historian = Historian()
+    for minute in range(START, START + HOURS * 60):
+        seen = await load.minute(minute)
+        if minute in BLIND:
+            historian = Historian()  # the next one knows nothing but what Redis holds
+            continue
+        for sample in seen:
+            historian.see(sample)
+        if minute in OUTAGE:
+            continue
+        now_ms = (minute + 1) * 60_000 + 4_000
+        assert historian.is_due(now_ms)
+        await historian.write(redis, now_ms)
+    return load
+
+
+def end_ms(minutes: int = HOURS * 60) -> float:
+    return (START + minutes) * 60_000.0
+
+
+@pytest.mark.parametrize("redis_server", ["system", "bundled"], indirect=True)
+async def test_every_figure_of_a_known_load_equals_the_truth(
+    queue_redis: Redis, streams_redis: Redis
+) -> None:
+    load = await lived_through(queue_redis)
+
+    await figures_are_true(queue_redis, load)
+    await deploys_are_marked_once_at_the_moment_their_workers_started(queue_redis)
+    await the_pages_as_of_a_moment_are_those_of_then(queue_redis, streams_redis, load)
+    await what_is_written_expires_by_itself(queue_redis)
+
+
+async def figures_are_true(queue_redis: Redis, load: Load) -> None:
+    now_ms = end_ms() + 5_000
+
+    by_minute = await history(queue_redis, QUEUE, START * 60_000, end_ms(), now_ms=now_ms)
+    by_hour = await history(
+        queue_redis, QUEUE, START * 60_000, end_ms(), now_ms=now_ms + 8 * 86_400_000
+    )
+
+    assert (by_minute.attrs["tier"], by_minute.attrs["step_s"]) == ("minutes", 60)
+    assert (by_hour.attrs["tier"], by_hour.attrs["step_s"]) == ("hours", 3600)
+    assert len(by_minute) == HOURS * 60
+    assert len(by_hour) == HOURS
+    for n, row in enumerate(by_minute.to_dict("records")):
+        minute = START + n
+        truth = load.truth[minute]
+        if minute in OUTAGE:
+            assert pd.isna(
+                [row["complete"], row["waiting"], row["samples"], row["run_p50_s"]]
+            ).all()
+            continue
+        for name in ("accepted", "complete", "retried", "dead"):
+            assert row[name] == getattr(truth, name), (name, n)
+        five = range(minute - minute % 5, minute - minute % 5 + 5)  # packed minutes share theirs
+        durations = [s for m in five if m in load.truth for s in load.truth[m].runs_s]
+        exact = exact_s(durations, [0.5, 0.95])
+        if durations:
+            assert row["run_p50_s"] == pytest.approx(exact[0], rel=BUCKET_ERROR * 1.001)
+            assert row["run_p95_s"] == pytest.approx(exact[1], rel=BUCKET_ERROR * 1.001)
+        if minute in BLIND:  # counted by the workers, seen by nobody
+            assert row["samples"] == 0
+            assert pd.isna(row["waiting"])
+        else:
+            assert row["waiting"] == pytest.approx(sum(truth.waiting) / 3, rel=1e-4)
+            assert row["waiting_max"] == max(truth.waiting)
+            assert row["held"] == truth.waiting[-1]
+            assert row["samples"] == 3
+    for hour in range(HOURS):
+        inside = [load.truth[START + hour * 60 + n] for n in range(60)]
+        row = by_hour.iloc[hour]
+        for name in ("accepted", "complete", "retried", "dead"):
+            assert row[name] == sum(getattr(truth, name) for truth in inside)
+        three = range((START + hour * 60) // 180 * 180, (START + hour * 60) // 180 * 180 + 180)
+        durations = [s for m in three if m in load.truth for s in load.truth[m].runs_s]
+        for name, exact_p in zip(
+            ("p50", "p95", "p99"), exact_s(durations, [0.5, 0.95, 0.99]), strict=True
+        ):
+            assert row[f"run_{name}_s"] == pytest.approx(exact_p, rel=BUCKET_ERROR * 1.001)
+
+
+async def deploys_are_marked_once_at_the_moment_their_workers_started(
+    queue_redis: Redis,
+) -> None:
+    await audit.record(queue_redis, "kim", "pause_queue", QUEUE, {"why": "trial"})
+    await audit.record(queue_redis, "kim", "retry_letter", QUEUE, {})
+    now = await queue_redis.time()
+
+    marked = await annotations(queue_redis, START * 60_000, end_ms())
+    said = await annotations(queue_redis, now[0] * 1000 - 5000, now[0] * 1000 + 5000)
+
+    assert marked["text"].to_list() == ["2.0 (before: 1.0)", "2.1 (before: 2.0)"]
+    assert [int(t.timestamp() // 60) for t in marked["at"]] == list(DEPLOYS)
+    assert said[["kind", "source", "actor"]].to_numpy().tolist() == [["pause_queue", QUEUE, "kim"]]
+
+
+async def the_pages_as_of_a_moment_are_those_of_then(
+    queue_redis: Redis, streams_redis: Redis, load: Load
+) -> None:
+    minute = START + 170
+
+    then = await as_of(queue_redis, streams_redis, minute * 60_000 + 30_000, now_ms=end_ms())
+
+    assert then.taken_at == pd.Timestamp((minute - 1) * 60 + 50, unit="s", tz="UTC")
+    assert then.queues["waiting"].to_list() == [load.truth[minute - 1].waiting[-1]]
+    assert then.workers["version"].to_list() == ["2.1"]
+    assert then.dead_letters["id"].to_list() == ["d1"]
+    assert then.history["at"].max() < then.taken_at
+    assert then.history["waiting"].notna().sum() > 30
+    with pytest.raises(NotFound, match="moment"):
+        await as_of(queue_redis, streams_redis, START * 60_000 - 3_600_000, now_ms=end_ms())
+
+
+async def test_a_range_that_is_none_is_refused(queue_redis: Redis) -> None:
+    with pytest.raises(InvalidRequest, match="empty"):
+        await history(queue_redis, QUEUE, 10.0, 10.0, now_ms=20.0)
+    with pytest.raises(InvalidRequest, match="points"):
+        await history(queue_redis, QUEUE, 10.0, 20.0, now_ms=20.0, points=10**6)
+
+
+async def test_a_server_that_must_not_write_keeps_no_history(
+    redis_server: RunningRedis, queue_redis: Redis, settings: Any
+) -> None:
+    from app.collector import Collector
+
+    collector = Collector(settings.model_copy(update={"keep_history": False}))
+    for _ in range(3):
+        await collector.sample()
+    await collector.stop()
+
+    assert [key async for key in queue_redis.scan_iter("arqscope:*")] == []
+    assert collector.snapshot.role == "alone"
+
+
+async def what_is_written_expires_by_itself(queue_redis: Redis) -> None:
+    chunks = [key async for key in queue_redis.scan_iter("arqscope:*history:[mh]:*")]
+    lived = [await queue_redis.pttl(key) for key in chunks]
+
+    assert len(chunks) == HOURS + 1  # every hour, and yesterday
+    assert min(lived) > 5 * 86_400_000
+    assert 0 < await queue_redis.pttl(keys.history_open(QUEUE)) <= 8 * 86_400_000
+    assert await queue_redis.hlen(keys.history_open(QUEUE)) < 130
+
+
+def test_a_notebook_reads_history_forecasts_and_verdicts(settings: Settings) -> None:
+    with connect(settings) as scope:
+        scope.enqueue(QUEUE, "generic", {"n": 1}, id="n1", delay_s=60)
+
+        past = scope.past(QUEUE, pd.Timestamp.now("UTC") - pd.Timedelta(hours=1))
+        forecast = scope.refresh().forecast(QUEUE, workers=2)
+        why = scope.why(QUEUE, "n1")
+
+        assert len(past) >= 60
+        assert forecast.drains is None
+        assert why.hold == "deferred"
+        with pytest.raises(NotFound, match="no queue"):
+            scope.forecast("nothing")
+        with pytest.raises(NotFound, match="moment"):
+            scope.as_of("2020-01-01")

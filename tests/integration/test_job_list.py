@@ -1,0 +1,152 @@
+"""Lists of jobs: filters find exactly what is there, windows are stated, memory stays bounded."""
+
+import pickle
+import time
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from app import job_list, keys
+from app.enqueue import JobRequest, enqueue_many
+from app.job_list import JobFilter, jobs_page
+from app.records import JobRun, Outcome
+from app.settings import Settings
+
+QUEUE = "async-processing"
+BOTH = pytest.mark.parametrize("redis_server", ["system", "bundled"], indirect=True)
+
+
+async def all_pages(redis: Redis, state: Any, limit: int = 20, **more: Any) -> list[str]:
+    seen: list[str] = []
+    cursor = None
+    for _ in range(500):
+        page = await jobs_page(redis, QUEUE, state, cursor, limit, **more)
+        seen += [row.id for row in page.items]
+        cursor = page.cursor
+        if cursor is None:
+            return seen
+    raise AssertionError("no last page")
+
+
+async def fill(redis: Redis, count: int = 300) -> None:
+    requests = [
+        JobRequest(
+            name="mail" if n % 10 == 0 else "generic",
+            id=f"j{n:04}",
+            args=({"tenant": "Zoë" if n % 50 == 0 else n},),
+        )
+        for n in range(count)
+    ]
+    await enqueue_many(redis, QUEUE, requests)
+
+
+@BOTH
+async def test_filters_find_exactly_what_there_is(queue_redis: Redis) -> None:
+    await fill(queue_redis)
+    stock = {"t": None, "f": "mail", "a": ("Zoë",), "k": {}, "et": 1}
+    await queue_redis.set(keys.arq_job("stock"), pickle.dumps(stock))
+    await queue_redis.zadd(QUEUE, {"stock": 1_000})
+
+    mails = await all_pages(queue_redis, "waiting", 7, wanted=JobFilter(function="mail"))
+    texts = await all_pages(queue_redis, "waiting", wanted=JobFilter(text="Zoë"))
+    both = await all_pages(queue_redis, "waiting", wanted=JobFilter(function="mail", text="j0250"))
+    none = await all_pages(queue_redis, "waiting", wanted=JobFilter(function="nope"))
+    early = await all_pages(queue_redis, "waiting", wanted=JobFilter(until_ms=2_000))
+
+    assert mails == ["stock", *(f"j{n:04}" for n in range(0, 300, 10))]
+    assert texts == ["stock", *(f"j{n:04}" for n in range(0, 300, 50))]
+    assert both == ["j0250"]
+    assert none == []
+    assert early == ["stock"]
+
+
+async def test_a_window_that_ends_is_said_and_the_cursor_goes_on(
+    queue_redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job_list, "WINDOW", 100)
+    monkeypatch.setattr(job_list, "STRETCH", 40)
+    await fill(queue_redis)
+    wanted = JobFilter(text="j0250")
+
+    first = await jobs_page(queue_redis, QUEUE, "waiting", wanted=wanted)
+    everything = await all_pages(queue_redis, "waiting", wanted=wanted)
+
+    assert (first.items, first.scanned, first.partial) == ([], 100, True)
+    assert first.cursor is not None
+    assert "100 waiting jobs" in first.window
+    assert everything == ["j0250"]
+
+
+async def test_where_scripts_are_forbidden_the_list_still_works(
+    queue_redis: Redis, settings: Settings
+) -> None:
+    from app.connections import connect
+
+    await fill(queue_redis)
+    await queue_redis.execute_command(
+        "ACL",
+        "SETUSER",
+        "looker",
+        "on",
+        ">pw",
+        "~*",
+        "+@read",
+        "+@connection",
+        "+time",
+        "-@scripting",
+    )
+    url = settings.url("queue").replace("://:test-password@", "://looker:pw@")
+    looker = connect(url)
+
+    found = await all_pages(looker, "waiting", wanted=JobFilter(function="mail"))
+    await looker.aclose()
+    await queue_redis.execute_command("ACL", "DELUSER", "looker")
+
+    assert found == [f"j{n:04}" for n in range(0, 300, 10)]
+
+
+async def test_ended_jobs_are_found_by_error_function_and_time(queue_redis: Redis) -> None:
+    now = int(time.time() * 1000)
+    for n in range(60):
+        run = JobRun(
+            job_id=f"r{n}", queue=QUEUE, function="mail" if n % 2 else "sync", attempt=1, worker="w",
+            outcome=Outcome.ABORTED if n % 5 == 0 else Outcome.DEAD, enqueued_ms=now, due_ms=now,
+            started_ms=now, finished_ms=now, error="Timeout: x" if n % 3 == 0 else "ValueError",
+        )  # fmt: skip
+        await queue_redis.xadd(
+            keys.runs(QUEUE), {"r": run.to_json()}, id=f"{now - 60_000 + n * 1000}-0"
+        )
+
+    failed = await all_pages(queue_redis, "failed", 7)
+    timeouts = await all_pages(queue_redis, "failed", 5, wanted=JobFilter(error="Timeout"))
+    mails = await all_pages(queue_redis, "failed", wanted=JobFilter(function="mail", text="r1"))
+    aborted = await all_pages(queue_redis, "aborted", 3)
+    of_late = await jobs_page(
+        queue_redis, QUEUE, "aborted", wanted=JobFilter(since_ms=now - 11_000)
+    )
+
+    assert failed == [f"r{n}" for n in range(59, -1, -1) if n % 5]
+    assert timeouts == [f"r{n}" for n in range(59, -1, -1) if n % 5 and n % 3 == 0]
+    assert mails == [f"r{n}" for n in (19, 17, 13, 11, 1)]
+    assert aborted == [f"r{n}" for n in range(55, -1, -5)]
+    assert [row.id for row in of_late.items] == ["r55", "r50"]
+    assert "10,000 are kept" in of_late.window
+
+
+async def test_a_huge_payload_is_never_read_whole(queue_redis: Redis) -> None:
+    """
+    R16: a 64 MB value in the queue costs a page no more than its first bytes.
+    """
+    await queue_redis.set(keys.arq_job("huge"), "j1:" + "x" * 64_000_000)
+    await queue_redis.zadd(QUEUE, {"huge": 1})
+    before = (await queue_redis.info("stats"))["total_net_output_bytes"]
+
+    page = await jobs_page(queue_redis, QUEUE, "waiting")
+    found = await jobs_page(queue_redis, QUEUE, "waiting", wanted=JobFilter(text="yyy"))
+
+    after = (await queue_redis.info("stats"))["total_net_output_bytes"]
+    await queue_redis.delete(keys.arq_job("huge"))
+    assert page.items[0].arguments.size_bytes > 64_000_000
+    assert found.items == []
+    assert after - before < 100_000
