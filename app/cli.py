@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app import __version__
+from app import __version__, admin_commands
 from app.child import die_with_parent
 from app.errors import ArqscopeError, InvalidRequest, NotFound
 from app.settings import Settings
@@ -38,6 +38,8 @@ jobs = typer.Typer(help="Put jobs on queues.", no_args_is_help=True)
 dlq = typer.Typer(help="Look at dead letters and retry them.", no_args_is_help=True)
 app.add_typer(jobs, name="jobs")
 app.add_typer(dlq, name="dlq")
+app.add_typer(admin_commands.keys, name="keys")
+app.add_typer(admin_commands.log, name="audit")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 

@@ -4,12 +4,15 @@ The recipe is FAULTS R-07: ``OSError`` among the retried errors is the decisive 
 object must be the asyncio one. Producers and the server fail within 2 s; workers never give up.
 """
 
+import asyncio
+import builtins
 import functools
 import socket
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import hiredis
 from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
+from redis.asyncio.client import Pipeline
 from redis.asyncio.retry import Retry
 from redis.backoff import FullJitterBackoff
 from redis.exceptions import (
@@ -96,11 +99,61 @@ def pool_arguments(
     }
 
 
+class _Prompt:
+    """A client whose every command ends in time: connecting, waiting for a connection, retries and all."""
+
+    answer_within_s = 0.0
+
+    async def execute_command(self, *args: Any, **options: Any) -> Any:
+        """Run one command; redis-py's TimeoutError after ``answer_within_s``."""
+        try:
+            async with asyncio.timeout(self.answer_within_s):
+                return await super().execute_command(*args, **options)  # type: ignore[misc]
+        except builtins.TimeoutError as error:
+            raise TimeoutError(f"no answer within {self.answer_within_s:g} s") from error
+
+    def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> Any:
+        """Return a pipeline that ends in time, too."""
+        made = super().pipeline(transaction, shard_hint)  # type: ignore[misc]
+        kind: Any = type(made)
+        made.__class__ = _prompt(kind)
+        made.answer_within_s = self.answer_within_s
+        return made
+
+
+class _PromptPipeline:
+    """The same for a pipeline's one round trip."""
+
+    answer_within_s = 0.0
+
+    async def execute(self, raise_on_error: bool = True) -> Any:
+        """Send the commands; redis-py's TimeoutError after ``answer_within_s``."""
+        try:
+            async with asyncio.timeout(self.answer_within_s):
+                return await super().execute(raise_on_error)  # type: ignore[misc]
+        except builtins.TimeoutError as error:
+            raise TimeoutError(f"no answer within {self.answer_within_s:g} s") from error
+
+
+@functools.cache
+def _prompt(kind: Any) -> Any:
+    mixin: Any = _PromptPipeline if issubclass(kind, Pipeline) else _Prompt
+    return type(f"Prompt{kind.__name__}", (mixin, kind), {})
+
+
 def connect(
-    url: str, *, timeout_s: float = 1.5, retries: int = 1, max_connections: int = 64, **more: Any
+    url: str,
+    *,
+    timeout_s: float = 1.5,
+    retries: int = 1,
+    max_connections: int = 64,
+    answer_within_s: float = 0.0,
+    **more: Any,
 ) -> "Redis":
     """Return a client for *url* that decodes replies to str and fails within about 2 s.
 
+    With *answer_within_s* no command takes longer than that, however connecting, retries and the
+    wait for a free connection add up; blocking commands need a client of their own.
     *more* goes to the pool (``decode_responses=False`` for raw bytes). Nothing is sent yet.
     """
     arguments = {"decode_responses": True, "encoding_errors": "surrogateescape"}
@@ -115,7 +168,12 @@ def connect(
         timeout=timeout_s,
         **{**arguments, **recipe, **more},
     )
-    return Redis.from_pool(packed(pool))
+    client = Redis.from_pool(packed(pool))
+    if answer_within_s:
+        kind: Any = type(client)
+        client.__class__ = _prompt(kind)
+        cast(Any, client).answer_within_s = answer_within_s
+    return client
 
 
 def explained(error: Exception, url: str) -> Exception:

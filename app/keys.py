@@ -55,6 +55,12 @@ PAUSED_QUEUES: Final = "arqscope:paused"
 WORKERS: Final = "arqscope:workers"
 #: STREAM of what operators did · audit · none · capped
 AUDIT: Final = "arqscope:audit"
+#: HASH key id → JSON of one API key (api_keys.ApiKey) · actions · none · ≤ 1,000
+API_KEYS: Final = "arqscope:api-keys"
+#: ZSET session id → epoch s it would have ended · servers · none · trimmed at each logout, ≤ 10,000
+ENDED_SESSIONS: Final = "arqscope:ended-sessions"
+#: STRING, 64 hex digits that sign sessions where there is no API_KEY · servers · none · one
+SESSION_SECRET: Final = "arqscope:session-secret"  # noqa: S105, RUF100 - the key's name
 
 
 def worker(worker_id: str) -> str:
@@ -187,6 +193,11 @@ DLQ_ALERTS: Final = "dlq:alerts"
 DLQ_ESCALATIONS: Final = "dlq:escalations"
 DLQ_DISCARDED: Final = "dlq:discarded"
 DLQ_ARCHIVE: Final = "dlq:archive"
+
+
+def idempotent(digest: str) -> str:
+    """STRING JSON, the kept answer to a write · API · 24 h · one per request with Idempotency-Key."""
+    return f"arqscope:idempotent:{digest}"
 
 
 def user_channel(user_id: str) -> str:

@@ -352,7 +352,7 @@ async def _serve(settings: Settings) -> None:
 def main(settings: Settings | None = None) -> None:
     """Run the processor until SIGTERM or SIGINT, drain, return."""
     settings = settings or Settings.load()
-    logs.configure(settings.log_level)
+    logs.configure(settings.log_level, settings.log_format, settings.secrets())
     factory = None if uvloop is None else uvloop.new_event_loop
     with asyncio.Runner(loop_factory=factory) as runner:
         runner.run(_serve(settings))

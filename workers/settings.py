@@ -151,7 +151,7 @@ def worker_settings(queue: str, settings: Settings | None = None) -> dict[str, A
 def run(queue: str, *, burst: bool = False) -> None:
     """Run the worker of *queue* until SIGTERM or SIGINT; in burst mode until the queue is empty."""
     settings = Settings.load()
-    logs.configure(settings.log_level)
+    logs.configure(settings.log_level, settings.log_format, settings.secrets())
     if uvloop is not None:
         asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
     asyncio.set_event_loop(asyncio.new_event_loop())

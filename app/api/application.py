@@ -3,6 +3,7 @@
 from typing import Any, Final
 
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import __version__
@@ -21,6 +22,20 @@ from app.api import (
 from app.api.problems import RESPONSES, answer_errors
 from app.asgi import request_id_of
 from app.server import Runtime
+
+#: modules whose ``router`` makes up the API; a new one is added here, its policy to ``permissions``
+MODULES: Final[tuple[Any, ...]] = (
+    health,
+    stats,
+    jobs,
+    queues,
+    letters,
+    events,
+    frames,
+    audit,
+    metrics,
+    documentation,
+)
 
 _ABOUT: Final = (
     "Jobs, queues, dead letters, events and their numbers. Every error is "
@@ -64,11 +79,20 @@ def create_api(runtime: Runtime) -> FastAPI:
     app.state.runtime = runtime
     app.add_middleware(_RequestId)
     answer_errors(app)
-    app.include_router(health.router)
-    for module in (stats, jobs, queues, letters, events, frames, audit, metrics, documentation):
+    for module in MODULES:
         app.include_router(module.router)
     _declare_keys(app)
     return app
+
+
+def routes() -> list[APIRoute]:
+    """Return every route of the API, in the order they are tried."""
+    return [route for module in MODULES for route in module.router.routes]
+
+
+def nouns() -> frozenset[str]:
+    """Return the first parts of all paths; the server sends what begins with one to the API."""
+    return frozenset(route.path.split("/", 2)[1] for route in routes()) | {"openapi.json"}
 
 
 def _declare_keys(app: FastAPI) -> None:

@@ -62,7 +62,10 @@ async def _answer(shared: Runtime) -> JSONResponse:
         "environment": shared.settings.environment,
         "checks": found,
     }
-    return JSONResponse(body, 200 if healthy else 503, headers={"Cache-Control": "no-store"})
+    again = {} if healthy else {"Retry-After": "2"}
+    return JSONResponse(
+        body, 200 if healthy else 503, headers={"Cache-Control": "no-store"} | again
+    )
 
 
 _DOWN: Final[dict[int | str, dict[str, Any]]] = {503: {"description": "A Redis does not answer"}}

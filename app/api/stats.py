@@ -1,5 +1,6 @@
 """Numbers of all queues, as the specification shows them, and the live workers."""
 
+import json
 import math
 from typing import Any
 
@@ -7,6 +8,8 @@ from fastapi import APIRouter, HTTPException
 from fastapi.responses import JSONResponse, Response
 
 from app.api.access import Caller, Now, Shared
+from app.ready_answers import ReadyAnswer
+from app.server import Runtime
 from app.snapshot import Snapshot
 
 router = APIRouter(tags=["queues"])
@@ -49,6 +52,22 @@ def stats_of(snapshot: Snapshot, dead_letter_name: str) -> dict[str, dict[str, A
         "delayed": 0,
     }
     return answer
+
+
+def ready_stats(shared: Runtime) -> ReadyAnswer:
+    """Return ``/stats`` as an answer that is encoded once per sample; errors go the usual way."""
+    made: list[tuple[int, bytes]] = [(0, b"")]
+
+    def body() -> bytes | None:
+        now = shared.collector.snapshot
+        if not now.number or "queue" in now.problems:
+            return None
+        if made[0][0] != now.number:
+            text = json.dumps(stats_of(now, shared.settings.dlq_queue_name), separators=(",", ":"))
+            made[0] = (now.number, text.encode())
+        return made[0][1]
+
+    return ReadyAnswer(body)
 
 
 @router.get("/stats")

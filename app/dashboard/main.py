@@ -48,12 +48,12 @@ def page() -> Any:
     """Build the page of one viewer."""
     shared = runtime()
     doc = cast(Any, pn.state.curdoc)
-    actor = page_actor(doc.session_context)
+    context = doc.session_context
     saved = pn.state.cookies.get("arqscope_theme")
     overview = Overview(
         shared.collector,
         shared.settings,
-        lambda: actor,
+        lambda: page_actor(context, shared.guard),
         shared.connections,
         is_open=shared.guard.is_open,
         theme=saved if saved in ("light", "dark") else "auto",

@@ -4,7 +4,7 @@ The only part of the pages that calls ``app.actions``. Who asks is decided on th
 message from a browser is believed except what it asks for.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -36,7 +36,12 @@ class Desk:
 
     connections: Connections
     settings: Settings
-    actor: Actor
+    actor_of: Callable[[], Actor]  #: asked at every intent: a login may have ended since
+
+    @property
+    def actor(self) -> Actor:
+        """Who acts now."""
+        return self.actor_of()
 
     @property
     def refusal(self) -> str:

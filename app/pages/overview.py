@@ -70,7 +70,7 @@ class Overview(pn.viewable.Viewer):
     ) -> None:
         super().__init__(**more)  # type: ignore[no-untyped-call]
         self._collector, self._settings, self._is_open = collector, settings, is_open
-        self._desk = Desk(connections, settings, actor_of())
+        self._desk = Desk(connections, settings, actor_of)
         self._may_act = not self._desk.refusal
         self._letters = LetterList()
         self._answer: submission.Answer | None = None
