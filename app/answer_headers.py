@@ -17,6 +17,8 @@ _TLS: Final = {
     "Strict-Transport-Security": "max-age=31536000",
     "Cross-Origin-Opener-Policy": "same-origin",
 }
+#: what Tornado tells of itself, and what lets every site read Bokeh's files
+_UNWANTED: Final = ("Server", "Access-Control-Allow-Origin")
 _API_CSP: Final = "default-src 'none'; frame-ancestors 'none'"
 #: Bokeh runs inline scripts and makes functions and workers of text: without these no page at all
 _PAGE_CSP: Final = (
@@ -56,8 +58,9 @@ class AnswerHeaders:
         def write_headers(
             line: ResponseStartLine, headers: HTTPHeaders, *rest: Any, **more: Any
         ) -> Any:
-            with contextlib.suppress(KeyError):
-                del headers["Server"]
+            for name in _UNWANTED:
+                with contextlib.suppress(KeyError):
+                    del headers[name]
             html = is_page and headers.get("Content-Type", "").startswith("text/html")
             for name, value in self._wanted[html, secure].items():
                 headers.setdefault(name, value)

@@ -3,10 +3,8 @@
 It bounds what is read, asks the guard, answers refusals, and hands the visit on with the request.
 """
 
-import contextlib
 import logging
 from collections.abc import Callable, Mapping
-from http import HTTPStatus
 from typing import Any, Final, cast
 
 from bokeh.server.tornado import BokehTornado
@@ -29,6 +27,9 @@ PAGES: Final = frozenset({"/dashboard", PAGE, "/login"})
 _MAX_READ_BYTES: Final = 16 * MAX_BODY_BYTES
 #: a login form; Tornado takes forms apart before any handler sees them
 _MAX_FORM_BYTES: Final = 16_384
+#: refused before the body is read
+_EARLY: Final = (411, 413)
+_KNOWN_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"})
 #: what would let a request choose the page session it joins
 _CHOOSERS: Final = ("bokeh-token", "bokeh-session-id")
 
@@ -55,6 +56,7 @@ class Entrance:
         self._is_api = is_api
         self._ready = ready
         application.find_handler = self.handle  # type: ignore[method-assign]
+        application.settings["log_function"] = log_request
 
     def handle(self, request: HTTPServerRequest, **more: Any) -> Any:
         """Find who answers *request*: a refusal, a ready answer, or the application's own handler."""
@@ -65,7 +67,7 @@ class Entrance:
         request.host = caller.host
         self._headers.put_on(request, is_page=asked.path in PAGES, secure=caller.secure)
         cast(Any, request.connection).set_max_body_size(_MAX_READ_BYTES)
-        answer = self._refuse_size(asked) or self._guard.admit(asked) or _refuse_choice(request)
+        answer = self._refuse_size(asked) or _refuse_choice(request) or self._guard.admit(asked)
         if isinstance(answer, Refusal):
             return self._refuse(request, answer)
         if isinstance(answer, Visit):
@@ -97,6 +99,24 @@ class Entrance:
         if "transfer-encoding" in asked.headers and not self._is_api(asked.path):
             return Refusal(411, "length_required", "a form must say its length", "")
         return None
+
+
+def log_request(handler: RequestHandler) -> None:
+    """Log an answered request, without its query; one that was refused has its line already."""
+    if getattr(handler, "is_refused", False):
+        return
+    status = handler.get_status()
+    level = logging.DEBUG if status < 400 else logging.INFO if status < 500 else logging.WARNING
+    if log.isEnabledFor(level):
+        request = handler.request
+        fields = {
+            "method": request.method,
+            "path": request.path[:200],
+            "status": status,
+            "ms": round(request.request_time() * 1000, 1),
+            "peer": request.remote_ip,
+        }
+        log.log(level, "request answered", extra=fields)
 
 
 def _refuse_choice(request: HTTPServerRequest) -> Refusal | None:
@@ -158,15 +178,23 @@ class RefusalHandler(RequestHandler):
         """Drop it."""
 
     async def prepare(self) -> None:
-        """Answer at once, whatever the method."""
+        """Answer at once what is too long to be read, or asked with a method nobody knows.
+
+        All else is read first: a connection closed over unread bytes loses the answer.
+        """
+        if self._refusal.status in _EARLY or self.request.method not in _KNOWN_METHODS:
+            self._answer()
+
+    def _answer(self) -> None:
         answer_refusal(self, self._refusal, self._prefix)
+
+    get = head = post = put = delete = patch = options = _answer
 
 
 def answer_refusal(handler: RequestHandler, refusal: Refusal, prefix: str = "") -> None:
     """Answer *handler*'s request with *refusal* and log it; ends the request."""
-    with contextlib.suppress(ValueError):
-        HTTPStatus(refusal.status)
-        handler.set_status(refusal.status)
+    handler.is_refused = True  # type: ignore[attr-defined]
+    handler.set_status(refusal.status)
     for name, value in refusal.headers.items():
         handler.set_header(name, prefix + value if name == "Location" else value)
     request_id = request_id_of(handler.request.headers.get("X-Request-Id"))
@@ -177,6 +205,8 @@ def answer_refusal(handler: RequestHandler, refusal: Refusal, prefix: str = "") 
         extra={
             "code": refusal.code,
             "status": refusal.status,
+            "method": (handler.request.method or "")[:10],
+            "path": handler.request.path[:200],
             "peer": handler.request.remote_ip,
             "requestId": request_id,
         },

@@ -55,7 +55,7 @@ DASHBOARD: Final = Path(__file__).parent / "dashboard"
 #: s that answers under way may take when the server is told to stop
 DRAIN_S: Final = 8.0
 #: s one command of a request may take, retries included: a dead Redis is told within 2 s
-ANSWER_S: Final = 1.6
+ANSWER_S: Final = 1.2
 #: audit lines per minute about addresses that guess keys; guessing must not fill the audit
 _TOLD_PER_MINUTE: Final = 10
 

@@ -7,7 +7,8 @@ from typing import Final
 
 #: wrong keys an address may offer per minute before it has to wait
 FAILURES_PER_MINUTE: Final = 10
-#: wrong secrets for one key id (or for API_KEY) per minute, from all unknown addresses together
+#: wrong secrets for one key id (or for API_KEY) per minute, from all addresses together, after which
+#: each address has a third of its tries
 GUESSES_PER_MINUTE: Final = 100
 #: addresses remembered at most, failures and successes each; the oldest is forgotten
 REMEMBERED: Final = 10_000
@@ -24,18 +25,19 @@ class _Window:
     def __len__(self) -> int:
         return len(self._failures)
 
-    def wait_s(self, name: str) -> int:
+    def wait_s(self, name: str, limit: int | None = None) -> int:
         recent = self._recent(name)
-        return max(1, int(recent[0] + 60 - self._clock())) if len(recent) >= self._limit else 0
+        if len(recent) < (limit or self._limit):
+            return 0
+        return max(1, int(recent[0] + 60 - self._clock()))
 
-    def failed(self, name: str) -> int:
-        """Note a failure; return how many there were within the minute, at most the limit."""
+    def failed(self, name: str) -> None:
+        """Note a failure."""
         recent = [*self._recent(name), self._clock()][-self._limit :]
         self._failures[name] = recent
         self._failures.move_to_end(name)
         while len(self._failures) > REMEMBERED:
             self._failures.popitem(last=False)
-        return len(recent)
 
     def _recent(self, name: str) -> list[float]:
         since = self._clock() - 60
@@ -53,6 +55,7 @@ class Throttle:
         guesses: int = GUESSES_PER_MINUTE,
     ) -> None:
         self._limit = limit
+        self._fewer = max(1, limit // 3)
         self._addresses = _Window(limit, clock)
         self._keys = _Window(guesses, clock)
         self._welcome: OrderedDict[tuple[str, bytes], None] = OrderedDict()
@@ -61,13 +64,20 @@ class Throttle:
         return max(len(self._addresses), len(self._keys))
 
     def wait_s(self, address: str, key: str = "") -> int:
-        """Seconds *address* has to wait before another secret for *key* is looked at; 0: none."""
-        return max(self._addresses.wait_s(address), self._keys.wait_s(key))
+        """Seconds *address* has to wait before another secret for *key* is looked at; 0: none.
+
+        While many addresses guess at one key, each has fewer tries; none has no try, so that a
+        guesser does not lock out who comes with the right key from a new address.
+        """
+        fewer = self._fewer if self._keys.wait_s(key) else None
+        return self._addresses.wait_s(address, fewer)
 
     def failed(self, address: str, key: str = "") -> bool:
         """Note a wrong credential from *address*; True when it has to wait from now on."""
+        waited = self.wait_s(address, key)
         self._keys.failed(key)
-        return self._addresses.failed(address) == self._limit
+        self._addresses.failed(address)
+        return not waited and self.wait_s(address, key) > 0
 
     def welcome(self, address: str, digest: bytes) -> None:
         """Remember that *address* offered a right credential: guessers beside it do not lock it out."""

@@ -3,12 +3,19 @@
 import argparse
 import time
 
-from bench import drain, pickup, slots, startup
+from bench import api, drain, pickup, slots, startup
 from bench.contenders import contenders
 from bench.machine import machine
 from bench.results import keep, rewrite_table, show
 
-MEASURES = {"T1": drain.measure, "T2": pickup.measure, "T3": slots.measure, "T12": startup.measure}
+MEASURES = {
+    "T1": drain.measure,
+    "T2": pickup.measure,
+    "T3": slots.measure,
+    "T5": api.measure_stats,
+    "T7": api.measure_submit,
+    "T12": startup.measure,
+}
 
 
 def main() -> None:

@@ -175,10 +175,20 @@ def __getattr__(name: str) -> Any:
         if _class_name(queue) == name:
             if uvloop is not None and not _loop_runs():
                 asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
+            _log_our_way()
             made = _class_of(queue)
             globals()[name] = made
             return made
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _log_our_way() -> None:
+    """Under the stock command, arq's lines and ours leave by one handler, in the form that is set."""
+    cli: Any = sys.modules.get("arq.cli")
+    if cli is not None:
+        settings = Settings.load()
+        logs.configure(settings.log_level, settings.log_format, settings.secrets())
+        cli.default_log_config = lambda verbose: {"version": 1, "disable_existing_loggers": False}  # noqa: ARG005
 
 
 def _loop_runs() -> bool:

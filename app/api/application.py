@@ -19,6 +19,7 @@ from app.api import (
     queues,
     stats,
 )
+from app.api.description import describe
 from app.api.problems import RESPONSES, answer_errors
 from app.asgi import request_id_of
 from app.server import Runtime
@@ -81,7 +82,7 @@ def create_api(runtime: Runtime) -> FastAPI:
     answer_errors(app)
     for module in MODULES:
         app.include_router(module.router)
-    _declare_keys(app)
+    describe(app)
     return app
 
 
@@ -93,24 +94,3 @@ def routes() -> list[APIRoute]:
 def nouns() -> frozenset[str]:
     """Return the first parts of all paths; the server sends what begins with one to the API."""
     return frozenset(route.path.split("/", 2)[1] for route in routes()) | {"openapi.json"}
-
-
-def _declare_keys(app: FastAPI) -> None:
-    """Tell the OpenAPI document how to authenticate; the guard does it before the API is asked."""
-    make = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            schema = make()
-            schemes = schema.setdefault("components", {}).setdefault("securitySchemes", {})
-            schemes["key"] = {"type": "apiKey", "in": "header", "name": "X-API-Key"}
-            schemes["bearer"] = {"type": "http", "scheme": "bearer"}
-            schema["security"] = [{"key": []}, {"bearer": []}]
-            for path, operations in schema["paths"].items():
-                if path.startswith("/health"):
-                    for operation in operations.values():
-                        operation["security"] = []
-            app.openapi_schema = schema
-        return app.openapi_schema
-
-    app.openapi = openapi  # type: ignore[method-assign]

@@ -17,7 +17,7 @@ from app.server import Runtime
 router = APIRouter(tags=["health"])
 
 #: s one Redis may take to answer
-PING_S: Final = 1.5
+PING_S: Final = 1.2
 #: s an answer is reused: a hundred probes a second cost Redis two
 FRESH_S: Final = 0.5
 

@@ -1,5 +1,6 @@
 """A server under attack: a real process, its keys, raw requests from any loopback address, page sockets."""
 
+import contextlib
 import html
 import json
 import re
@@ -7,7 +8,7 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -90,11 +91,13 @@ class Door:
         """Send one request byte by byte as given, from the loopback address *source*."""
         pairs = headers.items() if isinstance(headers, Mapping) else headers
         lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in pairs)]
+        if not any(line.lower().startswith("connection:") for line in lines):
+            lines.append("Connection: close")
         if not any(line.lower().startswith("host:") for line in lines):
             lines.append(f"Host: 127.0.0.1:{self.port}")
         if body:
             lines.append(f"Content-Length: {len(body)}")
-        raw = ("\r\n".join([*lines, "Connection: close"]) + "\r\n\r\n").encode("utf-8") + body
+        raw = ("\r\n".join(lines) + "\r\n\r\n").encode("utf-8") + body
         return self.send(raw, source=source, limit_s=limit_s)
 
     def send(self, raw: bytes, *, source: str = "127.0.0.1", limit_s: float = 10) -> Answer:
@@ -105,7 +108,7 @@ class Door:
                 connection.sendall(raw)
                 while chunk := connection.recv(65536):
                     got += chunk
-                    if got.startswith(b"HTTP/1.1 101"):
+                    if _is_whole(got):
                         break
         except OSError:
             pass
@@ -170,6 +173,14 @@ class Door:
         return self.server.log.read_text(errors="replace")
 
 
+def _is_whole(raw: bytes) -> bool:
+    head, end, body = raw.partition(b"\r\n\r\n")
+    length = re.search(rb"content-length: (\d+)", head.lower())
+    return bool(end) and (
+        head[9:12] == b"101" or (length is not None and len(body) >= int(length[1]))
+    )
+
+
 def parsed(raw: bytes) -> Answer:
     """Take an answer apart."""
     head, _, body = raw.partition(b"\r\n\r\n")
@@ -221,16 +232,21 @@ def token_of(page: bytes) -> str:
     return found[1]
 
 
+@contextlib.asynccontextmanager
 async def open_socket(
-    door: Door, token: str, headers: Mapping[str, str]
-) -> WebSocketClientConnection:
+    door: Door, token: str, headers: Mapping[str, str], path: str = "/admin/queues/ws"
+) -> AsyncIterator[WebSocketClientConnection]:
     """Open the page's websocket; tornado's HTTPClientError tells a refused handshake."""
     request = HTTPRequest(
-        f"ws://127.0.0.1:{door.port}/admin/queues/ws",
+        f"ws://127.0.0.1:{door.port}{path}",
         headers={"Origin": door.origin, **headers},
         request_timeout=10,
     )
-    return await websocket_connect(request, subprotocols=["bokeh", token])
+    socket = await websocket_connect(request, subprotocols=["bokeh", token])
+    try:
+        yield socket
+    finally:
+        socket.close()
 
 
 async def _message(socket: WebSocketClientConnection) -> tuple[dict[str, Any], Any]:

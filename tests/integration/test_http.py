@@ -49,7 +49,12 @@ class RunningServer:
 
 
 def start_server(
-    redis: RunningRedis, directory: Path, *, command: list[str] | None = None, **environ: str
+    redis: RunningRedis,
+    directory: Path,
+    *,
+    command: list[str] | None = None,
+    prefix: str = "",
+    **environ: str,
 ) -> RunningServer:
     port = unused_port()
     page = directory / "dashboard"
@@ -83,7 +88,7 @@ def start_server(
         if process.poll() is not None:
             raise AssertionError(log.read_text()[-3000:])
         try:
-            return httpx.get(f"{server.url}/health/live", timeout=2).status_code == 200
+            return httpx.get(f"{server.url}{prefix}/health/live", timeout=2).status_code == 200
         except httpx.HTTPError:
             return False
 
