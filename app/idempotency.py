@@ -74,8 +74,8 @@ def digest_of(method: str, path: str, body: bytes) -> str:
 async def claim(redis: Redis, caller: str, key: str, digest: str) -> Claim | KeptAnswer:
     """Return the right to carry out a request, or the answer it was given before.
 
-    Raises InvalidRequest when *caller* used *key* for another request, ActionRefused while that
-    request is under way, RedisUnavailable or RedisRefused when Redis cannot tell.
+    Raises InvalidRequest for a key that is none, ActionRefused when *caller* used *key* for another
+    request or while that request is under way, RedisUnavailable or RedisRefused when Redis cannot tell.
     """
     if not 1 <= len(key) <= MAX_KEY_CHARS or not key.isprintable():
         raise InvalidRequest(
@@ -90,10 +90,8 @@ async def claim(redis: Redis, caller: str, key: str, digest: str) -> Claim | Kep
         return made
     found = json.loads(await _asked(redis.get(name)) or "{}")
     if found and found["digest"] != digest:
-        raise InvalidRequest(
-            "this Idempotency-Key was used for another request",
-            field="Idempotency-Key",
-            hint="make a new key for a new request",
+        raise ActionRefused(
+            "this Idempotency-Key was used for another request; make a new key for a new request"
         )
     if "status" not in found:
         raise ActionRefused(

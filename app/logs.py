@@ -137,11 +137,18 @@ def configure(level: str, form: str = "console", secrets: Iterable[str] = ()) ->
     """
     handler = logging.StreamHandler()
     handler.setFormatter(formatter(form, secrets))
+    handler.setLevel(level)
     logging.basicConfig(level=level, handlers=[handler], force=True)
     for name in ("arq", "tornado", "bokeh", "panel"):
         other = logging.getLogger(name)
         other.handlers.clear()
         other.propagate = True
+    if level != "DEBUG":  # a line per page opened, and one per widget touched
+        for name in ("bokeh", "panel"):
+            logging.getLogger(name).setLevel("WARNING")
+            for child in list(logging.Logger.manager.loggerDict):
+                if child.startswith(f"{name}."):
+                    logging.getLogger(child).setLevel("NOTSET")
 
 
 def _printable(text: str) -> str:

@@ -61,6 +61,8 @@ class Watch:
         idle: dict[IOStream, tuple[int, int]] = {}
         cut = 0
         for stream in self._streams():
+            if stream.closed():
+                continue
             waits, unsent = _is_in_header(stream), _unsent(stream)
             if not waits and not unsent:
                 continue
@@ -93,4 +95,4 @@ def _is_in_header(stream: Any) -> bool:
 
 
 def _unsent(stream: Any) -> int:
-    return len(stream._write_buffer)
+    return len(stream._write_buffer or ())

@@ -67,7 +67,7 @@ def _server(waiting: int) -> Iterator[tuple[int, str]]:
             QUEUE_UI_PORT=str(port),
             LOG_LEVEL="WARNING",
         ):
-            wait_for(lambda: _answers(port), 40, "the server does not answer")
+            wait_for(lambda: _answers(port), 120, "the server does not answer")
             yield port, f"{url}/0"
 
 

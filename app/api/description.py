@@ -23,6 +23,15 @@ _OTHER_CONTENT: Final[dict[str, tuple[str, ...]]] = {
     "/metrics": ("text/plain",),
     "/frames/{name}.{kind}": ("application/json", "text/csv"),
 }
+#: what a placeholder in a path may be, so that the document can be tried as it is
+_PLACES: Final = {
+    "queue": "async-processing",
+    "source": "async-processing",
+    "job_id": "order-1204",
+    "letter_id": "order-1204",
+    "channel": "user:123",
+    "kind": "json",
+}
 _TEXT: Final = {"schema": {"type": "string"}}
 
 
@@ -45,6 +54,13 @@ def _completed(schema: dict[str, Any]) -> dict[str, Any]:
         for method, operation in operations.items():
             if path.startswith("/health"):
                 operation["security"] = []
+            for place in operation.get("parameters", ()):
+                if (
+                    place["in"] == "path"
+                    and place["name"] in _PLACES
+                    and "enum" not in place["schema"]
+                ):
+                    place["example"] = _PLACES[place["name"]]
             if method == "post":
                 _add_idempotency_key(operation)
             for status, answer in operation["responses"].items():

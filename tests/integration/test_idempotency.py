@@ -29,7 +29,7 @@ async def test_another_request_with_the_same_key_is_refused(cache_redis: Redis) 
     await claim(cache_redis, "ada", "k", ASKED)
 
     for other in (digest_of("POST", "/events", b'{"a":1}'), digest_of("POST", "/jobs/q", b"{}")):
-        with pytest.raises(InvalidRequest, match="another request"):
+        with pytest.raises(ActionRefused, match="another request"):
             await claim(cache_redis, "ada", "k", other)
 
 
@@ -56,7 +56,7 @@ async def test_an_answer_too_long_to_keep_is_made_anew(cache_redis: Redis) -> No
     await first.keep(KeptAnswer(201, "x" * 300_000, "application/json"))
 
     assert isinstance(await claim(cache_redis, "ada", "k", ASKED), Claim)
-    with pytest.raises(InvalidRequest):
+    with pytest.raises(ActionRefused):
         await claim(cache_redis, "ada", "k", digest_of("POST", "/other", b""))
 
 
