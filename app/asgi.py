@@ -147,6 +147,12 @@ class AsgiHandler(RequestHandler):
     async def _send(self, message: Message) -> None:
         if self._gone.is_set() or self._finished:
             return
+        try:
+            await self._write(message)
+        except StreamClosedError:  # the client left: nothing failed here
+            self._gone.set()
+
+    async def _write(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.set_status(message["status"])
             for name, value in message.get("headers", ()):

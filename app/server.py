@@ -20,7 +20,13 @@ from typing import Any, Final
 
 from bokeh.server.tornado import BokehTornado
 from bokeh.settings import settings as bokeh_settings
+from tornado.httpserver import HTTPServer
 from tornado.web import RedirectHandler
+
+try:
+    import uvloop
+except ImportError:  # Windows
+    uvloop = None
 
 from app import audit, logs
 from app.actions import Connections
@@ -71,6 +77,7 @@ class Runtime:
 
 
 _given: list[Settings] = []
+_servers: list[HTTPServer] = []  #: in front of what was attached
 
 
 @functools.cache
@@ -131,6 +138,9 @@ def serve(settings: Settings) -> None:
         arguments += ["--allow-websocket-origin", origin]
     from panel.command import main  # the whole command line: only when really serving
 
+    if uvloop is not None:
+        asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
+
     before, sys.argv = sys.argv, ["panel", *arguments]
     try:
         main()
@@ -180,8 +190,10 @@ def attach(application: BokehTornado, shared: Runtime) -> None:
         is_api=lambda path: path[1:].partition("/")[0] in api_nouns,
         ready={"/stats": ready_stats(shared)},
     )
-    for server in servers_of(application):
+    servers = servers_of(application)
+    for server in servers:
         bound(server)
+    _servers.extend(servers)
 
 
 async def _tell(shared: Runtime, actor: str, action: str, target: str) -> None:
@@ -205,6 +217,9 @@ def begin(shared: Runtime) -> None:
     allow_many_connections()
     loop = asyncio.get_running_loop()
     stopping: set[asyncio.Task[None]] = set()
+    # What is loaded stays; a collection that walks it all holds every answer up for 50 ms.
+    gc.collect()
+    gc.freeze()
     shared.guard.on_throttled = _Teller(shared, loop)
     _keep_watch(shared, loop)
 
@@ -232,8 +247,7 @@ def begin(shared: Runtime) -> None:
 
 def _keep_watch(shared: Runtime, loop: asyncio.AbstractEventLoop) -> None:
     """Every 5 s: cut off who is slow, close the sockets of those who logged out."""
-    servers = [server for one in served_applications() for server in servers_of(one)]
-    watch = Watch(servers, lambda: open_sockets)
+    watch = Watch(_servers, lambda: open_sockets)
 
     def look() -> None:
         loop.call_later(LOOK_S, look)

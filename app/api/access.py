@@ -9,12 +9,13 @@ from app.server import Runtime
 from app.snapshot import Snapshot
 
 
-def _runtime(request: Request) -> Runtime:
+# Coroutines, though they await nothing: FastAPI sends plain functions to a thread, request by request.
+async def _runtime(request: Request) -> Runtime:
     shared: Runtime = request.app.state.runtime
     return shared
 
 
-def _actor(request: Request) -> Actor:
+async def _actor(request: Request) -> Actor:
     """Return who the guard let in; without a guard before it, the API lets nobody in."""
     actor = request.scope.get("state", {}).get("actor")
     if not isinstance(actor, Actor):
@@ -22,8 +23,9 @@ def _actor(request: Request) -> Actor:
     return actor
 
 
-def _snapshot(request: Request) -> Snapshot:
-    return _runtime(request).collector.snapshot
+async def _snapshot(request: Request) -> Snapshot:
+    shared: Runtime = request.app.state.runtime
+    return shared.collector.snapshot
 
 
 Shared = Annotated[Runtime, Depends(_runtime)]

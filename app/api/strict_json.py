@@ -88,20 +88,24 @@ def _too_deep() -> RefusedBody:
 
 def _check(value: Any) -> None:
     """Refuse what is too deep, and halves of surrogate pairs, which UTF-8 cannot hold."""
-    stack: list[tuple[Any, int]] = [(value, 1)]
-    while stack:
-        item, depth = stack.pop()
-        if isinstance(item, str):
-            _check_text(item)
-        elif isinstance(item, dict | list):
-            if depth > MAX_DEPTH:
-                raise _too_deep()
-            if isinstance(item, dict):
+    level, depth = [value], 1
+    while level:
+        below: list[Any] = []
+        for item in level:
+            kind = type(item)
+            if kind is str:
+                if not item.isascii():
+                    _check_text(item)
+            elif kind is dict:
                 for key in item:
-                    _check_text(key)
-                stack += [(inner, depth + 1) for inner in item.values()]
-            else:
-                stack += [(inner, depth + 1) for inner in item]
+                    if not key.isascii():
+                        _check_text(key)
+                below.extend(item.values())
+            elif kind is list:
+                below.extend(item)
+            if depth > MAX_DEPTH and kind in (dict, list):
+                raise _too_deep()
+        level, depth = below, depth + 1
 
 
 def _check_text(text: str) -> None:
