@@ -1,7 +1,8 @@
-"""Redis clients, made by one recipe: own pool, jittered retries, time-outs, keep-alive.
+"""Redis clients, made by one recipe: own pool, jittered retries, time-outs, keep-alive, one gate.
 
 The recipe is FAULTS R-07: ``OSError`` among the retried errors is the decisive one, and the retry
-object must be the asyncio one. Producers and the server fail within 2 s; workers never give up.
+object must be the asyncio one. Producers and the server fail within 2 s; workers never give up. All
+clients a process has of one server share a gate for when it refuses their password.
 """
 
 import asyncio
@@ -11,6 +12,7 @@ import socket
 from typing import Any, Final, cast
 
 import hiredis
+from redis import ConnectionPool as BlockingIOPool
 from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
 from redis.asyncio.client import Pipeline
 from redis.asyncio.retry import Retry
@@ -28,6 +30,7 @@ from redis.exceptions import (
 )
 
 from app.errors import RedisRefused, RedisUnavailable
+from app.gate import Gate
 from app.settings import masked_url
 
 #: what a lost or silent Redis looks like
@@ -59,8 +62,37 @@ def is_refusal(error: BaseException) -> bool:
     return isinstance(error, ResponseError) and any(word in text[:200] for word in _REFUSAL_WORDS)
 
 
-class _Packed:
-    """Encodes commands in C; redis-py's asyncio side does it in Python, an eighth of a busy worker."""
+#: one per server and login this process ever talked to
+_gates: dict[tuple[object, ...], Gate] = {}
+
+
+def _gate_of(connection: Any) -> Gate:
+    where = getattr(connection, "path", None) or (connection.host, connection.port)
+    return _gates.setdefault((where, connection.username, hash(connection.password)), Gate())
+
+
+class _Prepared:
+    """Waits at the gate, knows a dead connection, and encodes commands in C: redis-py's asyncio side does
+    it in Python, an eighth of a busy worker.
+    """
+
+    async def connect(self) -> None:
+        """Connect, in turn while the server refuses the password."""
+        if not self.is_connected:  # type: ignore[attr-defined]
+            await _gate_of(self).pass_through(super().connect)  # type: ignore[misc]
+
+    async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+        """Send; a connection that died unseen is a ConnectionError, whatever the event loop calls it.
+
+        uvloop raises RuntimeError where the kernel gave up a silent connection; redis-py lets it pass,
+        and nobody who handles a lost Redis expects it.
+        """
+        try:
+            await super().send_packed_command(command, check_health)  # type: ignore[misc]
+        except RuntimeError as error:
+            if "closed" not in str(error):
+                raise
+            raise ConnectionError("the connection was closed under us") from error
 
     def pack_command(self, *args: Any) -> list[bytes]:
         """Return the command's bytes; what C cannot encode goes redis-py's way, errors included."""
@@ -72,15 +104,31 @@ class _Packed:
             return super().pack_command(*args)  # type: ignore[misc,no-any-return]
 
 
+class _Gated:
+    """Waits at the gate: for clients without an event loop."""
+
+    def connect(self) -> None:
+        """Connect, in turn while the server refuses the password."""
+        if not self._sock:  # type: ignore[attr-defined]
+            _gate_of(self).pass_through_blocking(super().connect)  # type: ignore[misc]
+
+
 @functools.cache
-def _packing(kind: Any) -> Any:
-    return type(f"Packing{kind.__name__}", (_Packed, kind), {})
+def _with(kind: Any, mixin: type) -> Any:
+    return type(f"{mixin.__name__.strip('_')}{kind.__name__}", (mixin, kind), {})
 
 
-def packed(pool: ConnectionPool) -> ConnectionPool:
-    """Make *pool*'s future connections encode commands in C, and return it."""
+def prepared(pool: ConnectionPool) -> ConnectionPool:
+    """Make *pool*'s future connections wait at the gate and encode in C, and return it."""
     kind: Any = pool.connection_class
-    pool.connection_class = _packing(kind)
+    pool.connection_class = _with(kind, _Prepared)
+    return pool
+
+
+def gated(pool: BlockingIOPool) -> BlockingIOPool:
+    """Make the future connections of a *pool* without event loop wait at the gate, and return it."""
+    kind: Any = pool.connection_class
+    pool.connection_class = _with(kind, _Gated)
     return pool
 
 
@@ -168,7 +216,7 @@ def connect(
         timeout=timeout_s,
         **{**arguments, **recipe, **more},
     )
-    client = Redis.from_pool(packed(pool))
+    client = Redis.from_pool(prepared(pool))
     if answer_within_s:
         kind: Any = type(client)
         client.__class__ = _prompt(kind)

@@ -125,7 +125,15 @@ async def enqueue_many(
             replies += await script(__file__, "enqueue").run(
                 redis,
                 [queue, keys.wake(queue), *names],
-                [queue, keys.ARQ_RESULT, keys.ARQ_JOB, *flat],
+                [
+                    queue,
+                    keys.ARQ_RESULT,
+                    keys.ARQ_JOB,
+                    keys.vault(queue, ""),
+                    PAYLOAD_TTL_MS,
+                    keys.VAULT_MS,
+                    *flat,
+                ],
             )
         except (RedisError, OSError) as error:
             raise explained(error, _WHERE) from error

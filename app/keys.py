@@ -61,6 +61,9 @@ API_KEYS: Final = "arqscope:api-keys"
 ENDED_SESSIONS: Final = "arqscope:ended-sessions"
 #: STRING, 64 hex digits that sign sessions where there is no API_KEY · servers · none · one
 SESSION_SECRET: Final = "arqscope:session-secret"  # noqa: S105, RUF100 - the key's name
+#: STRING ms of the last health check that could write, on every Redis · API · 60 s · one
+CANARY: Final = "arqscope:canary"
+CANARY_MS: Final = 60_000
 
 
 def worker(worker_id: str) -> str:
@@ -108,14 +111,25 @@ def minute(queue: str, epoch_minute: int) -> str:
     return f"arqscope:{{{queue}}}:minute:{epoch_minute}"
 
 
-def progress(queue: str, job_id: str) -> str:
-    """HASH progress, checkpoint and log lines of a job · the job · 7 d, removed at the end · one
-    per job that reports."""
-    return f"arqscope:{{{queue}}}:progress:{job_id}"
+def progress(queue: str, root: str) -> str:
+    """HASH progress (and ``…:log``, a LIST of lines) of a job and the retries of its letter · the
+    job · 7 d · one per job that reports."""
+    return f"arqscope:{{{queue}}}:progress:{root}"
+
+
+def job_memory(queue: str, root: str, enqueued_ms: int) -> str:
+    """HASH checkpoint and ``once:<name>`` marks, shared by all runs of one enqueued job · the job ·
+    30 d · one per job that uses it."""
+    return f"arqscope:{{{queue}}}:memory:{root}:{enqueued_ms}"
+
+
+#: ms a copy of a payload outlives it
+VAULT_MS: Final = 30 * 86_400_000
 
 
 def vault(queue: str, job_id: str) -> str:
-    """STRING copy of a payload about to expire · janitor · 30 d · jobs of stock producers."""
+    """STRING copy of a payload that expires · enqueue, janitor · 30 d beyond it, removed when the job
+    ends · jobs with an expiry, jobs of stock producers."""
     return f"arqscope:{{{queue}}}:vault:{job_id}"
 
 
@@ -148,8 +162,8 @@ def dead_retrying(source: str) -> str:
 
 
 def dead_closed(source: str) -> str:
-    """ZSET letter id → closed ms (resolved, discarded, archived) · actions, finish · trimmed after
-    retention."""
+    """ZSET letter id → closed ms (resolved, discarded, archived, aborted) · actions, finish · trimmed
+    after retention."""
     return f"arqscope:{{{source}}}:dead:closed"
 
 

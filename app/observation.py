@@ -316,7 +316,7 @@ class Observation:
                 "failed": totals.get("failed"),
                 "retried": totals.get("retried"),
                 "dead_total": totals.get("dead"),
-                "aborted": totals.get("aborted"),
+                "aborted": _aborted(totals),
                 "resolved": totals.get("resolved"),
                 "discarded": _discarded(totals),
                 "dead_open": letters.open,
@@ -372,6 +372,13 @@ def _discarded(totals: Mapping[str, int]) -> int | None:
     if "discarded" not in totals:
         return None
     return max(0, totals["discarded"] - totals.get("undone", 0))
+
+
+def _aborted(totals: Mapping[str, int]) -> int | None:
+    """Jobs aborted and left so; None when the counters are unknown."""
+    if "aborted" not in totals:
+        return None
+    return max(0, totals["aborted"] - totals.get("unaborted", 0))
 
 
 def _finished(run: JobRun) -> int:

@@ -250,6 +250,8 @@ def _state(
         if last is not None and last.outcome is Outcome.RETRY:
             return JobState.RETRYING
         return JobState.DEFERRED if float(score) > now_ms else JobState.QUEUED
+    if letter is not None and letter.decision == "ABORT":
+        return JobState.ABORTED
     if letter is not None and letter.state is not LetterState.RESOLVED:
         return JobState.RETRYING if letter.state is LetterState.RETRYING else JobState.DEAD
     if last is not None and last.outcome is Outcome.ABORTED:
@@ -278,7 +280,7 @@ async def _trail(
                     found.append(run)
 
     batch.ask(take, "XREVRANGE", keys.runs(queue), "+", "-", "COUNT", RUNS_WINDOW)
-    batch.ask(progress.update, "HGETALL", keys.progress(queue, job_id))
+    batch.ask(progress.update, "HGETALL", keys.progress(queue, job_id.partition("~r")[0]))
     await batch.run()
     return tuple(found), progress
 

@@ -30,7 +30,7 @@ EVENTS_PER_TICK: Final = 200
 BEAT_MS: Final = 20_000
 
 #: the counters, with those by which only dead letters change
-_COUNTERS: Final = (*TOTALS, "archived", "undone")
+_COUNTERS: Final = (*TOTALS, "archived", "undone", "unaborted")
 _WORKER_FIELDS: Final = (
     "id", "role", "host", "pid", "source", "version", "since_ms", "beat_ms", "slots", "busy",
     "state", "trouble", "rss_bytes", "cpu_s", "loop_lag_ms", "functions", "jobs",

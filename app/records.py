@@ -22,7 +22,7 @@ TOTALS: Final = (
     "failed",  # runs that raised or timed out, whatever came of it
     "retried",  # runs that were scheduled again
     "dead",  # jobs that became dead letters
-    "aborted",  # jobs an operator or producer aborted
+    "aborted",  # jobs an operator or producer aborted; "unaborted" of them were taken back
     "shutdown",  # runs interrupted by a stopping worker, run again for free
     "crashed",  # runs whose worker vanished
     "redriven",  # dead letters put back on the queue
@@ -123,7 +123,8 @@ class DeadLetter:
     source: str  #: queue or stream
     name: str  #: function or event type
     state: LetterState
-    reason: str  #: attempts · permanent · timeout · crash · expired · malformed · unknown-function
+    #: attempts · permanent · timeout · crash · expired · malformed · unknown-function · aborted
+    reason: str
     error_type: str = ""
     error: str = ""
     traceback: str = ""

@@ -40,7 +40,8 @@ class QueuePolicy(BaseModel):
     attempts: int = Field(default=3, ge=1, le=1_000)  #: runs that may fail before a job is dead
     backoff_s: float = Field(default=2.0, ge=0, le=3_600)  #: base of the exponential backoff
     backoff_cap_s: float = Field(default=600.0, ge=0, le=86_400)
-    crashes: int = Field(default=3, ge=1, le=100)  #: runs that may take the worker down
+    #: runs that may take the worker down; from the third on the job runs alone on its worker
+    crashes: int = Field(default=5, ge=1, le=100)
     keep_result_s: int | None = None  #: None: COMPLETED_JOB_TTL
 
     @field_validator("name")

@@ -10,6 +10,13 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 AGAIN_S: Final = 0.2
+#: s a cancelled job may clean up before it is cancelled again
+JOB_AGAIN_S: Final = 3.0
+#: s the jobs a stopping worker cancelled may clean up, all in all; then they are laid back as they are.
+#: The worker has left 2 s after its drain time, its own goodbyes included
+STOP_GRACE_S: Final = 1.5
+#: s after which a stopping worker cancels again those that swallowed it: within the grace
+STOP_AGAIN_S: Final = 0.75
 
 
 async def end(tasks: Iterable[asyncio.Task[Any]]) -> None:

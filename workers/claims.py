@@ -13,7 +13,9 @@ from app.scripts import script
 
 #: jobs per script call: bounds how long a claim may hold Redis
 BATCH: Final = 250
-#: crashes after which a job runs alone on its worker
+#: Crashes after which a job runs alone on its worker. A worker that vanished may have been killed by
+#: any job it ran, or by none: up to here a crash is a suspicion. Beyond, only this job is left to
+#: blame, and the crashes up to the policy's limit are what convicts it (ARCHITECTURE, Decisions).
 QUARANTINE_CRASHES: Final = 2
 MAX_KEPT_ATTEMPTS: Final = 10
 MAX_TRACEBACK_CHARS: Final = 3_000

@@ -23,34 +23,26 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from app import keys
-from app.connections import is_refusal, packed, pool_arguments
+from app.connections import is_refusal, pool_arguments, prepared
 from app.errors import SettingsError
 from app.payload import Codec, safe_str
-from workers.cancellation import end
-from workers.claims import BATCH, Claimer
+from workers.admission import Admission
+from workers.cancellation import STOP_GRACE_S, end
+from workers.claims import Claimer
 from workers.heartbeat import Heartbeat
-from workers.janitor import Janitor
 from workers.leases import LeaseKeeper
 from workers.outcomes import Outbox
 from workers.retry_policy import RetryPolicy
 from workers.runner import Runner
+from workers.supervision import supervise
 from workers.wakeups import POLL_S, Wakeups
 
 log = logging.getLogger("arqscope.worker")
 
 #: the releases of arq whose worker this engine was tested against
 TESTED_ARQ: Final = ("0.28.",)
-#: s between two rounds of the supervision (timeouts, aborts, lease watch)
+#: s between two looks at what else may have changed
 ROUND_S: Final = 0.1
-ABORT_ROUND_S: Final = 0.5
-#: s a cancelled job has to end before the worker stops waiting for it
-CANCEL_GRACE_S: Final = 2.0
-#: endings that may wait for Redis before no new job is claimed, per slot
-OUTBOX_PER_SLOT: Final = 4
-JANITOR_S: Final = 30.0
-#: ms; jobs that run shorter than this are claimed in big batches
-SHORT_RUN_MS: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,14 +87,10 @@ class Worker(arq.worker.Worker):
         self._draining = False
         self._signals = 0
         self._claims_made = 0
-        self._solo = False
-        self._room_until = (
-            0.0  #: monotonic; until then nothing new beside a job that must run alone
-        )
-        self._room_again_at = 0.0
         self._outbox: Outbox | None = None
         self._leases: LeaseKeeper | None = None
         self._runner: Runner | None = None
+        self.admission = Admission(self)
         self._slot_free = asyncio.Event()
         self._stop_wanted = asyncio.Event()
         self._side_tasks: list[asyncio.Task[Any]] = []
@@ -139,7 +127,7 @@ class Worker(arq.worker.Worker):
         if not self.burst:
             await heartbeat.start()
             self._spawn(self.wakeups.listen())
-        self._spawn(self._supervise())
+        self._spawn(supervise(self, on_trouble=self._on_trouble, on_slots=self._slot_free.set))
         if self.cron_jobs:
             await self.heart_beat()
         try:
@@ -201,12 +189,12 @@ class Worker(arq.worker.Worker):
         claiming = self._claiming = self._client_that_does_not_repeat()
         unsure_until = next_look = 0.0  # a claim that failed may still have been carried out, or be
         while not self._draining:
-            wanted = self._claimable()
+            wanted = self.admission.claimable()
             if wanted <= 0:
                 self._slot_free.clear()
                 if not self.burst:
                     await self.wakeups.hang_up()
-                if self._claimable() <= 0 and not self._draining:
+                if self.admission.claimable() <= 0 and not self._draining:
                     await self._wait(self._slot_free, ROUND_S)
                 if self._burst_is_over():
                     return
@@ -233,12 +221,10 @@ class Worker(arq.worker.Worker):
                 continue
             pause_s = 0.05
             self.trouble = ""
-            self._make_room(waits=found.quarantined_waits)
+            self.admission.make_room(waits=found.quarantined_waits)
             self.wakeups.clock_offset_ms = found.now_ms - time.time() * 1000
             if found.claims:
-                self._solo = found.claims[0].attempts.crashes >= 2 and len(found.claims) == 1
-                if self._solo:
-                    self._room_again_at = 0.0  # it worked: the next such job need not wait
+                self.admission.note(found.claims)
                 for claim in found.claims:
                     self.runner.start(claim)
                 await asyncio.sleep(0)
@@ -258,51 +244,8 @@ class Worker(arq.worker.Worker):
         arguments["retry"] = Retry(NoBackoff(), 0)
         return Redis.from_pool(ConnectionPool(**arguments))
 
-    def _claimable(self) -> int:
-        """Jobs this worker may claim now."""
-        if self._draining or self.quiet or not self.allow_pick_jobs or self._solo_runs():
-            return 0
-        leases = self._leases
-        if leases is not None and (
-            not leases.alive or leases.silent_s > self.options.lease_s * 0.67
-        ):
-            return 0  # without renewal nothing new may start
-        if len(self.outbox) > OUTBOX_PER_SLOT * max(self.max_jobs, 25):
-            return 0
-        if (self.tasks or len(self.outbox)) and time.monotonic() < self._room_until:
-            return 0
-        free = self.max_jobs - len(self.tasks)
-        if self.burst and self.max_burst_jobs >= 0:
-            free = min(free, self.max_burst_jobs - self._jobs_started())
-        return min(free, self._batch())
-
-    def _batch(self) -> int:
-        """Jobs per claim: many when they are short, an eighth of the slots when they take time.
-
-        Slots that all wait for one big claim would start, and so end, together, wave after wave,
-        each idle while the others are claimed and recorded.
-        """
-        if self.runner.mean_run_ms < SHORT_RUN_MS:
-            return BATCH
-        return min(BATCH, max(4, self.max_jobs // 8))
-
-    def _make_room(self, *, waits: bool) -> None:
-        """Let what runs here end, for a lease at most, so that a quarantined job gets its turn.
-
-        Without it a worker that always has work would never be idle, and the job never run.
-        """
-        now = time.monotonic()
-        if waits and now >= self._room_again_at:
-            self._room_until = now + self.options.lease_s
-            self._room_again_at = now + 4 * self.options.lease_s
-
-    def _solo_runs(self) -> bool:
-        if self._solo and not self.tasks:
-            self._solo = False
-        return self._solo
-
     def _burst_is_over(self) -> bool:
-        return self.burst and 0 <= self.max_burst_jobs <= self._jobs_started()
+        return self.burst and 0 <= self.max_burst_jobs <= self.jobs_started()
 
     async def _burst_queue_is_empty(self) -> bool:
         if self.tasks or len(self.outbox):
@@ -328,52 +271,6 @@ class Worker(arq.worker.Worker):
             self.handle_sig(Signals.SIGTERM)
         self._stir()
 
-    # -- supervision ---------------------------------------------------------------------------
-
-    async def _supervise(self) -> None:
-        """Watch timeouts, aborts, leases, cron, run-time concurrency; never dies of an error."""
-        next_abort = next_janitor = next_setting = 0.0
-        janitor = Janitor(self.queue_name)
-        while True:
-            await asyncio.sleep(ROUND_S)
-            now = time.monotonic()
-            self.runner.enforce_timeouts(now)
-            leases = self._leases
-            if leases is not None and (
-                not leases.alive or leases.silent_s > self.options.lease_s * 0.9
-            ):
-                self.runner.stop_all("the leases could not be renewed")
-            try:
-                if now >= next_abort and self.tasks:
-                    next_abort = now + ABORT_ROUND_S
-                    await self._abort_asked()
-                if now >= next_setting and not self.burst:
-                    next_setting = now + 5.0
-                    await self._read_concurrency()
-                if now >= next_janitor:
-                    next_janitor = now + JANITOR_S
-                    await janitor.round(self.pool, int(time.time() * 1000))
-                if self.cron_jobs or self.health_check_interval < 3600:
-                    await self.heart_beat()
-            except Exception as error:
-                self._on_trouble(f"supervision: {safe_str(error, 200)}")
-
-    async def _abort_asked(self) -> None:
-        ids = list(self.tasks)
-        scores = await cast(Any, self.pool.zmscore(keys.ARQ_ABORT, ids))
-        for job_id, score in zip(ids, scores, strict=True):
-            if score is not None:
-                self.runner.abort(job_id)
-
-    async def _read_concurrency(self) -> None:
-        wanted = await self.pool.get(keys.concurrency(self.queue_name))
-        if not wanted or not wanted.isdigit() or int(wanted) == self.max_jobs:
-            return
-        if 1 <= int(wanted) <= 10_000:
-            log.info("concurrency changed", extra={"slots": int(wanted)})
-            self.max_jobs = int(wanted)
-            self._slot_free.set()
-
     async def _finish_running(self) -> None:
         """Let running jobs end within the drain time, then lay the rest back for free."""
         drain_s = self.options.drain_s
@@ -387,7 +284,7 @@ class Worker(arq.worker.Worker):
             await self._wait(self._slot_free, ROUND_S)
         if self.tasks:
             self.runner.stop_all("the worker stops")
-            until = time.monotonic() + CANCEL_GRACE_S
+            until = time.monotonic() + STOP_GRACE_S
             while self.tasks and time.monotonic() < until:
                 self._slot_free.clear()
                 await self._wait(self._slot_free, ROUND_S)
@@ -419,6 +316,10 @@ class Worker(arq.worker.Worker):
     def wakeups(self) -> Wakeups:
         """How this worker learns of work."""
         return cast(Wakeups, self._wakeups)
+
+    def jobs_started(self) -> int:
+        """Jobs this worker has begun, for burst mode's limit."""
+        return int(self._jobs_started())
 
     def slot_freed(self) -> None:
         """A run ended: claim the next job at once."""
@@ -458,9 +359,9 @@ class Worker(arq.worker.Worker):
 
     async def _connect(self) -> None:
         # ids are bytes to Redis; what is not UTF-8 must come back as it was
-        recipe = pool_arguments(timeout_s=10.0, retries=1) | {"encoding_errors": "surrogateescape"}
+        recipe = pool_arguments(timeout_s=6.0, retries=1) | {"encoding_errors": "surrogateescape"}
         if self._pool is None and self.options.url:
-            pool = packed(ConnectionPool.from_url(self.options.url, **recipe))
+            pool = prepared(ConnectionPool.from_url(self.options.url, **recipe))
             self._pool = ArqRedis(
                 pool,
                 job_serializer=self.job_serializer,
@@ -476,15 +377,15 @@ class Worker(arq.worker.Worker):
                 default_queue_name=self.queue_name,
                 expires_extra_ms=self.expires_extra_ms,
             )
-            packed(self._pool.connection_pool).connection_kwargs.update(recipe)
-        pause_s = 0.5  # a wrong password must not become a storm of attempts
+            prepared(self._pool.connection_pool).connection_kwargs.update(recipe)
+        pause_s = 0.1
         while not self._draining:
             try:
                 await self._pool.ping()
             except (RedisError, OSError) as error:
                 self._on_trouble(f"cannot reach Redis: {safe_str(error, 200)}")
                 await self._wait(self._stop_wanted, pause_s * (0.5 + random.random()))  # noqa: S311
-                pause_s = min(1.2, pause_s * 2)
+                pause_s = min(1.0, pause_s * 2)
             else:
                 self.trouble = ""
                 return

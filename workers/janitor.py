@@ -1,8 +1,9 @@
 """Keep what would silently vanish: payloads of waiting jobs that are about to expire.
 
 Stock arq producers give a payload 24 h beyond its due time; a longer backlog destroys it unseen. A
-job about to lose its payload gets a copy in the vault, which the claim falls back on to bury the job
-with its arguments. A copy, not an extension: the producer may have meant ``_expires``.
+job about to lose its payload gets a copy in the vault, which becomes the dead letter's payload. A
+copy, not an extension: the producer may have meant ``_expires``. Our own producers put the copy there
+themselves; a stock job that expires before a round of the janitor has seen it leaves no bytes.
 """
 
 import logging
@@ -18,7 +19,6 @@ log = logging.getLogger("arqscope.worker")
 PAGE: Final = 500
 #: a payload with less left to live than this is copied
 SOON_MS: Final = 6 * 3_600_000
-VAULT_MS: Final = 30 * 86_400_000
 #: stale entries of arq's abort set, which arq itself never removes
 ABORT_KEPT_MS: Final = 3_600_000
 
@@ -49,7 +49,7 @@ class Janitor:
         async with redis.pipeline(transaction=True) as pipe:
             for name in ending:
                 pipe.copy(keys.arq_job(name), keys.vault(queue, name), replace=True)
-                pipe.pexpire(keys.vault(queue, name), VAULT_MS)
+                pipe.pexpire(keys.vault(queue, name), keys.VAULT_MS)
             await pipe.execute()
         log.warning("payloads vaulted", extra={"queue": queue, "count": len(ending)})
         return len(ending)

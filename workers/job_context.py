@@ -1,10 +1,15 @@
-"""What a job function finds under ``ctx["job"]``: progress, log, checkpoints, stop flag, once."""
+"""What a job function finds under ``ctx["job"]``: progress, log, checkpoints, stop flag, once.
+
+Progress and log are for people: the last run's words. Checkpoint and marks are the job's own
+memory: all its runs share them, retries of its dead letter included, and no other job that is
+enqueued later under the same id does.
+"""
 
 import asyncio
 import json
 import time
 from collections.abc import Callable
-from typing import Any, Final, cast
+from typing import Any, Final, NoReturn, cast
 
 from redis.asyncio import Redis
 
@@ -12,6 +17,8 @@ from app import keys
 from app.payload import dumps, loads, safe_str
 
 KEPT_S: Final = 7 * 86_400
+#: s the memory of a job outlives its last use: its dead letter may wait long for a retry
+MEMORY_KEPT_S: Final = 30 * 86_400
 MAX_LOG_LINES: Final = 200
 MAX_CHECKPOINT_BYTES: Final = 262_144
 
@@ -19,7 +26,9 @@ MAX_CHECKPOINT_BYTES: Final = 262_144
 class JobHandle:
     """One run's connection to the outside, passed to job functions as ``ctx["job"]``."""
 
-    __slots__ = ("_key", "_redis", "_stopping", "attempt", "correlation_id", "id", "queue")
+    __slots__ = (
+        "_key", "_memory", "_redis", "_stopping", "attempt", "correlation_id", "id", "queue",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -27,6 +36,7 @@ class JobHandle:
         queue: str,
         job_id: str,
         attempt: int,
+        enqueued_ms: int,
         correlation_id: str,
         stopping: Callable[[], bool],
     ) -> None:
@@ -35,7 +45,8 @@ class JobHandle:
         self.attempt = attempt  #: 1 on the first run
         self.correlation_id = correlation_id
         self._redis = redis
-        self._key = keys.progress(queue, job_id)
+        self._key = keys.progress(queue, self.idempotency_key)
+        self._memory = keys.job_memory(queue, self.idempotency_key, enqueued_ms)
         self._stopping = stopping
 
     @property
@@ -44,18 +55,26 @@ class JobHandle:
         return self.id.partition("~r")[0]
 
     def should_stop(self) -> bool:
-        """Whether the worker is draining: save a checkpoint and return or await soon."""
+        """Whether the worker is draining: save a checkpoint and ``lay_back``, or end soon."""
         return self._stopping()
+
+    def lay_back(self) -> NoReturn:
+        """Give the job back to its queue, at no attempt; raises RuntimeError unless ``should_stop``."""
+        if not self._stopping():
+            raise RuntimeError("lay_back() is for a job whose should_stop() is true")
+        raise asyncio.CancelledError
 
     async def progress(self, done: float, total: float, message: str = "") -> None:
         """Report *done* of *total* (any unit), shown on the job's page."""
         await self._write(
+            self._key,
             {
                 "done": f"{done:g}",
                 "total": f"{total:g}",
                 "message": safe_str(message, 500),
                 "progress_ms": str(int(time.time() * 1000)),
-            }
+            },
+            KEPT_S,
         )
 
     async def log(self, text: str) -> None:
@@ -72,17 +91,23 @@ class JobHandle:
         raw = dumps(value)
         if len(raw) > MAX_CHECKPOINT_BYTES:
             raise ValueError(f"a checkpoint of {len(raw):,} bytes is over {MAX_CHECKPOINT_BYTES:,}")
-        await self._write({"checkpoint": raw})
+        await self._write(self._memory, {"checkpoint": raw}, MEMORY_KEPT_S)
 
     async def restore(self, default: Any = None) -> Any:
         """Return the last checkpoint of this job, or *default*."""
-        raw = await cast(Any, self._redis.hget(self._key, "checkpoint"))
+        raw = await cast(Any, self._redis.hget(self._memory, "checkpoint"))
         return default if raw is None else loads(raw)
 
     async def once(self, name: str) -> bool:
-        """Whether this call is the first with *name* in all runs of this job (kept 7 days)."""
-        first = await cast(Any, self._redis.hsetnx(self._key, f"once:{name}", "1"))
-        await cast(Any, self._redis.expire(self._key, KEPT_S))
+        """Whether this call is the first with *name* in all runs of this job.
+
+        The mark is set before the effect: a worker that dies between the two has skipped the
+        effect. Where that is worse than doing it twice, give ``idempotency_key`` to the receiver.
+        """
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.hsetnx(self._memory, f"once:{name}", "1")
+            pipe.expire(self._memory, MEMORY_KEPT_S)
+            first, _ = await pipe.execute()
         return bool(first)
 
     async def sleep(self, seconds: float) -> None:
@@ -91,8 +116,8 @@ class JobHandle:
         while not self._stopping() and (left := end - time.monotonic()) > 0:  # noqa: ASYNC110
             await asyncio.sleep(min(left, 0.25))
 
-    async def _write(self, fields: dict[str, Any]) -> None:
+    async def _write(self, key: str, fields: dict[str, Any], kept_s: int) -> None:
         async with self._redis.pipeline(transaction=False) as pipe:
-            pipe.hset(self._key, mapping=fields)
-            pipe.expire(self._key, KEPT_S)
+            pipe.hset(key, mapping=fields)
+            pipe.expire(key, kept_s)
             await pipe.execute()

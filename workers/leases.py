@@ -13,17 +13,21 @@ from redis import ConnectionPool, Redis
 from redis.exceptions import NoScriptError
 
 from app import keys
+from app.connections import gated
 from app.payload import safe_str
 from app.scripts import script
 
 log = logging.getLogger("arqscope.worker")
 
-#: renewals per lease: three tries must fit before it ends
-RENEWALS_PER_LEASE: Final = 3
-#: s between renewals and s one may take, at most: together they bound how late a silent Redis is
-#: noticed, which must be within 10 s
+#: Parts of the lease between two renewals, and that one may take: after a renewal that worked, three
+#: tries begin before the lease ends, though each waits in vain (1/6 + 2/4 and two pauses < 1).
+INTERVAL_SHARE: Final = 1 / 6
+TIMEOUT_SHARE: Final = 1 / 4
+#: s of the same at most: together they bound how late a silent Redis is noticed, within 10 s
 INTERVAL_S: Final = 3.0
 TIMEOUT_S: Final = 5.0
+#: s from a try that failed to the next; doubled up to the interval
+AGAIN_S: Final = 0.2
 BATCH: Final = 500
 
 
@@ -47,7 +51,7 @@ class LeaseKeeper:
         self._queue = queue
         self._lease_s = lease_s
         self._on_lost = on_lost
-        timeout_s = min(TIMEOUT_S, lease_s / RENEWALS_PER_LEASE)
+        timeout_s = min(TIMEOUT_S, lease_s * TIMEOUT_SHARE)
         arguments = {
             "socket_timeout": timeout_s,
             "socket_connect_timeout": timeout_s,
@@ -56,7 +60,7 @@ class LeaseKeeper:
             **(connection or {}),
         }
         pool = ConnectionPool.from_url(url, **arguments) if url else ConnectionPool(**arguments)
-        self._redis = Redis(connection_pool=pool)
+        self._redis = Redis(connection_pool=gated(pool))
         self._stop = threading.Event()
         self._renewed_at = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="arqscope-leases", daemon=True)
@@ -83,7 +87,7 @@ class LeaseKeeper:
         self._redis.close()
 
     def _run(self) -> None:
-        pause_s = min(INTERVAL_S, self._lease_s / RENEWALS_PER_LEASE)
+        pause_s = min(INTERVAL_S, self._lease_s * INTERVAL_SHARE)
         wait_s = pause_s
         failures = 0
         while not self._stop.wait(wait_s):
@@ -93,7 +97,7 @@ class LeaseKeeper:
                 failures += 1
                 level = logging.ERROR if failures == 1 else logging.DEBUG
                 log.log(level, "leases not renewed", extra={"error": safe_str(error, 200)})
-                wait_s = min(pause_s, 0.25 * 2 ** min(failures, 10))
+                wait_s = min(pause_s, AGAIN_S * 2 ** min(failures - 1, 10))
             else:
                 if failures:
                     log.warning("leases renewed again", extra={"silent_s": round(self.silent_s, 1)})

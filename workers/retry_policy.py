@@ -19,7 +19,7 @@ class RetryPolicy:
     attempts: int = 1
     base_s: float = 2.0
     cap_s: float = 600.0
-    crashes: int = 3  #: crashes after which a job is dead
+    crashes: int = 5  #: crashes after which a job is dead
     retry_errors: bool = True  #: False: stock arq's rule, a plain exception is final
 
     def delay_s(self, failures: int, uniform: Callable[[], float] = random.random) -> float:

@@ -7,7 +7,7 @@ import logging
 import pickle  # results of pickled jobs go back to the stock producer that asked
 import time
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from arq.jobs import SerializationError, deserialize_job_raw
@@ -17,7 +17,8 @@ from app.errors import ArqscopeError, BadPayload
 from app.fingerprint import fingerprint
 from app.payload import MAX_PAYLOAD_BYTES, JobPayload, safe_str
 from app.records import MAX_ERROR_BYTES, bucket_of, utc
-from workers.claims import Attempts, Claim
+from workers.cancellation import JOB_AGAIN_S, STOP_AGAIN_S
+from workers.claims import QUARANTINE_CRASHES, Attempts, Claim
 from workers.job_context import JobHandle
 from workers.outcomes import ABORTED, COMPLETE, DEAD, LAID_BACK, RETRY, SHUTDOWN, Ending, Outbox
 from workers.retry_policy import GiveUp, RetryPolicy, after_failure
@@ -39,8 +40,6 @@ _WORDS: Final = {
 UNKNOWN_DELAY_MS: Final = 5_000
 #: s the result of a cron tick is kept at least: it stops a late worker from running the tick again
 TICK_KEPT_S: Final = 3600
-#: s a cancelled run may clean up before it is cancelled again
-CANCEL_AGAIN_S: Final = 3.0
 _quoted = json.encoder.encode_basestring_ascii
 _NO_JOB: Final = JobPayload("<unknown>", (), {}, 0, None, {})
 
@@ -91,8 +90,10 @@ class Runner:
             return self._end_aborted(run)
         policy = self._policy(run)
         if claim.attempts.crashes >= policy.crashes:
+            alone = max(0, claim.attempts.crashes - QUARANTINE_CRASHES)
             crash = JobExecutionFailed(
-                f"the worker vanished {claim.attempts.crashes} times while it ran this job"
+                f"the worker vanished {claim.attempts.crashes} times while it ran this job, "
+                f"{alone} of them with nothing beside it"
             )
             return self._bury(run, "crash", crash)
         if claim.stock_tries >= policy.attempts and claim.stock_tries > claim.attempts.runs:
@@ -127,6 +128,7 @@ class Runner:
                     self._queue,
                     job_id,
                     attempt,
+                    job.enqueued_ms,
                     str(job.options.get("cid", "")),
                     lambda: worker.draining or bool(run.stopped),
                 ),
@@ -214,9 +216,14 @@ class Runner:
                 self._put(run, SHUTDOWN, attempts=run.claim.attempts.shut_down())
 
     def _end_aborted(self, run: _Run) -> None:
+        """End the job on somebody's wish: a closed letter, so that it can be taken back."""
         self._worker.jobs_failed += 1
-        result = self._result(run, run.claim.attempts.runs + 1, False, asyncio.CancelledError())
-        self._put(run, ABORTED, result)
+        past = run.claim.attempts
+        result = self._result(run, past.runs + 1, False, asyncio.CancelledError())
+        text = "aborted before it ran" if run.task is None else "aborted while it ran"
+        attempts = replace(past, runs=past.runs + (run.task is not None))
+        letter = self._letter(run, "aborted", "CancelledError", text, text, attempts)
+        self._put(run, ABORTED, result, letter=letter)
 
     def _lay_back_unknown(self, run: _Run) -> None:
         """A rolling deploy must not destroy jobs: wait for a worker that knows the function."""
@@ -239,12 +246,21 @@ class Runner:
         attempts: Attempts | None = None,
     ) -> None:
         """End the job as a dead letter with everything known about why."""
-        worker, claim, job = self._worker, run.claim, run.job
+        worker, claim = self._worker, run.claim
         worker.jobs_failed += 1
         attempts = attempts or claim.attempts
         text = safe_str(error, 4096)
         kind = type(error).__name__
-        trace = trace or f"{kind}: {text}"
+        letter = self._letter(run, reason, kind, text, trace or f"{kind}: {text}", attempts)
+        log.error("job is dead", extra={"job": claim.id, "reason": reason, "error": text[:200]})
+        result = self._result(run, max(attempts.runs, 1), False, error)
+        self._put(run, DEAD, result, error=f"{kind}: {text}", letter=letter)
+
+    def _letter(
+        self, run: _Run, reason: str, kind: str, text: str, trace: str, attempts: Attempts
+    ) -> str:
+        """Encode the fields of the job's dead letter, as the script takes them."""
+        job = run.job
         letter = {
             "kind": "job",
             "source": self._queue,
@@ -255,16 +271,13 @@ class Runner:
             "traceback": trace,
             "fingerprint": fingerprint(kind, text, trace),
             "attempts": str(max(attempts.runs, 1)),
-            "worker": worker.id,
+            "worker": self._worker.id,
             "enqueued_ms": str(job.enqueued_ms),
             "correlation_id": str(job.options.get("cid", "")),
             "history": json.dumps(attempts.failures),
         }
-        log.error("job is dead", extra={"job": claim.id, "reason": reason, "error": text[:200]})
-        result = self._result(run, max(attempts.runs, 1), False, error)
         # Lua's JSON decoder refuses escaped lone surrogates, which errors about file names may hold
-        encoded = json.dumps(letter, ensure_ascii=False).encode("utf-8", "replace").decode()
-        self._put(run, DEAD, result, error=f"{kind}: {text}", letter=encoded)
+        return json.dumps(letter, ensure_ascii=False).encode("utf-8", "replace").decode()
 
     def _put(
         self,
@@ -332,8 +345,10 @@ class Runner:
                 continue
             if not run.stopped and now >= run.deadline:
                 self._cancel(run, "timeout")
-            elif run.stopped and now - run.cancelled_at >= CANCEL_AGAIN_S:
-                self._cancel(run, run.stopped)
+            elif run.stopped:
+                again_s = STOP_AGAIN_S if run.stopped == "stop" else JOB_AGAIN_S
+                if now - run.cancelled_at >= again_s:
+                    self._cancel(run, run.stopped)
 
     def abort(self, job_id: str) -> None:
         """Cancel a running job for good."""

@@ -5,6 +5,7 @@ keyspace events they are heard at once, elsewhere the poll sees them. Control me
 """
 
 import asyncio
+import contextlib
 import logging
 import random
 import time
@@ -97,7 +98,8 @@ class Wakeups:
         if pop is None or self._blocking is None:
             return
         await end([pop])
-        await self._blocking.connection_pool.disconnect()  # the cancelled read could still take one
+        with contextlib.suppress(RedisError, OSError):  # the cancelled read could still take one
+            await self._blocking.connection_pool.disconnect()
 
     async def listen(self) -> None:
         """Hear control messages and the queue's keyspace events until cancelled."""
@@ -120,12 +122,13 @@ class Wakeups:
                             self._on_control(message["data"])
                         elif message["data"] in (b"zadd", b"zincr"):
                             self._stirred.set()
-            except (RedisError, OSError) as error:
+            except Exception as error:  # redis-py also raises AttributeError, RuntimeError …
                 self._has_events = False
                 self._on_trouble(f"control channel lost: {safe_str(error, 200)}")
                 await asyncio.sleep(0.2 + random.random() * 0.8)  # noqa: S311
             finally:
-                await client.aclose(close_connection_pool=True)
+                with contextlib.suppress(Exception):  # closing what is broken must not end the ears
+                    await client.aclose(close_connection_pool=True)
 
     async def close(self) -> None:
         """Close the blocking connection."""
@@ -157,7 +160,7 @@ class Wakeups:
         pop, self._pop = self._pop, None
         try:
             return pop.result() is not None
-        except (RedisError, OSError) as error:
+        except Exception as error:  # redis-py also raises AttributeError, RuntimeError …
             self._on_trouble(f"cannot wait for jobs: {safe_str(error, 200)}")
             await self.stirred(0.2)
             return True

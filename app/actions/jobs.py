@@ -1,5 +1,6 @@
 """Actions on jobs: submit, cancel, abort, run now."""
 
+import json
 import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -11,11 +12,13 @@ from app import keys
 from app.actions.asking import ActionReport, Actor, Connections, asked, check_queue, permit
 from app.enqueue import Enqueued, JobRequest, codec_of, enqueue_many
 from app.errors import ActionRefused, InvalidRequest, NotFound, UnknownFunction
+from app.payload import safe_str
 from app.scripts import script
 from app.settings import Settings
 
 MAX_JOBS: Final = 1_000  #: per call
 _RETRY_ID: Final = re.compile(r"(.*)~r\d+")
+_FUNCTION: Final = re.compile(r'"f":"([^"\\]{1,128})"')
 _HERE: Final = str(Path(__file__).parent)  #: "beside" it lie the scripts, in app/lua
 
 
@@ -54,10 +57,13 @@ async def submit_jobs(
 async def cancel_job(
     connections: Connections, settings: Settings, actor: Actor, queue: str, job_id: str
 ) -> ActionReport:
-    """Take a queued job off its queue; ActionRefused when it runs (abort it instead)."""
+    """Take a queued job off its queue; ActionRefused when it runs (abort it instead).
+
+    It becomes a closed letter with its payload: ``undo_discard`` opens it, a retry runs it.
+    """
     await check_queue(connections, settings, queue)
     await permit(connections, settings, actor, "cancel_job", f"{queue}/{job_id}")
-    word = await cancel(connections.queue, queue, job_id)
+    word = await cancel(connections.queue, queue, job_id, asked_by=actor.name)
     if word == "running":
         raise ActionRefused(f"{job_id} is running; abort it instead")
     return _report("cancel_job", queue, job_id, word)
@@ -69,9 +75,8 @@ async def abort_job(
     """Ask the worker to stop a running job, or take a queued one off its queue."""
     await check_queue(connections, settings, queue)
     await permit(connections, settings, actor, "abort_job", f"{queue}/{job_id}")
-    return _report(
-        "abort_job", queue, job_id, await cancel(connections.queue, queue, job_id, abort=True)
-    )
+    word = await cancel(connections.queue, queue, job_id, abort=True, asked_by=actor.name)
+    return _report("abort_job", queue, job_id, word)
 
 
 async def promote_job(
@@ -89,9 +94,18 @@ async def promote_job(
 
 
 async def cancel(
-    redis: Redis, queue: str, job_id: str, *, abort: bool = False, due_before_ms: int | None = None
+    redis: Redis,
+    queue: str,
+    job_id: str,
+    *,
+    abort: bool = False,
+    due_before_ms: int | None = None,
+    asked_by: str = "",
 ) -> str:
-    """Run the script that cancels or aborts one job; not audited, for actions that were."""
+    """Run the script that cancels or aborts one job; not audited, for actions that were.
+
+    *asked_by* is who wants it and signs the letter that keeps the payload; empty: nothing is kept.
+    """
     retry = _RETRY_ID.fullmatch(job_id)
     root = retry.group(1) if retry else ""
     word = await asked(
@@ -110,11 +124,38 @@ async def cancel(
                 keys.dead_retrying(queue),
                 keys.dead_record(queue, root),
                 keys.progress(queue, job_id),
+                keys.dead_closed(queue),
+                keys.dead_record(queue, job_id),
+                keys.dead_payload(queue, job_id),
+                keys.vault(queue, job_id),
             ],
-            [job_id, "1" if abort else "0", root, "" if due_before_ms is None else due_before_ms],
+            [
+                job_id,
+                "1" if abort else "0",
+                root,
+                "" if due_before_ms is None else due_before_ms,
+                await _letter(redis, queue, job_id, asked_by) if asked_by else "",
+            ],
         )
     )
     return str(word)
+
+
+async def _letter(redis: Redis, queue: str, job_id: str, asked_by: str) -> str:
+    """Encode the fields of the closed letter of a job that never ran."""
+    payload = str(await asked(redis.getrange(keys.arq_job(job_id), 0, 400)))
+    function = _FUNCTION.search(payload)
+    fields = {
+        "kind": "job",
+        "source": queue,
+        "name": safe_str(function.group(1) if function else "?", 128),
+        "reason": "aborted",
+        "error": "aborted before it ran",
+        "attempts": "0",
+        "actor": safe_str(asked_by, 200),
+        "decision_reason": safe_str(f"asked for by {asked_by}", 400),
+    }
+    return json.dumps(fields, ensure_ascii=False).encode("utf-8", "replace").decode()
 
 
 _SENTENCES: Final = {

@@ -22,7 +22,12 @@ if wanted == 'new' then
              'decision', ARGV[4], 'decision_reason', ARGV[5])
   redis.call('ZREM', KEYS[3], ARGV[1])
   redis.call('ZADD', KEYS[2], int(tonumber(seen[4] or '') or now), ARGV[1])
-  redis.call('HINCRBY', KEYS[4], 'undone', 1)
+  if seen[2] == 'ABORT' then  -- counted as aborted so far: from now on it is a dead job
+    redis.call('HINCRBY', KEYS[4], 'unaborted', 1)
+    redis.call('HINCRBY', KEYS[4], 'dead', 1)
+  else
+    redis.call('HINCRBY', KEYS[4], 'undone', 1)
+  end
   return 'done'
 end
 if state ~= 'new' then return 'state:' .. state end

@@ -1,6 +1,7 @@
 """The conservation law: what became of every job a producer was told is accepted.
 
-Every acked id is in exactly one of results, queue (waiting or running) and dead letters; a job that
+Every acked id is in exactly one of results, queue (waiting or running) and dead letters (the closed
+ones of aborted jobs included); a job that
 ended well had its effect; and no job had it more often than its runs and takeovers explain.
 """
 
@@ -28,6 +29,7 @@ class Verdict:
     waiting: int
     running: int
     dead: int
+    aborted: int  #: on somebody's wish: closed letters
     lost: tuple[str, ...]  #: acked, and nowhere
     doubled: tuple[str, ...]  #: in two places
     unaccounted: tuple[str, ...]  #: complete without an effect, or counted otherwise than found
@@ -51,6 +53,7 @@ class Verdict:
             "duplicates": self.duplicates,
             "excess": len(self.excess),
             "dead": self.dead,
+            "aborted": self.aborted,
         }
 
 
@@ -74,17 +77,18 @@ async def conserved(
             for i in await redis.zrange(key, 0, -1)
         },
     )
-    waiting, ended = queued - running, set(results) - dead
-    places = Counter([*waiting, *(running & queued), *ended, *dead])
+    aborted = await _aborted(redis, queue)
+    waiting, ended = queued - running, set(results) - dead - aborted
+    places = Counter([*waiting, *(running & queued), *ended, *dead, *aborted])
     ids = set(acked)
     effects = ledger.counts(ledger.read(directory), effect)
     unaccounted = [i for i in ended & ids if results[i].get("s") and not effects[i]]
     totals = {_text(k): int(v) for k, v in (await _any(redis.hgetall(keys.totals(queue)))).items()}
     well = sum(1 for i in ended if results[i].get("s"))
-    if totals.get("complete", 0) != well or totals.get("dead", 0) != len(dead):
+    told = tuple(totals.get(name, 0) for name in ("complete", "dead", "aborted"))
+    if told != (well, len(dead), len(aborted)):
         unaccounted.append(
-            f"totals complete={totals.get('complete', 0)} dead={totals.get('dead', 0)}, "
-            f"found complete={well} dead={len(dead)}"
+            f"totals of complete, dead, aborted are {told}, found {(well, len(dead), len(aborted))}"
         )
     return Verdict(
         acked=len(ids),
@@ -92,6 +96,7 @@ async def conserved(
         waiting=len(waiting),
         running=len(running & queued),
         dead=len(dead),
+        aborted=len(aborted),
         lost=tuple(sorted(i for i in ids if not places[i])),
         doubled=tuple(sorted(i for i, n in places.items() if n > 1)),
         unaccounted=tuple(unaccounted),
@@ -103,6 +108,14 @@ async def conserved(
         ),
         stray=await _strays(redis, queue, queued, running, must_be_empty=must_be_empty),
     )
+
+
+async def _aborted(redis: Redis, queue: str) -> set[str]:
+    """Closed letters of jobs that were aborted."""
+    closed = await redis.zrange(keys.dead_closed(queue), 0, -1)
+    names = [_text(i) for i in closed]
+    decisions = [await _any(redis.hget(keys.dead_record(queue, i), "decision")) for i in names]
+    return {name for name, word in zip(names, decisions, strict=True) if word == b"ABORT"}
 
 
 async def _results(redis: Redis) -> dict[str, Mapping[str, Any]]:

@@ -16,7 +16,7 @@ class ChaosProxy:
     keeps connections open, as a firewall that drops does; ``cut()`` resets all connections;
     ``lose_reply_with`` resets in place of the first reply
     that holds these bytes; ``cut_next_reply`` lets one request through and resets before its reply; ``refuse`` resets new
-    connections. ``connections`` counts accepted ones.
+    connections. ``connections`` counts accepted ones; ``target_port`` may be set later.
     """
 
     def __init__(self, target_port: int, seed: int = 0) -> None:
@@ -28,7 +28,7 @@ class ChaosProxy:
         self.lose_reply_with = b""
         self.cut_next_reply = False
         self.connections = 0
-        self._target_port = target_port
+        self.target_port = target_port
         self._random = random.Random(seed)
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -73,10 +73,13 @@ class ChaosProxy:
             _reset(writer)
             return
         try:
-            target = await asyncio.open_connection("127.0.0.1", self._target_port)
+            target = await asyncio.open_connection("127.0.0.1", self.target_port)
         except OSError:
             _reset(writer)
             return
+        except asyncio.CancelledError:
+            _reset(writer)
+            raise
         self._writers.add(writer)
         ways = [
             asyncio.create_task(self._pump(reader, target[1], writer, is_reply=False)),
@@ -86,12 +89,13 @@ class ChaosProxy:
             with contextlib.suppress(asyncio.CancelledError):  # asyncio's streams would log it
                 await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            # first of all: a second cancellation, at the end of a test, would leave them open
+            target[1].transport.abort()
+            writer.transport.abort()
+            self._writers.discard(writer)
             for way in ways:
                 way.cancel()
             await asyncio.gather(*ways, return_exceptions=True)
-            self._writers.discard(writer)
-            target[1].transport.abort()
-            writer.transport.abort()
 
     async def _pump(
         self,

@@ -25,6 +25,7 @@ from app.errors import RedisUnavailable
 from app.payload import Codec
 from app.records import MAX_ERROR_BYTES
 from tests.conftest import unused_port
+from tests.faults.api import api
 from tests.faults.checker import describe
 from tests.faults.conftest import Row
 from tests.faults.fault_jobs import EXCEPTIONS
@@ -52,7 +53,7 @@ async def test_blocking_functions_hold_neither_the_loop_nor_their_worker(
     blockers = {"sleep": ("block", (60,)), "regex": ("backtrack", ())}
     if sized(True, False):
         blockers["frames"] = ("crunch", ())
-    limit_s = sized(4.0, 0.8)
+    limit_s = sized(4.0, 1.6)  # a loaded machine needs a second to start a child
     worker = rig.start()
     await rig.submit([JobRequest(name="measure_loop", args=(limit_s + 1,), id="metronome")])
     await rig.submit(
@@ -244,22 +245,79 @@ def _sha(raw: bytes | None) -> str:
 
 
 @pytest.mark.row("W13")
-async def test_expired_and_aborted_jobs_and_failed_cron_jobs_end_in_the_books(
+async def test_six_ways_to_end_without_success_are_six_letters_with_the_bytes_enqueued(
     make_rig: MakeRig, row: Row
 ) -> None:
     """
-    Expired: a dead letter without bytes, there are none left. Aborted: on purpose, so a result only.
+    Unknown function, expired, undecodable, attempts used up, aborted, cron: all as our own producer,
+    arq's ``Job.abort`` and arq's cron put them there.
     """
     rig = make_rig()
-    await rig.submit([JobRequest(name="work", id="expired", expires_s=0.05)])
+    rig.policy(attempts=1)
+    payload_of = {}
+    await rig.submit([JobRequest(name="work", id="expired", expires_s=0.3)])
+    payload_of["expired"] = await rig.client.get(keys.arq_job("expired"))
+    await rig.submit(
+        [
+            JobRequest(name="nobody_knows_me", id="unknown"),
+            JobRequest(name="always_fail", id="tries"),
+            JobRequest(name="work", args=(60,), id="aborted"),
+        ]
+    )
+    await rig.client.set(keys.arq_job("undecodable"), b"\x00\xffnot a job")
+    await rig.client.zadd(rig.queue, {"undecodable": 1})
+    # nobody has known the function since 1970: the grace of a rolling deploy is over
+    await rig.client.hset(keys.attempts(rig.queue), "unknown", '0:0:0:0|{"f":[],"u":1}')
+    for name in ("unknown", "tries", "aborted", "undecodable"):
+        payload_of[name] = await rig.client.get(keys.arq_job(name))
     await rig.holds(lambda: _gone(rig, "expired"))
-    await rig.work(1, 60, prefix="aborted")
     worker = rig.start()
-    await rig.has("start")
-    job = Job("aborted0", rig.client, rig.queue, Codec().decode)
+    await rig.has("start", 2)  # "tries" and "aborted"
+    job = Job("aborted", rig.client, rig.queue, Codec().decode)
     assert await job.abort(timeout=5, poll_delay=0.05)
     await rig.emptied()
     await rig.stop()
+    payload_of |= await _failed_cron(rig)
+
+    closed = {i.decode() for i in await rig.client.zrange(keys.dead_closed(rig.queue), 0, -1)}
+    opened = {i.decode() for i in await rig.client.zrange(keys.dead_open(rig.queue), 0, -1)}
+    records = {name: await _record(rig, name) for name in closed | opened}
+    kept = {n: await rig.client.get(keys.dead_payload(rig.queue, n)) for n in payload_of}
+    kept_for_ever = [await rig.client.ttl(keys.dead_payload(rig.queue, n)) for n in payload_of]
+    cron_id = next(name for name in payload_of if name.startswith("nightly"))
+    totals = await rig.totals()
+    row.figure(classes=len(records), totals=totals)
+    assert not worker.is_alive
+    assert {name: record["reason"] for name, record in records.items()} == {
+        "unknown": "unknown-function",
+        "expired": "expired",
+        "undecodable": "malformed",
+        "tries": "attempts",
+        "aborted": "aborted",
+        cron_id: "attempts",
+    }
+    assert {n: _sha(raw) for n, raw in kept.items()} == {
+        n: _sha(raw) for n, raw in payload_of.items()
+    }
+    assert all(payload_of.values())
+    assert set(kept_for_ever) == {-1}
+    assert closed == {"aborted"}
+    assert (records["aborted"]["state"], records["aborted"]["decision"]) == ("discarded", "ABORT")
+    assert (totals["aborted"], totals["dead"]) == (1, 5)
+    assert not [key async for key in rig.client.scan_iter(keys.vault(rig.queue, "*"))]
+    verdict = await rig.verdict(effect="start")
+    assert verdict.holds, describe(verdict)
+
+
+async def _failed_cron(rig: Rig) -> dict[str, bytes]:
+    """Let arq's cron enqueue a job that fails; return its id and the bytes that were enqueued."""
+    enqueued: dict[str, bytes] = {}
+    codec = Codec()
+
+    def encode(job: dict[str, Any]) -> bytes:
+        raw = codec.encode(job)
+        enqueued.setdefault(job.get("f", ""), raw)
+        return raw
 
     async def nightly(ctx: dict[str, Any]) -> None:
         raise ConnectionError("no base tonight")
@@ -269,24 +327,18 @@ async def test_expired_and_aborted_jobs_and_failed_cron_jobs_end_in_the_books(
         queue_name=rig.queue,
         handle_signals=False,
         poll_delay=0.1,
-        ctx={"arqscope": EngineOptions(url=rig.server.database(2), codec=Codec())},
+        job_serializer=encode,
+        job_deserializer=codec.decode,
+        ctx={"arqscope": EngineOptions(url=rig.server.database(2), codec=codec)},
     )
     running = asyncio.create_task(scheduler.main())
     await until(lambda: asyncio.sleep(0, scheduler.jobs_failed > 0))
     scheduler.handle_sig(15)  # type: ignore[arg-type]
     await running
     await scheduler.close()
-
-    totals = await rig.totals()
-    reasons = {
-        raw.decode(): (await _record(rig, raw.decode()))["reason"]
-        for raw in await rig.client.zrange(keys.dead_open(rig.queue), 0, -1)
-    }
-    row.figure(totals=totals, reasons=sorted(reasons.values()))
-    assert not worker.is_alive
-    assert reasons.pop("expired") == "expired"
-    assert [name.partition(":")[0] for name in reasons] == ["nightly"]
-    assert (totals["aborted"], totals["dead"]) == (1, 2)
+    letters = await rig.client.zrange(keys.dead_open(rig.queue), 0, -1)
+    name = next(raw.decode() for raw in letters if raw.startswith(b"nightly"))
+    return {name: enqueued["nightly"]}
 
 
 async def _gone(rig: Rig, job_id: str) -> bool:
@@ -320,6 +372,47 @@ async def test_hooks_that_raise_and_a_redis_that_is_away_cost_no_ending(
     assert (alive, codes) == ([True, True], [0, 0])
     assert verdict.holds, describe(verdict)
     assert (verdict.complete, verdict.dead) == (20, 20)
+
+
+@pytest.mark.row("W14")
+async def test_an_audit_that_cannot_be_written_refuses_the_action_and_costs_no_ending(
+    make_rig: MakeRig, row: Row
+) -> None:
+    """
+    Somebody wants to abort a job: without an audit line nothing is aborted, and the job ends as it would
+    have, also where letters are written.
+    """
+    rig = make_rig()
+    worker = rig.start()
+    async with api(rig) as http:
+        await rig.work(3, 0.8)
+        await rig.has("start", 3)
+        await rig.client.set(keys.AUDIT, "not a stream: XADD is refused")
+        refused = [
+            await http.post(f"/jobs/{rig.queue}/j0/abort"),
+            await http.post(f"/jobs/{rig.queue}", json={"name": "work", "data": {}}),
+            await http.post(f"/queues/{rig.queue}/pause"),
+        ]
+        looked = await http.get(f"/jobs/{rig.queue}/j0")
+    await rig.submit([JobRequest(name="always_fail", id="dies")])
+    await rig.emptied()
+    alive = worker.is_alive
+    await rig.stop()
+
+    verdict = await rig.verdict()
+    row.figure(
+        refused=[answer.status_code for answer in refused],
+        looked=looked.status_code,
+        deaths=int(not alive),
+        **verdict.figures(),
+    )
+    assert alive
+    assert [answer.status_code for answer in refused] == [503] * 3
+    assert looked.status_code == 200
+    assert verdict.holds, describe(verdict)
+    assert (verdict.complete, verdict.dead, verdict.aborted) == (3, 1, 0)
+    assert (await rig.totals())["accepted"] == 4
+    assert not await rig.client.exists(keys.PAUSED_QUEUES, keys.ARQ_ABORT)
 
 
 @pytest.mark.row("W16")

@@ -10,9 +10,10 @@ from redis.asyncio import Redis
 from app import actions, audit, keys, redrive
 from app.actions import Connections
 from app.connections import connect
-from app.enqueue import JobRequest
+from app.enqueue import JobRequest, enqueue
 from app.errors import ActionRefused, NotFound, UnknownFunction
-from app.redrive import POLICY, Shelf, Verdict
+from app.records import LetterState
+from app.redrive import POLICY, Shelf, Verdict, read_letter
 from app.settings import Settings
 from tests.conftest import start_redis
 from tests.letters import (
@@ -241,6 +242,36 @@ async def test_jobs_are_submitted_cancelled_aborted_and_promoted(connections, se
         await actions.cancel_job(connections, settings, ANN, QUEUE, "a")
     assert (await actions.abort_job(connections, settings, ANN, QUEUE, "a")).changed
     assert await redis.zscore(keys.ARQ_ABORT, "a")
+
+
+@both_servers
+async def test_a_cancelled_job_is_a_closed_letter_that_can_be_taken_back(connections, settings):
+    redis = connections.queue
+    await enqueue(redis, QUEUE, JobRequest(name="sync", id="a", args=(7,), expires_s=60))
+    payload = await redis.get(keys.arq_job("a"))
+    await actions.abort_job(connections, settings, ANN, QUEUE, "a")
+
+    shelf = Shelf(redis, QUEUE, "job")
+    letter = await read_letter(shelf, "a")
+    assert await places(redis, "a") == ["closed"]
+    assert (letter.name, letter.reason, letter.decision) == ("sync", "aborted", "ABORT")
+    assert (letter.state, letter.actor) == (LetterState.DISCARDED, ANN.name)
+    assert await redis.get(keys.dead_payload(QUEUE, "a")) == payload
+    assert await redis.ttl(keys.dead_payload(QUEUE, "a")) == -1
+    assert not await redis.exists(keys.vault(QUEUE, "a"))
+    assert await redis.hgetall(keys.totals(QUEUE)) == {"accepted": "1", "aborted": "1"}
+
+    assert (await actions.undo_discard(connections, settings, ANN, QUEUE, "a")).changed
+    assert (await actions.retry_letter(connections, settings, ANN, QUEUE, "a")).changed
+    assert await redis.get(keys.arq_job("a~r1")) == payload
+    totals = await redis.hgetall(keys.totals(QUEUE))
+    # the law: accepted = queued + complete + dead + aborted - unaborted
+    assert {name: int(totals[name]) for name in ("accepted", "dead", "aborted", "unaborted")} == {
+        "accepted": 2,
+        "dead": 1,
+        "aborted": 1,
+        "unaborted": 1,
+    }
 
 
 @both_servers

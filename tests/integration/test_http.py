@@ -13,7 +13,9 @@ from pathlib import Path
 
 import httpx
 import pytest
+import redis as redis_sync
 
+from app import keys
 from tests.conftest import ROOT, RunningRedis, start_redis, unused_port, wait_until
 
 KEY = "integration-key-0123456789abcdef0123"
@@ -63,7 +65,9 @@ def start_server(
         shutil.copy(ROOT / "app/dashboard/app_hooks.py", page)
         (page / "main.py").write_text(SMALL_PAGE)
     command = command or [sys.executable, "-m", "panel", "serve", str(page), "--port", "{port}"]
-    world = {name: value for name, value in os.environ.items() if "REDIS" not in name}
+    world = {
+        k: v for k, v in os.environ.items() if "REDIS" not in k and not k.startswith("ARQSCOPE_")
+    }
     world |= {
         "REDIS_URL": redis.database(0),
         "REDIS_STREAMS_URL": redis.database(1),
@@ -160,6 +164,29 @@ def test_health_names_the_queues_and_every_redis(api: httpx.Client) -> None:
     assert set(body) == {"status", "timestamp", "queues", "environment", "checks"}
     assert body["queues"] == ["long-running-jobs", "async-processing", "event-driven-jobs"]
     assert set(body["checks"].values()) == {"ok"}
+
+
+def test_health_is_red_while_work_waits_for_workers_that_fell_silent(
+    api: httpx.Client, redis: RunningRedis
+) -> None:
+    """
+    Not while the queue is paused; and traffic is welcome all the while.
+    """
+    queue, long_ago = "event-driven-jobs", (time.time() - 60) * 1000
+    with redis_sync.Redis.from_url(redis.database(2)) as client:
+        client.zadd(queue, {"waits": long_ago})
+        client.zadd(keys.functions(queue), {"f": long_ago})
+        try:
+            wait_until(lambda: api.get("/health").status_code == 503, 5)
+            said = api.get("/health").json()["checks"]["workers"]
+            ready = api.get("/health/ready")
+            client.sadd(keys.PAUSED_QUEUES, queue)
+            wait_until(lambda: api.get("/health").status_code == 200, 5)
+        finally:
+            client.delete(keys.functions(queue), keys.PAUSED_QUEUES, queue)
+    assert said.startswith("work waits and no worker is heard of: event-driven-jobs for 6")
+    assert ready.status_code == 200
+    assert "workers" not in ready.json()["checks"]
 
 
 def test_a_job_posted_as_the_specification_shows_is_accepted_and_counted(api: httpx.Client) -> None:

@@ -18,10 +18,12 @@ from arq.worker import func
 from redis.asyncio import Redis
 
 from app import keys
+from app.connections import connect
 from app.enqueue import JobRequest, enqueue, enqueue_many
 from app.errors import PermanentError
 from app.payload import Codec
 from app.records import DeadLetter, JobRun, LetterState
+from app.redrive import Shelf, Verdict, redrive
 from tests.conftest import RunningRedis
 from tests.waiting import until
 from workers.engine import EngineOptions, Worker
@@ -29,6 +31,8 @@ from workers.janitor import Janitor
 from workers.retry_policy import RetryPolicy
 
 QUEUE = "async-processing"
+#: every test here on Redis 7 and on the embedded 6.2: the scripts are half of the worker
+pytestmark = pytest.mark.parametrize("redis_server", ["system", "bundled"], indirect=True)
 PATIENT = RetryPolicy(attempts=3, base_s=0.01, cap_s=0.02)
 
 
@@ -311,13 +315,46 @@ async def test_an_orphan_falls_due_at_its_lease_end_and_counts_as_a_crash(
 async def test_a_job_that_keeps_killing_workers_is_buried_as_a_crash(
     raw_redis: Redis, make_worker: Callable[..., Worker]
 ) -> None:
+    """
+    Two crashes among others and three alone, the last of them not yet counted.
+    """
     await enqueue(raw_redis, QUEUE, JobRequest(name="succeed", id="j1"))
-    await raw_redis.hset(keys.attempts(QUEUE), "j1", "2:0:0:2|")
-    await raw_redis.hset(keys.running(QUEUE), "j1", "1:1:3:gone#3")
+    await raw_redis.hset(keys.attempts(QUEUE), "j1", "4:0:0:4|")
+    await raw_redis.hset(keys.running(QUEUE), "j1", "1:1:5:gone#5")
 
     await make_worker().main()
 
-    assert (await letter(raw_redis, "j1")).reason == "crash"
+    found = await letter(raw_redis, "j1")
+    assert found.reason == "crash"
+    assert "5 times" in found.error
+    assert "3 of them with nothing beside it" in found.error
+
+
+async def test_a_job_suspected_by_crashes_of_others_runs_alone_and_is_not_buried(
+    raw_redis: Redis, make_worker: Callable[..., Worker]
+) -> None:
+    """
+    Whatever ran on a worker that vanished is suspected once; what ends well is cleared.
+    """
+    names = [f"j{number}" for number in range(8)]
+    await enqueue_many(raw_redis, QUEUE, [JobRequest(name="peek", id=name) for name in names])
+    for name in names:
+        await raw_redis.hset(keys.attempts(QUEUE), name, "1:0:0:1|")
+        await raw_redis.hset(keys.running(QUEUE), name, "1:1:2:gone#2")
+    at_once: list[int] = []
+    worker: Worker
+
+    async def peek(ctx: dict[str, Any]) -> None:
+        at_once.append(len(worker.tasks))
+        await asyncio.sleep(0.01)
+        at_once.append(len(worker.tasks))
+
+    worker = make_worker(func(peek, name="peek"))
+    await worker.main()
+
+    assert at_once == [1] * 16
+    assert await totals(raw_redis) == {"accepted": 8, "complete": 8, "crashed": 8}
+    assert not await raw_redis.exists(keys.attempts(QUEUE), keys.dead_open(QUEUE))
 
 
 async def test_the_ending_of_a_run_whose_lease_went_elsewhere_is_refused(
@@ -573,3 +610,66 @@ async def test_a_stock_worker_beside_ours_shares_the_queue(
     assert {who for who, _ in ran} == {"ours", "stock"}
     assert await leftovers(raw_redis) == set()
     await pool.aclose(close_connection_pool=True)
+
+
+async def test_the_memory_of_a_job_lasts_over_its_runs_and_not_to_the_next_job_of_its_id(
+    redis_server: RunningRedis, raw_redis: Redis, make_worker: Callable[..., Worker]
+) -> None:
+    """
+    Checkpoint and marks survive failures and the retry of the dead letter; an id used again later
+    belongs to another job, whose work must not be skipped.
+    """
+    seen: list[tuple[str, Any, bool]] = []
+    broken = True
+
+    async def work(ctx: dict[str, Any]) -> None:
+        job = ctx["job"]
+        seen.append((ctx["job_id"], await job.restore(), await job.once("mail")))
+        await job.checkpoint("half")
+        if broken:
+            raise ConnectionError("away")
+
+    await enqueue(raw_redis, QUEUE, JobRequest(name="work", id="daily"))
+    await make_worker(work, policy=RetryPolicy(attempts=2, base_s=0.01, cap_s=0.02)).main()
+    broken = False
+    client = connect(redis_server.url)
+    assert (await redrive(Shelf(client, QUEUE, "job"), "daily", Verdict(actor="me"))).changed
+    await client.aclose(close_connection_pool=True)
+    await make_worker(work).main()
+    await raw_redis.delete(keys.arq_result("daily"), keys.arq_result("daily~r1"))
+    await enqueue(raw_redis, QUEUE, JobRequest(name="work", id="daily"))
+    await make_worker(work).main()
+
+    assert seen == [
+        ("daily", None, True),
+        ("daily", "half", False),
+        ("daily~r1", "half", False),
+        ("daily", None, True),
+    ]
+
+
+async def test_a_job_of_a_stopping_worker_lays_itself_back_at_no_attempt(
+    raw_redis: Redis, make_worker: Callable[..., Worker]
+) -> None:
+    async def work(ctx: dict[str, Any]) -> str:
+        job = ctx["job"]
+        if job.attempt > 1 or await job.restore():
+            return "resumed"
+        await job.checkpoint("half")
+        while not job.should_stop():  # noqa: ASYNC110 - as a user's job would
+            await asyncio.sleep(0.01)
+        job.lay_back()
+
+    await enqueue(raw_redis, QUEUE, JobRequest(name="work", id="j1"))
+    worker = make_worker(work, burst=False)
+    running = asyncio.create_task(worker.main())
+    await until(lambda: asyncio.sleep(0, len(worker.tasks) == 1))
+    worker.handle_sig(15)
+    await running
+    assert await raw_redis.zcard(QUEUE) == 1
+
+    await make_worker(work).main()
+
+    report = [JobRun.from_json(f[b"r"]) for _, f in await raw_redis.xrange(keys.runs(QUEUE))][-1]
+    assert str(report.outcome) == "complete"
+    assert (await totals(raw_redis)).get("failed", 0) == 0

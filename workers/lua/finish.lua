@@ -6,7 +6,7 @@
 --       6 dead payload prefix  7 cap of the runs stream  8 vault prefix (payload copies)
 --       then per run, 12 values: id, token, kind (C complete, D dead, A aborted, R retry, S shutdown,
 --       L laid back), result, result TTL ms (0 none, -1 for ever), report, function, wait bucket, run
---       bucket, delay ms, attempts, letter (JSON object of the record's fields, or "")
+--       bucket, delay ms, attempts, letter (D and A: JSON object of the record's fields, else "")
 -- Reply one integer per run: 1 recorded, 0 refused because the lease is lost.
 -- Atomic and fenced: nothing of a run whose lease went to another worker is written, and a job never
 -- leaves the queue without its result, report, count and (when it died) its raw payload being kept.
@@ -26,6 +26,20 @@ local outcome = {C = 'complete', D = 'dead', A = 'aborted', R = 'retry', S = 'sh
 local total = {C = 'complete', D = 'dead', A = 'aborted', R = 'retried', S = 'shutdown'}
 local replies, gone, unlock, drop, scores, counts, minute, put = {}, {}, {}, {}, {}, {}, {}, {}
 local function count(into, field) into[field] = (into[field] or 0) + 1 end
+-- Keep the payload with the letter: as it lies there, or the copy made before it expired.
+local function keep(id, kept)
+  if call('COPY', ARGV[2] .. id, kept, 'REPLACE') == 0 then
+    call('COPY', ARGV[8] .. id, kept, 'REPLACE')
+  end
+  call('PERSIST', kept)
+end
+local function describe(record, letter, encoded, fixed)
+  for k, v in pairs(cjson.decode(encoded)) do
+    fixed[#fixed + 1] = k
+    fixed[#fixed + 1] = v
+  end
+  call('HSET', record, 'id', letter, 'died_ms', int(now), 'changed_ms', int(now), unpack(fixed))
+end
 for n = 1, #ids do
   local a = FIRST + (n - 1) * WIDTH
   local id, token, kind = ids[n], ARGV[a + 1], ARGV[a + 2]
@@ -71,20 +85,11 @@ for n = 1, #ids do
           call('COPY', ARGV[2] .. id, kept)
         else
           call('DEL', record)
-          if call('COPY', ARGV[2] .. id, kept, 'REPLACE') == 0 then  -- expired: is there a copy?
-            call('COPY', ARGV[8] .. id, kept, 'REPLACE')
-            call('DEL', ARGV[8] .. id)
-          end
+          keep(id, kept)
         end
         call('PERSIST', kept)
         call('PERSIST', record)
-        local fields = cjson.decode(ARGV[a + 11])
-        local flat = {'id', letter, 'died_ms', int(now), 'changed_ms', int(now), 'state', 'new', 'decision', '', 'decision_reason', ''}
-        for k, v in pairs(fields) do
-          flat[#flat + 1] = k
-          flat[#flat + 1] = v
-        end
-        call('HSET', record, unpack(flat))
+        describe(record, letter, ARGV[a + 11], {'state', 'new', 'decision', '', 'decision_reason', ''})
         call('ZADD', KEYS[8], int(now), letter)
         call('ZREM', KEYS[9], letter)
         call('ZREM', KEYS[10], letter)
@@ -97,9 +102,18 @@ for n = 1, #ids do
         else
           call('ZADD', KEYS[8], int(now), root)
         end
+      elseif kind == 'A' and ARGV[a + 11] ~= '' then  -- on purpose: a closed letter, which can be reopened
+        local record = ARGV[5] .. id
+        if not call('ZSCORE', KEYS[8], id) and not call('ZSCORE', KEYS[9], id) then
+          call('DEL', record)
+          keep(id, ARGV[6] .. id)
+          describe(record, id, ARGV[a + 11], {'state', 'discarded', 'decision', 'ABORT', 'decision_reason', 'asked for'})
+          call('ZADD', KEYS[10], int(now), id)
+        end
       end
       unlock[#unlock + 1] = ARGV[2] .. id
       unlock[#unlock + 1] = ARGV[4] .. id
+      unlock[#unlock + 1] = ARGV[8] .. id
     end
   end
 end

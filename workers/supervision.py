@@ -1,0 +1,73 @@
+"""What a worker looks after beside its jobs: timeouts, aborts, leases, cron, slots at run time."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from app import keys
+from app.payload import safe_str
+from workers.janitor import Janitor
+
+if TYPE_CHECKING:
+    from workers.engine import Worker
+
+log = logging.getLogger("arqscope.worker")
+
+#: s between two rounds; timeouts and the lease watch are that exact
+ROUND_S: Final = 0.1
+ABORT_ROUND_S: Final = 0.5
+SLOTS_ROUND_S: Final = 5.0
+JANITOR_S: Final = 30.0
+MAX_SLOTS: Final = 10_000
+
+
+async def supervise(
+    worker: "Worker", *, on_trouble: Callable[[str], None], on_slots: Callable[[], None]
+) -> None:
+    """Look after *worker* until cancelled; an error is told to *on_trouble* and ends nothing."""
+    next_abort = next_janitor = next_slots = 0.0
+    janitor = Janitor(worker.queue_name)
+    while True:
+        await asyncio.sleep(ROUND_S)
+        now = time.monotonic()
+        worker.runner.enforce_timeouts(now)
+        leases = worker.leases
+        if not leases.alive or leases.silent_s > worker.options.lease_s * 0.9:
+            worker.runner.stop_all("the leases could not be renewed")
+        try:
+            if now >= next_abort and worker.tasks:
+                next_abort = now + ABORT_ROUND_S
+                await _abort_asked(worker)
+            if now >= next_slots and not worker.burst:
+                next_slots = now + SLOTS_ROUND_S
+                if await _slots_changed(worker):
+                    on_slots()
+            if now >= next_janitor:
+                next_janitor = now + JANITOR_S
+                await janitor.round(worker.pool, int(time.time() * 1000))
+            if worker.cron_jobs or worker.health_check_interval < 3600:
+                await worker.heart_beat()
+        except Exception as error:
+            on_trouble(f"supervision: {safe_str(error, 200)}")
+
+
+async def _abort_asked(worker: "Worker") -> None:
+    ids = list(worker.tasks)
+    scores = await cast(Any, worker.pool.zmscore(keys.ARQ_ABORT, ids))
+    for job_id, score in zip(ids, scores, strict=True):
+        if score is not None:
+            worker.runner.abort(job_id)
+
+
+async def _slots_changed(worker: "Worker") -> bool:
+    """Take over the number of slots an operator set; whether it changed."""
+    wanted = await worker.pool.get(keys.concurrency(worker.queue_name))
+    if not wanted or not wanted.isdigit() or int(wanted) == worker.max_jobs:
+        return False
+    if not 1 <= int(wanted) <= MAX_SLOTS:
+        return False
+    log.info("concurrency changed", extra={"slots": int(wanted)})
+    worker.max_jobs = int(wanted)
+    return True
