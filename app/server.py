@@ -26,7 +26,7 @@ from tornado.web import RedirectHandler
 try:
     import uvloop
 except ImportError:  # Windows
-    uvloop = None
+    uvloop = None  # type: ignore[assignment]
 
 from app import audit, logs
 from app.actions import Connections

@@ -96,7 +96,7 @@ def start_server(
         except httpx.HTTPError:
             return False
 
-    wait_until(answers, 40, "the server answers")
+    wait_until(answers, 90, "the server answers")
     return server
 
 
