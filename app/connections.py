@@ -5,16 +5,13 @@ object must be the asyncio one. Producers and the server fail within 2 s; worker
 clients a process has of one server share a gate for when it refuses their password.
 """
 
-import asyncio
-import builtins
 import functools
 import socket
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import hiredis
 from redis import ConnectionPool as BlockingIOPool
 from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
-from redis.asyncio.client import Pipeline
 from redis.asyncio.retry import Retry
 from redis.backoff import FullJitterBackoff
 from redis.exceptions import (
@@ -31,6 +28,7 @@ from redis.exceptions import (
 
 from app.errors import RedisRefused, RedisUnavailable
 from app.gate import Gate
+from app.prompt_client import promptly
 from app.settings import masked_url
 
 #: what a lost or silent Redis looks like
@@ -147,48 +145,6 @@ def pool_arguments(
     }
 
 
-class _Prompt:
-    """A client whose every command ends in time: connecting, waiting for a connection, retries and all."""
-
-    answer_within_s = 0.0
-
-    async def execute_command(self, *args: Any, **options: Any) -> Any:
-        """Run one command; redis-py's TimeoutError after ``answer_within_s``."""
-        try:
-            async with asyncio.timeout(self.answer_within_s):
-                return await super().execute_command(*args, **options)  # type: ignore[misc]
-        except builtins.TimeoutError as error:
-            raise TimeoutError(f"no answer within {self.answer_within_s:g} s") from error
-
-    def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> Any:
-        """Return a pipeline that ends in time, too."""
-        made = super().pipeline(transaction, shard_hint)  # type: ignore[misc]
-        kind: Any = type(made)
-        made.__class__ = _prompt(kind)
-        made.answer_within_s = self.answer_within_s
-        return made
-
-
-class _PromptPipeline:
-    """The same for a pipeline's one round trip."""
-
-    answer_within_s = 0.0
-
-    async def execute(self, raise_on_error: bool = True) -> Any:
-        """Send the commands; redis-py's TimeoutError after ``answer_within_s``."""
-        try:
-            async with asyncio.timeout(self.answer_within_s):
-                return await super().execute(raise_on_error)  # type: ignore[misc]
-        except builtins.TimeoutError as error:
-            raise TimeoutError(f"no answer within {self.answer_within_s:g} s") from error
-
-
-@functools.cache
-def _prompt(kind: Any) -> Any:
-    mixin: Any = _PromptPipeline if issubclass(kind, Pipeline) else _Prompt
-    return type(f"Prompt{kind.__name__}", (mixin, kind), {})
-
-
 def connect(
     url: str,
     *,
@@ -217,11 +173,7 @@ def connect(
         **{**arguments, **recipe, **more},
     )
     client = Redis.from_pool(prepared(pool))
-    if answer_within_s:
-        kind: Any = type(client)
-        client.__class__ = _prompt(kind)
-        cast(Any, client).answer_within_s = answer_within_s
-    return client
+    return promptly(client, answer_within_s) if answer_within_s else client
 
 
 def explained(error: Exception, url: str) -> Exception:

@@ -78,6 +78,8 @@ class Runtime:
 
 _given: list[Settings] = []
 _servers: list[HTTPServer] = []  #: in front of what was attached
+#: what this process serves with our guard before it
+attached: list[BokehTornado] = []
 
 
 @functools.cache
@@ -194,6 +196,7 @@ def attach(application: BokehTornado, shared: Runtime) -> None:
     for server in servers:
         bound(server)
     _servers.extend(servers)
+    attached.append(application)
 
 
 async def _tell(shared: Runtime, actor: str, action: str, target: str) -> None:

@@ -118,7 +118,8 @@ def test_hostile_text_is_text_in_every_view(server: RunningServer, row: Row) -> 
         page.on("request", lambda r: requests.append(r.url))
         page.on("dialog", lambda d: d.dismiss())
         page.goto(f"{server.url}/admin/queues?tab={CORPUS[0]}#{CORPUS[1]}")
-        page.get_by_text("onerror").first.wait_for(timeout=30_000)
+        page.get_by_text("onerror").first.wait_for(timeout=30_000, state="attached")
+        page.locator("button:visible").first.wait_for(timeout=30_000)
         shown = page.get_by_text("onerror").count()
         pressed = 0
         for button in page.locator("button:visible, [role=tab]:visible, summary:visible").all()[

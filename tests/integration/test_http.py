@@ -96,7 +96,11 @@ def start_server(
         except httpx.HTTPError:
             return False
 
-    wait_until(answers, 90, "the server answers")
+    try:
+        wait_until(answers, 90, "the server answers")
+    except BaseException:
+        stop(server)
+        raise
     return server
 
 

@@ -31,8 +31,9 @@ _load = on_server_loaded
 
 def on_server_loaded(server_context):
     import json, pathlib
+    from app.server import attached
     _load(server_context)
-    found = [rule for one in served_applications() for rule in _rules(one.default_router)]
+    found = [rule for one in attached for rule in _rules(one.default_router)]
     pathlib.Path("routes.json").write_text(json.dumps(found))
 """
 
