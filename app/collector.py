@@ -192,7 +192,7 @@ def collector_for(settings: Settings) -> Collector:
     of_loop = _collectors.setdefault(asyncio.get_running_loop(), {})
     key = (
         *(settings.url(source) for source in SOURCES),
-        settings.stream_name,
+        *settings.stream_names,
         *settings.queue_names,
     )
     if key not in of_loop:

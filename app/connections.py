@@ -7,6 +7,7 @@ clients a process has of one server share a gate for when it refuses their passw
 
 import functools
 import socket
+from dataclasses import dataclass
 from typing import Any, Final
 
 import hiredis
@@ -50,6 +51,15 @@ _KEEPALIVE: Final = {
     for name, value in (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3))
     if hasattr(socket, name)
 }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Connections:
+    """Clients of the three Redis roles."""
+
+    queue: Redis
+    streams: Redis
+    cache: Redis
 
 
 def is_refusal(error: BaseException) -> bool:

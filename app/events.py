@@ -5,6 +5,7 @@ required, ``timestamp source userId workspaceId correlationId`` are optional; ``
 ``replayedFrom`` mark copies.
 """
 
+import functools
 import json
 import re
 from collections.abc import Mapping
@@ -34,6 +35,8 @@ _TEXTS: Final = {
     "redriven_from": "redrivenFrom",
     "replayed_from": "replayedFrom",
 }
+_ATTRIBUTES: Final = {wire: name for name, wire in _TEXTS.items()}
+_ENTRY_IDS: Final = frozenset({"redriven_from", "replayed_from"})
 
 
 def check_type(event_type: object) -> str:
@@ -41,7 +44,7 @@ def check_type(event_type: object) -> str:
     if (
         not isinstance(event_type, str)
         or len(event_type) > MAX_TYPE_CHARS
-        or not TYPE_PATTERN.fullmatch(event_type)
+        or not _has_form(event_type)
     ):
         raise InvalidRequest(
             f"type={safe_str(event_type, 140)!r} is not an event type",
@@ -49,6 +52,12 @@ def check_type(event_type: object) -> str:
             hint="dotted lower-case words such as user.created, at most 128 characters",
         )
     return event_type
+
+
+@functools.lru_cache(1024)
+def _has_form(event_type: str) -> bool:
+    """Whether *event_type*, which is short, is dotted lower case; a stream has few types."""
+    return TYPE_PATTERN.fullmatch(event_type) is not None
 
 
 def _plain(value: object) -> str:
@@ -152,17 +161,20 @@ class Event:
         for name in ("type", "data"):
             if name not in raw:
                 raise BadRecord(f"the field {name!r} is missing")
-        for name in _TEXTS.values():
-            if len(raw.get(name, "")) > MAX_FIELD_CHARS or not _is_text(raw.get(name, "")):
-                raise BadRecord(f"the field {name!r} is not a text of {MAX_FIELD_CHARS} characters")
-        for name in ("redrivenFrom", "replayedFrom"):
-            if raw.get(name) and not ENTRY_ID.fullmatch(raw[name]):
-                raise BadRecord(f"the field {name!r} is not the id of an entry")
+        texts: dict[str, str] = {}
+        for wire, text in raw.items():
+            name = _ATTRIBUTES.get(wire, "")
+            if not name:
+                continue
+            if len(text) > MAX_FIELD_CHARS or not (text.isascii() or _is_text(text)):
+                raise BadRecord(f"the field {wire!r} is not a text of {MAX_FIELD_CHARS} characters")
+            if name in _ENTRY_IDS and text and not ENTRY_ID.fullmatch(text):
+                raise BadRecord(f"the field {wire!r} is not the id of an entry")
+            texts[name] = text
         try:
             event_type = check_type(raw["type"])
         except InvalidRequest as error:
             raise BadRecord(f"{error}: {error.hint}") from error
-        texts = {name: raw.get(wire, "") for name, wire in _TEXTS.items()}
         return cls(id=entry_id, type=event_type, data=decode_data(raw["data"]), **texts)
 
     def to_fields(self) -> dict[str, str]:
@@ -180,9 +192,14 @@ def decode_data(text: str) -> Any:
     if len(text) > MAX_DATA_BYTES:
         raise BadRecord(f"data takes more than {MAX_DATA_BYTES:,} bytes")
     try:
-        if len(text.encode()) > MAX_DATA_BYTES:
+        if not text.isascii() and len(text.encode()) > MAX_DATA_BYTES:
             raise BadRecord(f"data takes more than {MAX_DATA_BYTES:,} bytes")
-        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+        try:
+            value, end = _DECODER.scan_once(text, 0)  # type: ignore[attr-defined]
+        except StopIteration:
+            end = -1
+        if end != len(text):
+            value = _DECODER.decode(text)  # spaces around it, or an error with its place
         if "\\u" in text:  # an escaped lone surrogate is text nobody can store again
             json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
@@ -201,6 +218,9 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
+
+
+_DECODER: Final = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
 
 
 def _is_text(value: str) -> bool:

@@ -61,6 +61,10 @@ API_KEYS: Final = "arqscope:api-keys"
 ENDED_SESSIONS: Final = "arqscope:ended-sessions"
 #: STRING, 64 hex digits that sign sessions where there is no API_KEY · servers · none · one
 SESSION_SECRET: Final = "arqscope:session-secret"  # noqa: S105, RUF100 - the key's name
+#: ZSET operation id → created ms · operations · none · newest 1,000, and those that are open
+OPERATIONS: Final = "arqscope:operations"
+#: HASH of what an open operation does → its id · operations · none · ≤ 100 open operations
+OPEN_OPERATIONS: Final = "arqscope:operations:open"
 #: STRING ms of the last health check that could write, on every Redis · API · 60 s · one
 CANARY: Final = "arqscope:canary"
 CANARY_MS: Final = 60_000
@@ -74,6 +78,11 @@ def worker(worker_id: str) -> str:
 def lease(role: str) -> str:
     """STRING holder of a role only one process may act in · that process · lease · one per role."""
     return f"arqscope:lease:{role}"
+
+
+def operation(operation_id: str) -> str:
+    """HASH of one bulk action (operations.Operation) · operations · none · see OPERATIONS."""
+    return f"arqscope:operation:{operation_id}"
 
 
 # --- ours, one per queue, on the queue Redis --------------------------------------------------
@@ -167,6 +176,11 @@ def dead_closed(source: str) -> str:
     return f"arqscope:{{{source}}}:dead:closed"
 
 
+def dead_spilling(source: str) -> str:
+    """ZSET letter id → died ms, on its way to an archive file · dead-letter processor · none · ≤ 250."""
+    return f"arqscope:{{{source}}}:dead:spilling"
+
+
 def dead_record(source: str, letter_id: str) -> str:
     """HASH of one dead letter (records.DeadLetter) · finish, actions · none while open · letters."""
     return f"arqscope:{{{source}}}:dead:record:{letter_id}"
@@ -175,6 +189,40 @@ def dead_record(source: str, letter_id: str) -> str:
 def dead_payload(source: str, letter_id: str) -> str:
     """STRING raw payload bytes of a dead job · finish · none while open · one per letter."""
     return f"arqscope:{{{source}}}:dead:payload:{letter_id}"
+
+
+# --- causes: groups of dead letters of all sources, on the queue Redis -------------------------
+
+#: ZSET fingerprint → ms last seen · dead-letter processor · none · newest 2,000 (untouched go first)
+CAUSES: Final = "arqscope:causes"
+#: ZSET ``stream/letter@died`` → died ms, deaths of events counted · processor · none · newest 20,000
+CAUSES_COUNTED: Final = "arqscope:causes:counted"
+
+
+def cause(fingerprint: str) -> str:
+    """HASH of one cause (causes.Cause) · processor, actions · none · one per member of CAUSES."""
+    return f"arqscope:cause:{fingerprint}"
+
+
+def cause_counts(fingerprint: str) -> str:
+    """HASH ``h<hour>``, ``d<day>`` → deaths, ``r<hour>`` → retries · processor · none · 72 hours,
+    30 days and 25 hours of each cause."""
+    return f"arqscope:cause-counts:{fingerprint}"
+
+
+def samples(queue: str, function: str) -> str:
+    """LIST of arguments of jobs that ended well (JSON ≤ 2 KB) · workers · 7 d · 200 per function."""
+    return f"arqscope:{{{queue}}}:samples:{function}"
+
+
+#: ZSET ``worker|source|version`` → ms it started · dead-letter processor · none · newest 1,000
+STARTS: Final = "arqscope:starts"
+
+
+def sweep(source: str, operation_id: str) -> str:
+    """HASH cursor, counts and canaries of an operation on dead letters, written by the script that
+    acts · operations · 7 d after its last step · operations of a week."""
+    return f"arqscope:{{{source}}}:dead:sweep:{operation_id}"
 
 
 # --- streams Redis ----------------------------------------------------------------------------
@@ -200,6 +248,11 @@ def recent_events(stream: str) -> str:
     return f"arqscope:{{{stream}}}:recent"
 
 
+def checkpoints(stream: str) -> str:
+    """HASH group → id below which nothing is pending · event processor · none · groups."""
+    return f"arqscope:{{{stream}}}:checkpoints"
+
+
 # --- cache Redis ------------------------------------------------------------------------------
 
 #: LISTs of JSON, newest first · dead-letter processor · 7 d for alerts · capped at 10,000
@@ -207,6 +260,29 @@ DLQ_ALERTS: Final = "dlq:alerts"
 DLQ_ESCALATIONS: Final = "dlq:escalations"
 DLQ_DISCARDED: Final = "dlq:discarded"
 DLQ_ARCHIVE: Final = "dlq:archive"
+#: ZSET alert id → ms last changed · dead-letter processor, actions · none · newest 1,000
+ALERTS: Final = "arqscope:alerts"
+#: ZSET delivery ``channel|alert|change`` → ms due · dead-letter processor · none · newest 500
+ALERTS_OUTBOX: Final = "arqscope:alerts:outbox"
+#: HASH delivery → tries made · dead-letter processor · none · members of ALERTS_OUTBOX
+ALERTS_TRIES: Final = "arqscope:alerts:tries"
+#: HASH ``rule|source`` → state of a metric rule (JSON) · dead-letter processor · 1 d · rules x sources
+ALERT_RULES: Final = "arqscope:alerts:rules"
+
+
+def alert(alert_id: str) -> str:
+    """HASH of one alert (alerts.Alert) · processor, actions · 7 d after the last change · ALERTS."""
+    return f"arqscope:alert:{alert_id}"
+
+
+def alert_seen(notices: str, mark: str) -> str:
+    """STRING count of notices held back in a window · dead-letter processor · the window · causes."""
+    return f"{notices}:seen:{mark}"
+
+
+def notified(stream: str, identity: str, effect: str) -> str:
+    """STRING mark of a notification sent · event processor · 10 min · recent notifications."""
+    return f"arqscope:{{{stream}}}:notified:{identity}:{effect}"
 
 
 def idempotent(digest: str) -> str:

@@ -86,6 +86,7 @@ LETTER_LOOK: Final[Mapping[LetterState, Look]] = {
     LetterState.RESOLVED: Look("resolved", *_GREEN, _CHECK),
     LetterState.DISCARDED: Look("discarded", *_GREY, _STOP),
     LetterState.ARCHIVED: Look("archived", *_GREY, _STOP),
+    LetterState.SPILLED: Look("moved to a file", *_GREY, _STOP),
 }
 #: what a worker process says of itself
 WORKER_LOOK: Final[Mapping[str, Look]] = {

@@ -49,6 +49,13 @@ def safe_str(value: object, limit: int = 4096) -> str:
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
+def raw_bytes(text: str | bytes | None) -> bytes:
+    """The bytes behind a reply that was decoded with ``surrogateescape``."""
+    if text is None:
+        return b""
+    return text if isinstance(text, bytes) else text.encode("utf-8", "surrogateescape")
+
+
 def _tagged(value: object) -> Any:
     """``json``'s *default*: what JSON has no word for."""
     if isinstance(value, datetime):

@@ -4,6 +4,8 @@ With ``readings`` the only code that decodes what Redis holds. Never writes, nev
 pickled payload is shown as such. Every read is bounded and resumes by a cursor.
 """
 
+import contextlib
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,15 +16,20 @@ from redis.asyncio import Redis
 from app import keys
 from app.errors import BadPayload, BadRecord, InvalidRequest
 from app.frames import printable
+from app.letter_filter import LetterFilter, from_now, sweep
 from app.payload import Codec, JobPayload
+from app.payload import raw_bytes as raw_bytes
 from app.readings import Batch, id_ms
 from app.records import DeadLetter, JobRun, JobState, LetterState, Outcome
+from app.redrive import Shelf
 
 MAX_PAGE: Final = 500
 #: run reports looked at for one page, or for one job's runs
 RUNS_WINDOW: Final = 2000
 #: payload bytes read per job of a page; a larger one shows its function only
 PREVIEW_BYTES: Final = 4096
+#: letters looked at for one page of those that match
+MAX_SCANNED: Final = 20_000
 PICKLED: Final = "pickled, not decoded"
 
 JobsOf = Literal["waiting", "deferred", "running", "complete", "failed"]
@@ -100,13 +107,7 @@ class LetterDetail:
     letter: DeadLetter
     arguments: Arguments
     raw: str = ""  #: the fields of a dead event, as JSON text
-
-
-def raw_bytes(text: str | bytes | None) -> bytes:
-    """The bytes behind a reply that was decoded with ``surrogateescape``."""
-    if text is None:
-        return b""
-    return text if isinstance(text, bytes) else text.encode("utf-8", "surrogateescape")
+    lineage: tuple[Mapping[str, Any], ...] = ()  #: each redrive: n, at_ms, actor, edited, operation
 
 
 def arguments_of(raw: bytes, codec: Codec | None = None, *, size_bytes: int = 0) -> Arguments:
@@ -494,8 +495,52 @@ async def letter(
         return None
     arguments, text = await _letter_arguments(redis, source, letter_id, codec)
     if found.kind == "event":
-        return LetterDetail(letter=found, arguments=Arguments(size_bytes=len(text)), raw=text)
-    return LetterDetail(letter=found, arguments=arguments)
+        arguments = Arguments(size_bytes=len(text))
+        return LetterDetail(letter=found, arguments=arguments, raw=text, lineage=lineage_of(raw))
+    return LetterDetail(letter=found, arguments=arguments, lineage=lineage_of(raw))
+
+
+def lineage_of(raw: Mapping[str, str]) -> tuple[Mapping[str, Any], ...]:
+    """The redrives a letter's record tells of, the first first; the newest 100 are kept."""
+    found = []
+    for name, text in raw.items():
+        number = name.removeprefix("redrive:")
+        if number != name and number.isdigit():
+            with contextlib.suppress(ValueError):
+                found.append({"n": int(number), **json.loads(text)})
+    return tuple(sorted(found, key=lambda entry: int(entry["n"])))
+
+
+async def letters_matching(
+    shelf: Shelf, wanted: LetterFilter, cursor: str | None = None, limit: int = 50
+) -> Page[DeadLetter]:
+    """One page of the dead letters that match, newest first; looks at 20,000 letters at most."""
+    _check_sweep_cursor(cursor)
+    wanted = await from_now(shelf, wanted)
+    most, scanned, place = _limited(limit), 0, cursor or ""
+    ids: list[str] = []
+    while True:
+        got = await sweep(
+            shelf, wanted, "find", now_ms=None, limit=most - len(ids), cursor=place, newest=True
+        )
+        ids += got.ids
+        scanned += got.done + got.skipped
+        place = got.cursor
+        if got.finished or len(ids) >= most or scanned >= MAX_SCANNED:
+            break
+    batch = Batch(shelf.redis)
+    raw: dict[str, Any] = {}
+    for letter_id in ids:
+        batch.ask(_into(raw, letter_id), "HGETALL", keys.dead_record(shelf.source, letter_id))
+    await batch.run()
+    decoded = [_letter(raw[letter_id]) for letter_id in ids if raw.get(letter_id)]
+    items = [found for found in decoded if found is not None]
+    return Page(items=items, cursor=None if got.finished else place, scanned=scanned)
+
+
+def _check_sweep_cursor(cursor: str | None) -> None:
+    if cursor and not re.fullmatch(r"-?\d{1,20}(\.\d+)? .{1,200}", cursor, re.DOTALL):
+        raise _bad_cursor(cursor)
 
 
 async def _letter_arguments(

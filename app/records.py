@@ -15,7 +15,7 @@ from app.errors import BadRecord
 
 MAX_ERROR_BYTES: Final = 16_384
 
-#: counters of ``keys.totals``; each only grows
+#: counters of ``keys.totals``; each only grows, but for what an undo takes back
 TOTALS: Final = (
     "accepted",  # jobs our producers enqueued, redrives included
     "complete",  # jobs that ended well
@@ -27,7 +27,10 @@ TOTALS: Final = (
     "crashed",  # runs whose worker vanished
     "redriven",  # dead letters put back on the queue
     "resolved",  # dead letters whose retry ended well
-    "discarded",  # dead letters given up on purpose
+    "discarded",  # dead letters given up on purpose, less those taken back
+    "archived",  # dead letters put aside as dealt with, less those taken back
+    "undone",  # discards and archives taken back
+    "spilled",  # dead letters that lie in an archive file
 )
 
 
@@ -62,6 +65,7 @@ class LetterState(StrEnum):
     RESOLVED = "resolved"
     DISCARDED = "discarded"
     ARCHIVED = "archived"
+    SPILLED = "spilled"  #: on its way to an archive file, for a moment
 
 
 def utc(ms: float) -> datetime:
@@ -140,6 +144,7 @@ class DeadLetter:
     actor: str = ""
     correlation_id: str = ""
     history: str = "[]"  #: JSON list of {attempt, started_ms, finished_ms, error}
+    arguments: str = "{}"  #: flat texts as JSON (``arguments``), ≤ 2 KB, without secrets
 
     def to_fields(self) -> dict[str, str]:
         """Encode for HSET."""

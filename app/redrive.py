@@ -5,7 +5,8 @@ the dead-letter processor. A *Shelf* is where the letters of one queue or stream
 """
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from redis.asyncio import Redis
@@ -64,28 +65,51 @@ class Verdict:
     token: str = ""  #: holder's token of the dead-letters lease; empty: an operator
     seen_redrives: int | None = None
 
+    def lineage(self, edited: "Edited | None") -> str:
+        """What the letter's record keeps of this retry, as a JSON object."""
+        facts: dict[str, Any] = {"actor": self.actor}
+        if edited is not None:
+            facts |= {"edited": True, "before": edited.before, "after": edited.after}
+        return json.dumps(facts)
+
     @property
     def undecided_only(self) -> bool:
         """Whether only a letter nobody decided about may be taken."""
         return self.actor == POLICY
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Edited:
+    """What a retry carries in place of what died; *before* and *after* are SHA-256 of both."""
+
+    payload: bytes = b""  #: of a job
+    fields: Mapping[str, str] = field(default_factory=dict)  #: of an event
+    before: str
+    after: str
+
+
 async def read_letter(shelf: Shelf, letter_id: str) -> DeadLetter | None:
     """One letter, or None; BadRecord when its record is unreadable."""
-    raw: Any = await _asked(shelf.redis.hgetall(keys.dead_record(shelf.source, letter_id)))
+    raw: Any = await asked(shelf.redis.hgetall(keys.dead_record(shelf.source, letter_id)))
     return DeadLetter.from_fields(raw) if raw else None
 
 
 async def redrive(
-    shelf: Shelf, letter_id: str, verdict: Verdict, *, delay_s: float = 0.0
+    shelf: Shelf,
+    letter_id: str,
+    verdict: Verdict,
+    *,
+    delay_s: float = 0.0,
+    edited: "Edited | None" = None,
 ) -> Redrive:
     """Retry one letter: a job with the same bytes, or an entry with the same fields; once.
 
-    *delay_s* holds for jobs; a stream has no future, so an event is retried at once.
+    *delay_s* holds for jobs; a stream has no future, so an event is retried at once. *edited* takes
+    the place of what died in the retry only; the letter keeps it.
     """
     if shelf.kind == "job":
-        return await _redrive_job(shelf, letter_id, verdict, delay_s)
-    return await _redrive_event(shelf, letter_id, verdict)
+        return await _redrive_job(shelf, letter_id, verdict, delay_s, edited)
+    return await _redrive_event(shelf, letter_id, verdict, edited)
 
 
 async def close(shelf: Shelf, letter_id: str, state: LetterState, verdict: Verdict) -> str:
@@ -101,7 +125,7 @@ async def note_decision(shelf: Shelf, letter_id: str, verdict: Verdict) -> str:
 async def reopen_lost(shelf: Shelf, after: str, idle_s: float) -> tuple[str, list[str]]:
     """Reopen letters whose retry is nowhere; returns where to go on (empty: the end) and their ids."""
     source = shelf.source
-    reply = await _run(
+    reply = await run_script(
         shelf,
         "reopen_letters",
         [
@@ -118,7 +142,7 @@ async def reopen_lost(shelf: Shelf, after: str, idle_s: float) -> tuple[str, lis
 async def trim_closed(shelf: Shelf, retention_s: float) -> int:
     """Forget up to ``SWEEP`` closed letters whose retention has passed; returns how many."""
     source = shelf.source
-    reply = await _run(
+    reply = await run_script(
         shelf,
         "trim_letters",
         [keys.dead_closed(source), keys.dead_open(source), keys.dead_retrying(source)],
@@ -132,9 +156,11 @@ async def trim_closed(shelf: Shelf, retention_s: float) -> int:
     return int(reply)
 
 
-async def _redrive_job(shelf: Shelf, letter_id: str, verdict: Verdict, delay_s: float) -> Redrive:
+async def _redrive_job(
+    shelf: Shelf, letter_id: str, verdict: Verdict, delay_s: float, edited: Edited | None
+) -> Redrive:
     source = shelf.source
-    reply = await _run(
+    reply = await run_script(
         shelf,
         "redrive",
         [
@@ -161,18 +187,26 @@ async def _redrive_job(shelf: Shelf, letter_id: str, verdict: Verdict, delay_s: 
             verdict.reason,
             "0" if verdict.undecided_only else "1",
             source,
+            b"" if edited is None else edited.payload,
+            verdict.lineage(edited),
         ],
     )
     return Redrive(word=str(reply[0]), id=str(reply[1]))
 
 
-async def _redrive_event(shelf: Shelf, letter_id: str, verdict: Verdict) -> Redrive:
+async def _redrive_event(
+    shelf: Shelf, letter_id: str, verdict: Verdict, edited: Edited | None
+) -> Redrive:
     source = shelf.source
-    text = await _asked(shelf.redis.get(keys.dead_payload(source, letter_id)))
-    if text is None:
-        known = await _asked(shelf.redis.exists(keys.dead_record(source, letter_id)))
-        return Redrive(word="no-payload" if known else "missing", id="")
-    reply = await _run(
+    if edited is None:
+        text = await asked(shelf.redis.get(keys.dead_payload(source, letter_id)))
+        if text is None:
+            known = await asked(shelf.redis.exists(keys.dead_record(source, letter_id)))
+            return Redrive(word="no-payload" if known else "missing", id="")
+        fields: Mapping[str, str] = raw_fields(text)
+    else:
+        fields = edited.fields
+    reply = await run_script(
         shelf,
         "redrive_event",
         [
@@ -189,7 +223,8 @@ async def _redrive_event(shelf: Shelf, letter_id: str, verdict: Verdict) -> Redr
             verdict.decision,
             verdict.reason,
             "1" if verdict.undecided_only else "0",
-            *[part for pair in raw_fields(text).items() for part in pair],
+            verdict.lineage(edited),
+            *[part for pair in fields.items() for part in pair],
         ],
     )
     return Redrive(word=str(reply[0]), id=str(reply[1]))
@@ -211,7 +246,7 @@ def raw_fields(text: str) -> dict[str, str]:
 
 async def _close(shelf: Shelf, letter_id: str, wanted: str, verdict: Verdict) -> str:
     source = shelf.source
-    word = await _run(
+    word = await run_script(
         shelf,
         "close_letter",
         [
@@ -235,11 +270,13 @@ async def _close(shelf: Shelf, letter_id: str, wanted: str, verdict: Verdict) ->
     return str(word)
 
 
-async def _run(shelf: Shelf, name: str, names: list[str], args: list[Any]) -> Any:
-    return await _asked(script(__file__, name).run(shelf.redis, names, args))
+async def run_script(shelf: Shelf, name: str, names: list[str], args: list[Any]) -> Any:
+    """Run ``lua/<name>.lua`` on the shelf's Redis; its errors become ours."""
+    return await asked(script(__file__, name).run(shelf.redis, names, args))
 
 
-async def _asked(reply: Any) -> Any:
+async def asked(reply: Any) -> Any:
+    """Await a reply of Redis; its errors become ours."""
     try:
         return await reply
     except (RedisError, OSError) as error:

@@ -55,6 +55,38 @@ class QueuePolicy(BaseModel):
         return name
 
 
+#: fields of an entry that may say which partition it belongs to
+PARTITION_FIELDS: Final = ("workspaceId", "userId", "correlationId", "source", "type")
+
+
+class StreamPolicy(BaseModel):
+    """One stream the event processor serves, and how it treats its events."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    group: str = "event-processors"
+    #: the first of these fields an entry has is its partition: events of one are handled in order
+    partition: tuple[str, ...] = ("workspaceId", "userId")
+    attempts: int = Field(default=5, ge=1, le=100)  #: attempts before an event is a dead letter
+    keep: int = Field(default=100_000, ge=1_000)  #: entries kept for pages and replays, read or not
+
+    @field_validator("name", "group")
+    @classmethod
+    def _is_plain(cls, name: str) -> str:
+        if not NAME_PATTERN.fullmatch(name):
+            raise ValueError(f"{name!r}: letters, digits and _.:~- only, at most 128")
+        return name
+
+    @field_validator("partition")
+    @classmethod
+    def _fields_are_known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if name not in PARTITION_FIELDS:
+                raise ValueError(f"{name!r} is none of {', '.join(PARTITION_FIELDS)}")
+        return names
+
+
 BUILT_IN_QUEUES: Final = (
     QueuePolicy(name="long-running-jobs", timeout_s=3600, attempts=3, backoff_s=5),
     QueuePolicy(name="async-processing", timeout_s=600, attempts=3, backoff_s=2),
@@ -96,7 +128,9 @@ class Settings(BaseModel):
     stream_consumer_name: str = Field(
         default="", description="consumer name; empty: host and process id"
     )
-    batch_size: int = Field(default=100, ge=1, le=10_000, description="entries per stream read")
+    batch_size: int = Field(
+        default=1000, ge=1, le=10_000, description="entries per stream read at most"
+    )
     block_time: int = Field(
         default=1000, ge=10, le=60_000, description="ms a stream read waits for an entry"
     )
@@ -176,6 +210,12 @@ class Settings(BaseModel):
         validation_alias=AliasChoices("ARQSCOPE_EVENT_ATTEMPTS", "event_attempts"),
         description="deliveries of an event before it is a dead letter",
     )
+    dead_letter_cap: int = Field(
+        default=100_000,
+        ge=100,
+        validation_alias=AliasChoices("ARQSCOPE_DEAD_LETTER_CAP", "dead_letter_cap"),
+        description="open dead letters per queue or stream; beyond it the oldest go to a file",
+    )
     sample_interval_s: float = Field(
         default=1.0,
         ge=0.1,
@@ -208,20 +248,31 @@ class Settings(BaseModel):
         validation_alias=AliasChoices("ARQSCOPE_LOG_FORMAT", "log_format"),
         description="console: a line for people; json: one object per line",
     )
+    alert_channels: SecretStr | None = Field(
+        default=None,
+        validation_alias=AliasChoices("ARQSCOPE_ALERT_CHANNELS", "alert_channels"),
+        description="where alerts are sent: name=apprise-address, separated by spaces",
+    )
+    alert_hosts: str = Field(
+        default="",
+        validation_alias=AliasChoices("ARQSCOPE_ALERT_HOSTS", "alert_hosts"),
+        description="hosts alerts may be sent to, e.g. hooks.example.com *.example.org 10.1.2.0/24",
+    )
     config_file: Path = Field(
         default=Path("arqscope.toml"),
         validation_alias=AliasChoices("ARQSCOPE_CONFIG_FILE", "config_file"),
-        description="TOML file with further queues",
+        description="TOML file with further queues, streams, rules and alerts",
     )
     data_dir: Path = Field(
         default=Path(".arqscope"),
         validation_alias=AliasChoices("ARQSCOPE_DATA_DIR", "data_dir"),
-        description="where the embedded stack keeps its data",
+        description="where the embedded stack keeps its data, and spilled dead letters lie",
     )
     queues: tuple[QueuePolicy, ...] = BUILT_IN_QUEUES
+    declared_streams: tuple[StreamPolicy, ...] = ()  #: ``[[streams]]`` of the TOML file
 
     #: fields whose name is not an environment variable
-    _NOT_ENVIRONMENT: ClassVar[frozenset[str]] = frozenset({"queues"})
+    _NOT_ENVIRONMENT: ClassVar[frozenset[str]] = frozenset({"queues", "declared_streams"})
 
     @field_validator("redis_url", "redis_streams_url", "redis_queue_url")
     @classmethod
@@ -264,7 +315,7 @@ class Settings(BaseModel):
     def load(
         cls, environ: Mapping[str, str] | None = None, *, env_file: Path | None = Path(".env")
     ) -> "Settings":
-        """Read the environment (or *environ*), then *env_file*, then the TOML file with queues.
+        """Read the environment (or *environ*), then *env_file*, then the TOML file.
 
         Raises SettingsError, naming the variable, its value (never a secret) and the remedy.
         """
@@ -277,7 +328,9 @@ class Settings(BaseModel):
         }
         config_file = Path(arguments.get("config_file", cls.model_fields["config_file"].default))
         if config_file.exists():
-            arguments["queues"] = _read_queues(config_file)
+            table = _read_toml(config_file)
+            arguments["queues"] = _queues_of(table, config_file)
+            arguments["declared_streams"] = _streams_of(table, config_file)
         try:
             return cls(**arguments)
         except ValidationError as error:
@@ -303,13 +356,44 @@ class Settings(BaseModel):
         return tuple(policy.name for policy in self.queues)
 
     @property
+    def streams(self) -> tuple[StreamPolicy, ...]:
+        """The streams events are processed from: STREAM_NAME first, then the declared ones.
+
+        STREAM_NAME's group and attempts are STREAM_CONSUMER_GROUP and ARQSCOPE_EVENT_ATTEMPTS, and
+        the others' too where they say nothing else.
+        """
+        shared = {"group": self.stream_consumer_group, "attempts": self.event_attempts}
+        found = {self.stream_name: StreamPolicy(name=self.stream_name, **shared)}
+        for policy in self.declared_streams:
+            said = policy.model_dump(exclude_unset=True)
+            found[policy.name] = StreamPolicy(**{**shared, **said})
+        return tuple(found.values())
+
+    @property
+    def stream_names(self) -> tuple[str, ...]:
+        """Names of the streams, STREAM_NAME first."""
+        return tuple(policy.name for policy in self.streams)
+
+    def stream(self, name: str) -> StreamPolicy:
+        """Return the policy of stream *name*; NotFound else."""
+        for policy in self.streams:
+            if policy.name == name:
+                return policy
+        raise NotFound("stream", name, self.stream_names)
+
+    @property
+    def alert_host_list(self) -> tuple[str, ...]:
+        """Hosts, host globs and networks alerts may be sent to."""
+        return tuple(self.alert_hosts.replace(",", " ").split())
+
+    @property
     def consumer_name(self) -> str:
         """This process's name in the consumer group."""
         return self.stream_consumer_name or f"{socket.gethostname()}-{os.getpid()}"
 
     def secrets(self) -> tuple[str, ...]:
         """Return what must not be written anywhere: keys, and the passwords of the Redis URLs."""
-        kept = (self.api_key, self.payload_key, self.redis_password)
+        kept = (self.api_key, self.payload_key, self.redis_password, self.alert_channels)
         urls = (self.redis_url, self.redis_streams_url, self.redis_queue_url)
         passwords = {unquote(urlsplit(url).password or "") for url in urls}
         return tuple({key.get_secret_value() for key in kept if key} | passwords - {""})
@@ -387,11 +471,30 @@ def _read_env_file(path: Path | None) -> dict[str, str]:
     return values
 
 
-def _read_queues(path: Path) -> tuple[QueuePolicy, ...]:
+def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
         raise SettingsError(f"{path} is not TOML: {error}") from error
+
+
+def _streams_of(table: Mapping[str, Any], path: Path) -> tuple[StreamPolicy, ...]:
+    rows = table.get("streams", [])
+    if not isinstance(rows, list):
+        raise SettingsError(f"{path}: write each stream as a [[streams]] table with a name")
+    found: dict[str, StreamPolicy] = {}
+    for number, fields in enumerate(rows, 1):
+        try:
+            policy = StreamPolicy(**fields)
+        except (ValidationError, TypeError) as error:
+            raise SettingsError(f"{path}, [[streams]] number {number}: {error}") from error
+        if policy.name in found:
+            raise SettingsError(f"{path}: the stream {policy.name!r} is declared twice")
+        found[policy.name] = policy
+    return tuple(found.values())
+
+
+def _queues_of(table: Mapping[str, Any], path: Path) -> tuple[QueuePolicy, ...]:
     policies = {policy.name: policy for policy in BUILT_IN_QUEUES}
     for name, fields in table.get("queues", {}).items():
         before = policies[name].model_dump() if name in policies else {}

@@ -3,7 +3,7 @@
 import argparse
 import time
 
-from bench import api, drain, pickup, slots, startup
+from bench import api, drain, events, pickup, redrive, slots, startup
 from bench.contenders import contenders
 from bench.machine import machine
 from bench.results import keep, rewrite_table, show
@@ -14,6 +14,8 @@ MEASURES = {
     "T3": slots.measure,
     "T5": api.measure_stats,
     "T7": api.measure_submit,
+    "T8": events.measure,
+    "T9": redrive.measure,
     "T12": startup.measure,
 }
 
@@ -28,10 +30,12 @@ def main() -> None:
     asked = [name.strip().upper() for name in arguments.only.split(",") if name.strip()]
     if unknown := [name for name in asked if name not in MEASURES]:
         parser.error(f"no benchmark {', '.join(unknown)}; there are {', '.join(MEASURES)}")
-    versions = machine() | {c.name: c.version for c in contenders().values()}
+    parties = {**contenders(), **events.consumers()}
+    versions = machine() | {c.name: c.version for c in parties.values()}
+    versions |= redrive.versions()
     for name, value in versions.items():
         print(f"{name:<14}{value}")
-    for contender in contenders().values():
+    for contender in parties.values():
         print(f"{contender.name:<14}{contender.settings}")
     began = time.monotonic()
     for name in asked or MEASURES:

@@ -61,7 +61,7 @@ def _bullmq(server: Server) -> int:
     return sum(pipe.execute())
 
 
-def _installed(python: Path, package: str) -> str:
+def installed(python: Path, package: str) -> str:
     """Return the version of a package in an environment, empty when it is not there."""
     if not python.exists():
         return ""
@@ -86,7 +86,7 @@ def contenders() -> dict[str, Contender]:
 
     def python_peer(name: str, file: str, package: str, settings: str, **rest: Any) -> None:
         python = VENVS / package / "bin" / "python"
-        if version := _installed(python, package):
+        if version := installed(python, package):
             command = (str(python), str(PEERS / file))
             found.append(Contender(name, settings, command, version=version, **rest))
 

@@ -117,7 +117,8 @@ def rewrite_table(path: Path = FILE) -> None:
             f"| {peers} | {row['target']} | {met} |"
         )
     dates = sorted({row["date"] for row in rows})
-    versions = ", ".join(f"{name} {value}" for name, value in rows[-1]["versions"].items())
+    known = {name: value for row in rows for name, value in row["versions"].items()}
+    versions = ", ".join(f"{name} {value}" for name, value in known.items())
     span = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
     head = f"Measured {span} (UTC). {versions}."
     text = "\n".join([_OPEN, "", head, "", *lines, "", _CLOSE])

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pytest
@@ -24,6 +25,29 @@ async def bury(
     redis: Redis, letter_id: str = "j1", payload: bytes | None = PAYLOAD, **facts: Any
 ) -> DeadLetter:
     """Write a dead letter as the finish script does."""
+    async with redis.pipeline() as pipe:
+        letter = _bury(pipe, letter_id, payload, facts)
+        await pipe.execute()
+    return letter
+
+
+async def bury_many(
+    redis: Redis, ids: Iterable[str], payload: bytes | None = PAYLOAD, **facts: Any
+) -> list[str]:
+    """Write many dead letters; a fact may be a function of the number."""
+    names = list(ids)
+    for start in range(0, len(names), 500):
+        async with redis.pipeline() as pipe:
+            for n, letter_id in enumerate(names[start : start + 500], start):
+                told = {k: v(n) if callable(v) else v for k, v in facts.items()}
+                _bury(pipe, letter_id, payload, told)
+            await pipe.execute()
+    return names
+
+
+def _bury(
+    redis: Any, letter_id: str, payload: bytes | None, facts: Mapping[str, Any]
+) -> DeadLetter:
     died_ms = int(time.time() * 1000)
     base = {"kind": "job", "source": QUEUE, "name": "sync", "reason": "attempts"}
     error = {"error_type": "RuntimeError", "error": "boom", "fingerprint": f"f{letter_id}"}
@@ -31,10 +55,10 @@ async def bury(
         **(base | error | {"id": letter_id, "state": LetterState.NEW, "died_ms": died_ms} | facts)
     )
     source = letter.source
-    await redis.hset(keys.dead_record(source, letter_id), mapping=letter.to_fields())
+    redis.hset(keys.dead_record(source, letter_id), mapping=letter.to_fields())
     if payload is not None:
-        await redis.set(keys.dead_payload(source, letter_id), payload)
-    await redis.zadd(keys.dead_open(source), {letter_id: letter.died_ms})
+        redis.set(keys.dead_payload(source, letter_id), payload)
+    redis.zadd(keys.dead_open(source), {letter_id: letter.died_ms})
     return letter
 
 

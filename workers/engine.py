@@ -138,6 +138,7 @@ class Worker(arq.worker.Worker):
             self._side_tasks.clear()
             if not self.burst:
                 await heartbeat.stop()
+            await self.runner.sampler.stop()
             await outbox.stop()
             await asyncio.get_running_loop().run_in_executor(None, leases.stop)
             await self.wakeups.close()

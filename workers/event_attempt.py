@@ -4,19 +4,21 @@ import asyncio
 import random
 import time
 import traceback
-from collections.abc import Awaitable, Callable
+import types
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import redis.exceptions
 
+from app.arguments import encoded, flat
 from app.errors import BadRecord, InvalidRequest, PermanentError, RedisRefused, RedisUnavailable
 from app.events import ENTRY_ID, Event
 from app.fingerprint import fingerprint
 from app.payload import safe_str
 from app.records import MAX_ERROR_BYTES
 from workers.event_context import Effects, EventContext
-from workers.event_router import Handler
+from workers.event_router import Plan
 
 #: s a handler may take; longer work belongs in a job
 HANDLER_TIMEOUT_S: Final = 60.0
@@ -62,6 +64,7 @@ class GiveUp:
 
 
 Decision = Handled | TryAgain | Wait | GiveUp
+HANDLED: Final = Handled()
 
 
 @dataclass(slots=True)
@@ -71,25 +74,35 @@ class Delivery:
     id: str
     fields: dict[str, str]
     deliveries: int  #: how often it was handed out, this time included
-    is_adopted: bool = False  #: taken over from a consumer that went away
+    must_begin: bool = False  #: adopted: its delivery is counted in Redis when it begins
     is_waiting: bool = False  #: in its backoff
     event: Event | None = None
     malformed: BadRecord | None = None
     attempts: int = 0  #: failed ones
     is_known: bool = False  #: whether Redis was asked about earlier attempts
-    started: float = 0.0
+    is_lost: bool = False  #: somebody else has taken it over
+    taken_at: float = 0.0  #: monotonic, when it became ours
+    runner: "asyncio.Task[Any] | None" = None  #: works on it at this moment
+    leaves_marks: bool = False  #: whether the dedup of its effects has an entry in Redis
+    started: float = 0.0  #: monotonic, when it was first worked on here
+    ended: float = 0.0  #: monotonic, when its handlers were through
     done: set[str] | None = None  #: names of handlers that are through
+    plan: Plan | None = None  #: the handlers it met
 
-    def __post_init__(self) -> None:
-        try:
-            self.event = Event.from_entry(self.id, self.fields)
-        except BadRecord as error:
-            self.malformed = error
+    def lose(self) -> None:
+        """Somebody else has taken the entry over: what is being done with it ends."""
+        self.is_lost = True
+        if self.runner is not None:
+            self.runner.cancel()
 
-    @property
-    def partition(self) -> str:
-        """The lane the entry is handled in."""
-        return self.event.partition if self.event else self.id
+    def decode(self) -> Event | None:
+        """Return the event, or None where the entry is malformed; decoded once."""
+        if self.event is None and self.malformed is None:
+            try:
+                self.event = Event.from_entry(self.id, self.fields)
+            except BadRecord as error:
+                self.malformed = error
+        return self.event
 
     @property
     def identity(self) -> str:
@@ -99,8 +112,8 @@ class Delivery:
     @property
     def letter_id(self) -> str:
         """The dead letter this entry is a retry of, malformed or not; empty when it is none."""
-        letter_id = self.fields.get("redrivenFrom", "")
-        return letter_id if ENTRY_ID.fullmatch(letter_id) else ""
+        letter_id = self.fields.get("redrivenFrom")
+        return letter_id if letter_id and ENTRY_ID.fullmatch(letter_id) else ""
 
     @property
     def is_suspect(self) -> bool:
@@ -109,35 +122,50 @@ class Delivery:
 
     @property
     def elapsed_ms(self) -> int:
-        """Milliseconds since it was first worked on here."""
-        return int((time.monotonic() - self.started) * 1000) if self.started else 0
+        """Milliseconds it has been worked on here, waits between attempts included."""
+        return int(((self.ended or time.monotonic()) - self.started) * 1000) if self.started else 0
 
 
 async def attempt(
+    delivery: Delivery,
     event: Event,
-    handlers: tuple[Handler, ...],
-    done: set[str],
+    plan: Plan,
     effects: Effects,
-    number: int,
-    on_done: Callable[[str], Awaitable[None]],
+    on_done: Callable[[Delivery, str], Awaitable[None]],
+    *,
+    is_stopping: Callable[[], bool],
     timeout_s: float = HANDLER_TIMEOUT_S,
 ) -> Decision:
-    """Run the *handlers* not yet *done*; one that fails does not keep the others from running."""
-    worst: Decision = Handled()
-    for handler in handlers:
-        if handler.name in done:
+    """Run the handlers not yet through; one that fails does not keep the others from running."""
+    worst: Decision = HANDLED
+    number = delivery.attempts + 1
+    done = delivery.done
+    for handler in plan.handlers:
+        if done is not None and handler.name in done:
             continue
         context = EventContext(effects, event, handler.name, number)
         try:
-            async with asyncio.timeout(timeout_s):
-                if handler.is_async:
-                    await handler.function(event, context)
+            if handler.is_async:
+                work = handler.function(event, context)
+                try:
+                    waits_for = work.send(None)
+                except StopIteration:
+                    pass  # it never suspended: no timer, no loop turn
                 else:
+                    delivery.runner = asyncio.current_task()
+                    async with asyncio.timeout(timeout_s):
+                        await _resumed(work, waits_for)
+            else:
+                delivery.runner = asyncio.current_task()
+                async with asyncio.timeout(timeout_s):
                     await asyncio.to_thread(handler.function, event, context)
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
-                raise
+                if is_stopping() or delivery.is_lost:
+                    raise
+                while task.cancelling():
+                    task.uncancel()
             worst = _worse(worst, TryAgain(error))  # a handler that cancelled itself
         except OUTAGES as error:
             worst = _worse(worst, Wait(error))
@@ -146,10 +174,30 @@ async def attempt(
         except (Exception, SystemExit) as error:  # noqa: BLE001, RUF100 - the handler's, shown below
             worst = _worse(worst, TryAgain(error))
         else:
-            done.add(handler.name)
-            if len(done) < len(handlers):  # the last one is covered by the acknowledgement
-                await on_done(handler.name)
+            if len(plan.handlers) > 1:
+                done = delivery.done = delivery.done or set()
+                done.add(handler.name)
+                if len(done) < len(plan.handlers):  # the acknowledgement covers the last one
+                    delivery.leaves_marks = True
+                    await on_done(delivery, handler.name)
+        finally:
+            delivery.leaves_marks = delivery.leaves_marks or context.leaves_marks
     return worst
+
+
+@types.coroutine
+def _resumed(work: Coroutine[Any, Any, Any], waits_for: Any) -> Generator[Any, Any, Any]:
+    """Go on with *work*, a coroutine that was begun and wants to wait for *waits_for*."""
+    while True:
+        try:
+            yield waits_for
+        except BaseException as error:
+            try:
+                waits_for = work.throw(error)
+            except StopIteration as ended:
+                return ended.value
+        else:
+            return (yield from work)
 
 
 def _worse(left: Decision, right: Decision) -> Decision:
@@ -185,7 +233,13 @@ def letter_of(
         "worker": worker,
         "enqueued_ms": delivery.id.partition("-")[0],
         "correlation_id": event.trace_id if event else "",
+        "arguments": _arguments(event) if event else "{}",
     }
+
+
+def _arguments(event: Event) -> str:
+    about = {"userId": event.user_id, "workspaceId": event.workspace_id, "origin": event.source}
+    return encoded(flat([event.data], {name: value for name, value in about.items() if value}))
 
 
 def attempts_spent(delivery: Delivery, reason: str) -> int:

@@ -4,7 +4,6 @@ The id of every effect derives from the event, the handler and the how-manieth e
 is, so a processor killed between two Redis servers neither loses nor doubles it.
 """
 
-from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
@@ -26,11 +25,6 @@ HANDLED_S: Final = 7 * 86_400
 NOTIFIED_S: Final = 600
 
 
-def notified(stream: str, identity: str, effect: str) -> str:
-    """STRING mark of a notification sent (cache Redis) · event processor · 10 min · recent ones."""
-    return f"arqscope:{{{stream}}}:notified:{identity}:{effect}"
-
-
 class Effects:
     """The connections effects go through; one per processor."""
 
@@ -47,14 +41,15 @@ class Effects:
 class EventContext:
     """One handler's hands while it handles one event."""
 
-    __slots__ = ("_counts", "_effects", "_handler", "attempt", "event")
+    __slots__ = ("_counts", "_effects", "_handler", "attempt", "event", "leaves_marks")
 
     def __init__(self, effects: Effects, event: Event, handler: str, attempt: int) -> None:
         self.event = event
         self.attempt = attempt  #: 1 on the first
         self._effects = effects
         self._handler = handler
-        self._counts: Counter[str] = Counter()
+        self._counts: dict[str, int] | None = None
+        self.leaves_marks = False  #: whether the dedup of this event has an entry in Redis
 
     @property
     def publisher(self) -> Publisher:
@@ -95,6 +90,7 @@ class EventContext:
             )
         )
         flat = [text for pair in fields.items() for text in pair]
+        self.leaves_marks = True
         handled = keys.handled(publisher.stream, self.event.identity)
         return str(
             await _asked(
@@ -130,7 +126,7 @@ class EventContext:
             message, kind, correlationId=self.event.trace_id, eventId=self.event.id, **more
         )
         stream = self._effects.publisher.stream
-        mark = notified(stream, self.event.identity, self._effect("notification"))
+        mark = keys.notified(stream, self.event.identity, self._effect("notification"))
         return int(
             await _asked(
                 lambda: script(__file__, "notify_event").run(
@@ -142,8 +138,8 @@ class EventContext:
 
     def _effect(self, kind: str) -> str:
         """Name the next effect of *kind*: the same at every delivery of a deterministic handler."""
-        self._counts[kind] += 1
-        number = self._counts[kind]
+        counts = self._counts = self._counts or {}
+        number = counts[kind] = counts.get(kind, 0) + 1
         return f"{kind}:{self._handler}" + (f":{number}" if number > 1 else "")
 
 

@@ -6,7 +6,7 @@ Reads are bounded and resume by id; what must not come apart is one script (``lu
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Any, Final, Literal, cast
 
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
@@ -20,14 +20,7 @@ SETTLED_S: Final = 3_600
 #: s the dedup of a dead event is kept: its redrive must not repeat what had been done
 DEAD_S: Final = 400 * 86_400
 PENDING_LOOKED_AT: Final = 1_000
-#: entries a stream keeps for pages and replays, whoever has read them
-KEPT_ENTRIES: Final = 100_000
 Fields = dict[str, str]
-
-
-def checkpoints(stream: str) -> str:
-    """HASH group → id below which nothing is pending · event processor · none · groups."""
-    return f"arqscope:{{{stream}}}:checkpoints"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +58,9 @@ class EventGroup:
         self.group = group
         self.consumer = consumer
 
-    async def create(self) -> bool:
-        """Make the group where it is missing, at the last checkpoint or the start; whether it did."""
-        known = await cast(Any, self._redis.hget(checkpoints(self.stream), self.group))
+    async def create(self) -> Literal["", "made", "remade"]:
+        """Make the group where it is missing, at the last checkpoint or the start; what it did."""
+        known = await cast(Any, self._redis.hget(keys.checkpoints(self.stream), self.group))
         start = _before(known[1:]) if known and known.startswith("(") else known or "0-0"
         if start != "0-0" and _is_newer(start, await self._last_id()):
             start = "0-0"  # the stream was deleted and begun anew
@@ -76,8 +69,8 @@ class EventGroup:
         except ResponseError as error:
             if not str(error).startswith("BUSYGROUP"):
                 raise
-            return False
-        return True
+            return ""
+        return "remade" if known else "made"
 
     async def read(self, count: int, block_ms: int) -> list[tuple[str, Fields]]:
         """Wait up to *block_ms* for new entries; each belongs to this consumer from then on."""
@@ -88,12 +81,15 @@ class EventGroup:
             (str(entry_id), fields or {}) for _, rows in reply or () for entry_id, fields in rows
         ]
 
-    async def pending(self, *, own: bool, idle_ms: int) -> list[Pending]:
-        """Return entries not acknowledged for *idle_ms*, oldest first: this consumer's, or all."""
+    async def pending(self, *, own: bool, idle_ms: int, after: str = "") -> list[Pending]:
+        """Return a page of entries not acknowledged for *idle_ms*: this consumer's, or all.
+
+        Oldest first, those after id *after*; fewer than ``PENDING_LOOKED_AT`` are the last ones.
+        """
         rows = await self._redis.xpending_range(
             self.stream,
             self.group,
-            "-",
+            f"({after}" if after else "-",
             "+",
             PENDING_LOOKED_AT,
             consumername=cast(Any, self.consumer if own else None),
@@ -101,20 +97,43 @@ class EventGroup:
         )
         return [Pending(r["message_id"], r["consumer"], r["times_delivered"]) for r in rows]
 
-    async def claim(self, entry_id: str, idle_ms: int) -> Fields | None:
-        """Take one entry over: its fields, {} when it was deleted, None when somebody was faster.
+    async def adopt(
+        self, ids: Sequence[str], *, own: bool, idle_ms: int
+    ) -> list[tuple[str, int, Fields | None]]:
+        """Take entries over that nobody works on; only this consumer's when *own*.
 
-        One at a time and only when about to be worked on (XAUTOCLAIM's COUNT 1): whoever claims a
-        batch and dies of its first entry makes suspects of all the others.
+        Returns id, deliveries before this one, and fields (None when the entry was deleted). Whoever
+        goes on with one must ``begin`` it: that is when the delivery is counted.
         """
-        rows = await self._redis.xclaim(
-            self.stream, self.group, self.consumer, idle_ms, cast(Any, [entry_id])
+        if not ids:
+            return []
+        reply = await script(__file__, "adopt_events").run(
+            self._redis,
+            [self.stream],
+            [
+                self.group,
+                self.consumer,
+                idle_ms,
+                self.consumer if own else "",
+                *ids,
+            ],
         )
-        for found, fields in rows:
-            if found is not None and fields is not None:
-                return dict(fields)
-        exists = await self._redis.xrange(self.stream, entry_id, entry_id, count=1)
-        return None if exists else {}  # 7.0 drops a deleted entry by itself, 6.2 keeps it pending
+        return [
+            (
+                str(entry_id),
+                int(count),
+                dict(zip(flat[::2], flat[1::2], strict=True)) if flat else None,
+            )
+            for entry_id, count, flat in reply
+        ]
+
+    async def begin(self, entry_id: str) -> int:
+        """Count the delivery of an adopted entry; its number, 0 when the entry is not ours."""
+        return int(
+            await script(__file__, "begin_event").run(
+                self._redis, [self.stream], [self.group, self.consumer, entry_id]
+            )
+        )
 
     async def hold(self, ids: Sequence[str]) -> list[str]:
         """Keep *ids* from looking abandoned; return those that are no longer this consumer's."""
@@ -124,6 +143,10 @@ class EventGroup:
         """Give *ids* back, as if they had not been delivered."""
         return await self._hold("release", ids)
 
+    async def give_back(self, ids: Sequence[str]) -> list[str]:
+        """Give adopted *ids* back whose delivery was not begun."""
+        return await self._hold("return", ids)
+
     async def _hold(self, what: str, ids: Sequence[str]) -> list[str]:
         if not ids:
             return []
@@ -132,10 +155,14 @@ class EventGroup:
         )
         return [str(entry_id) for entry_id in reply]
 
-    async def acknowledge(self, settled: Sequence[Settled]) -> list[int]:
-        """Settle a batch; 0 for an event somebody else settled."""
+    async def acknowledge(self, plain: Sequence[str], told: Sequence[Settled]) -> list[str]:
+        """Settle a batch, in one script; return the ids somebody else had settled.
+
+        *plain* are ids of events handled at the first try that leave nothing behind; they are
+        counted and no more. *told* are shown among the recent ones and resolve their letters.
+        """
         rows: list[Any] = []
-        for one in settled:
+        for one in told:
             rows += (one.id, one.identity, one.type, one.handlers, one.outcome, one.ms)
             rows += (one.correlation_id, one.letter_id)
         reply = await script(__file__, "ack_events").run(
@@ -147,7 +174,7 @@ class EventGroup:
                 keys.event_attempts(self.stream),
                 keys.dead_retrying(self.stream),
                 keys.dead_closed(self.stream),
-                checkpoints(self.stream),
+                keys.checkpoints(self.stream),
             ],
             [
                 self.group,
@@ -155,10 +182,12 @@ class EventGroup:
                 keys.dead_record(self.stream, ""),
                 keys.handled(self.stream, ""),
                 SETTLED_S,
+                len(plain),
+                *plain,
                 *rows,
             ],
         )
-        return [int(one) for one in reply]
+        return [str(one) for one in reply]
 
     async def skip(self, ids: Sequence[str]) -> None:
         """Acknowledge entries that were settled before, without counting them again."""
@@ -227,9 +256,9 @@ class EventGroup:
         )
         return [str(name) for name in reply]
 
-    async def trim(self, kept: int = KEPT_ENTRIES) -> int:
+    async def trim(self, kept: int) -> int:
         """Drop the oldest entries beyond *kept* that every group is through with; how many."""
-        length = int(await self._redis.xlen(self.stream))
+        length = await self.length()
         if length <= kept:
             return 0
         safe: list[str] = []
@@ -244,6 +273,10 @@ class EventGroup:
                 self.stream, minid=oldest, approximate=True, limit=length - kept
             )
         )
+
+    async def length(self) -> int:
+        """Entries in the stream, handled or not."""
+        return int(await self._redis.xlen(self.stream))
 
     async def _last_id(self) -> str:
         rows = await self._redis.xrevrange(self.stream, count=1)

@@ -27,6 +27,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 _WORD: Final = re.compile(r"[a-z0-9_-]+")
 #: characters of a handler's name: it is part of the ids of the jobs it enqueues
 MAX_NAME_CHARS: Final = 48
+#: types whose plan is remembered; a producer may invent any number of them
+PLANS_KEPT: Final = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +40,20 @@ class Handler:
     is_async: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is done with events of one type."""
+
+    handlers: tuple[Handler, ...]
+    names: str  #: of the handlers, comma separated
+    is_matched: bool  #: False: nobody handles the type, *handlers* are those of unmatched events
+
+
 class Registry:
     """Handlers by pattern; several per event, called in the order they were registered."""
 
     def __init__(self) -> None:
+        self._plans: dict[str, Plan] = {}
         self._names: set[str] = set()
         self._by_pattern: dict[str, list[tuple[int, Handler]]] = {}
         self._unmatched: Handler | None = None
@@ -55,6 +67,7 @@ class Registry:
         def register(function: F) -> F:
             handler = self._handler(function)
             self._count += 1
+            self._plans.clear()
             for pattern in patterns:
                 self._by_pattern.setdefault(pattern, []).append((self._count, handler))
             return function
@@ -64,6 +77,7 @@ class Registry:
     def on_unmatched(self, function: F) -> F:
         """Register the one handler of events no pattern matches; the last one registered counts."""
         self._unmatched = self._handler(function)
+        self._plans.clear()
         return function
 
     def matching(self, event_type: str) -> tuple[Handler, ...]:
@@ -74,6 +88,18 @@ class Registry:
             for order, handler in self._by_pattern.get(pattern, ())
         }
         return tuple(found[order] for order in sorted(found))
+
+    def plan(self, event_type: str) -> Plan:
+        """Return what is done with events of *event_type*; the same object every time."""
+        plan = self._plans.get(event_type)
+        if plan is None:
+            matching = self.matching(event_type)
+            handlers = matching or self.unmatched
+            plan = Plan(handlers, ",".join(one.name for one in handlers), bool(matching))
+            if len(self._plans) >= PLANS_KEPT:
+                self._plans.clear()
+            self._plans[event_type] = plan
+        return plan
 
     @property
     def unmatched(self) -> tuple[Handler, ...]:

@@ -4,11 +4,25 @@ Every action checks the actor's role and the read-only mode, writes its audit li
 in an ActionReport whether anything changed. Asked twice, it acts once.
 """
 
-from app.actions.asking import ActionReport, Actor, Connections, Role, may_act
+from app.actions.alerts import acknowledge_alert, silence_alert
+from app.actions.asking import ActionReport, Actor, Role, may_act
+from app.actions.causes import change_cause
 from app.actions.events import notify, publish_event
 from app.actions.jobs import abort_job, cancel_job, promote_job, submit_jobs
 from app.actions.keys import CreatedKey, create_key, revoke_key
-from app.actions.letters import archive_letter, discard_letter, retry_letter, undo_discard
+from app.actions.letters import (
+    archive_letter,
+    discard_letter,
+    import_letters,
+    retry_letter,
+    undo_discard,
+)
+from app.actions.operations import (
+    abort_operation,
+    pause_operation,
+    resume_operation,
+    start_operation,
+)
 from app.actions.queues import (
     clean_queue,
     control_workers,
@@ -16,6 +30,7 @@ from app.actions.queues import (
     resume_queue,
     set_concurrency,
 )
+from app.connections import Connections
 
 __all__ = [
     "ActionReport",
@@ -24,21 +39,29 @@ __all__ = [
     "CreatedKey",
     "Role",
     "abort_job",
+    "abort_operation",
+    "acknowledge_alert",
     "archive_letter",
     "cancel_job",
+    "change_cause",
     "clean_queue",
     "control_workers",
     "create_key",
     "discard_letter",
+    "import_letters",
     "may_act",
     "notify",
+    "pause_operation",
     "pause_queue",
     "promote_job",
     "publish_event",
+    "resume_operation",
     "resume_queue",
     "retry_letter",
     "revoke_key",
     "set_concurrency",
+    "silence_alert",
+    "start_operation",
     "submit_jobs",
     "undo_discard",
 ]

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from app import audit, keys
+from app.connections import Connections as Connections
 from app.connections import explained
 from app.errors import ActionRefused, ArqscopeError, NotFound
 from app.settings import Settings
@@ -26,15 +26,6 @@ class Actor:
 
     name: str
     role: Role
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Connections:
-    """Clients of the three Redis roles."""
-
-    queue: Redis
-    streams: Redis
-    cache: Redis
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

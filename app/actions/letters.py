@@ -1,13 +1,17 @@
-"""Actions on dead letters: retry, discard, archive, and take that back."""
+"""Actions on dead letters: retry, edited or not, discard, archive, and take that back."""
 
-from typing import Final
+import json
+from pathlib import Path
+from typing import Any, Final
 
-from app import redrive
-from app.actions.asking import ActionReport, Actor, Connections, check_queue, permit
-from app.enqueue import MAX_DELAY_S
-from app.errors import ActionRefused, InvalidRequest, NotFound
+from app import keys, redrive, spill
+from app.actions.asking import ActionReport, Actor, Connections, asked, check_queue, permit
+from app.enqueue import MAX_DELAY_S, codec_of
+from app.errors import ActionRefused, InvalidRequest, NotFound, UnknownFunction
+from app.letter_edit import LetterEdit, edited_event, edited_job
+from app.payload import raw_bytes
 from app.records import LetterState
-from app.redrive import Shelf, Verdict
+from app.redrive import Edited, Shelf, Verdict
 from app.settings import Settings
 
 MAX_REASON_CHARS: Final = 400
@@ -20,28 +24,41 @@ async def retry_letter(
     source: str,
     letter_id: str,
     delay_s: float = 0,
+    edit: LetterEdit | None = None,
 ) -> ActionReport:
     """Put one dead letter back on its queue or stream: same bytes, new id; pressed twice, once.
 
-    A retry the processor scheduled for later is brought forward. Raises NotFound, or ActionRefused
-    when the letter is closed or its payload is gone.
+    With *edit* the retry carries edited arguments; the letter keeps what died, and audit and lineage
+    tell the hashes of both. A retry the processor scheduled for later is brought forward, unless it
+    is edited. Raises NotFound, InvalidRequest for an edit, or ActionRefused when the letter is
+    closed, its payload is gone, or another retry of it is under way.
     """
     if not 0 <= delay_s <= MAX_DELAY_S:
         raise InvalidRequest(f"delay={delay_s!r} is out of range", field="delay")
-    shelf = await _shelf(connections, settings, source)
-    await permit(
-        connections, settings, actor, "retry_letter", _target(source, letter_id), {"delay": delay_s}
-    )
+    shelf = await shelf_of(connections, settings, source)
+    edited = None if edit is None else await _edited(shelf, settings, letter_id, edit)
+    told: dict[str, Any] = {"delay": delay_s}
+    if edited is not None:
+        told |= {"edited": True, "before": edited.before, "after": edited.after}
+    await permit(connections, settings, actor, "retry_letter", _target(source, letter_id), told)
     done = await redrive.redrive(
         shelf,
         letter_id,
         Verdict(actor=actor.name, decision="RETRY", reason=f"asked for by {actor.name}"),
         delay_s=delay_s,
+        edited=edited,
     )
     detail = {"id": done.id, "source": source, "letter": letter_id, "outcome": done.word}
+    if edited is not None:
+        detail |= {"before": edited.before, "after": edited.after}
     match done.word:
         case "redriven":
-            message = f"{letter_id} runs again as {done.id}"
+            as_edited = ", edited" if edited is not None else ""
+            message = f"{letter_id} runs again as {done.id}{as_edited}"
+        case "already" if edited is not None and not await _carries(shelf, letter_id, edited):
+            raise ActionRefused(
+                f"{letter_id} is being retried already, as {done.id}, without these arguments"
+            )
         case "promoted":
             message = f"the retry {done.id} was waiting and runs now"
         case "already":
@@ -91,6 +108,39 @@ async def undo_discard(
     return await _close(connections, settings, actor, source, letter_id, LetterState.NEW, "")
 
 
+async def import_letters(
+    connections: Connections,
+    settings: Settings,
+    actor: Actor,
+    path: Path,
+    *,
+    dry_run: bool = False,
+) -> ActionReport:
+    """Bring the dead letters of an archive file back, each once; those that are here stay as they are.
+
+    Raises BadRecord, before anything is brought back, when a line of the file is damaged, and
+    NotFound when there is no such file.
+    """
+
+    def shelf(line: spill.Line) -> Shelf:
+        redis = connections.streams if line.kind == "event" else connections.queue
+        return Shelf(redis, line.source, line.kind)
+
+    lines, _ = await spill.unspill(path, shelf, dry_run=True)
+    detail: dict[str, Any] = {"file": path.name, "letters": lines}
+    if dry_run:
+        message = f"{path.name} holds {lines:,} dead letters and is whole; nothing was changed"
+        return ActionReport(action="import_letters", changed=False, detail=detail, message=message)
+    await permit(connections, settings, actor, "import_letters", path.name, detail)
+    back, here = await spill.unspill(path, shelf)
+    return ActionReport(
+        action="import_letters",
+        changed=back > 0,
+        detail={**detail, "brought_back": back, "here": here},
+        message=f"{back:,} dead letters of {path.name} came back, {here:,} were here",
+    )
+
+
 _NAMES: Final = {
     LetterState.DISCARDED: ("discard_letter", "DISCARD", "discarded"),
     LetterState.ARCHIVED: ("archive_letter", "ARCHIVE", "archived"),
@@ -110,7 +160,7 @@ async def _close(
 ) -> ActionReport:
     action, decision, outcome = _NAMES[state]
     reason = reason[:MAX_REASON_CHARS]
-    shelf = await _shelf(connections, settings, source)
+    shelf = await shelf_of(connections, settings, source)
     await permit(
         connections, settings, actor, action, _target(source, letter_id), {"reason": reason}
     )
@@ -136,8 +186,33 @@ async def _close(
     )
 
 
-async def _shelf(connections: Connections, settings: Settings, source: str) -> Shelf:
-    if source == settings.stream_name:
+async def _edited(shelf: Shelf, settings: Settings, letter_id: str, edit: LetterEdit) -> Edited:
+    letter = await redrive.read_letter(shelf, letter_id)
+    if letter is None:
+        raise NotFound("dead letter", letter_id)
+    raw = raw_bytes(
+        await redrive.asked(shelf.redis.get(keys.dead_payload(shelf.source, letter_id)))
+    )
+    if shelf.kind == "event":
+        return edited_event(edit, raw)
+    if edit.name is not None and not settings.generic_jobs:
+        known = await asked(shelf.redis.zrange(keys.functions(shelf.source), 0, 999))
+        if known and edit.name not in known:
+            raise UnknownFunction(edit.name, sorted(known))
+    return edited_job(edit, letter, raw, codec_of(settings))
+
+
+async def _carries(shelf: Shelf, letter_id: str, edited: Edited) -> bool:
+    """Whether the retry under way is of these very arguments: pressed twice."""
+    record = keys.dead_record(shelf.source, letter_id)
+    n = await redrive.asked(shelf.redis.hget(record, "redrives"))
+    text = await redrive.asked(shelf.redis.hget(record, f"redrive:{n}"))
+    return bool(text) and json.loads(text).get("after") == edited.after
+
+
+async def shelf_of(connections: Connections, settings: Settings, source: str) -> Shelf:
+    """Where the dead letters of *source* lie; NotFound, with the known names, else."""
+    if source in settings.stream_names:
         return Shelf(connections.streams, source, "event")
     await check_queue(connections, settings, source)
     return Shelf(connections.queue, source, "job")

@@ -8,7 +8,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import __version__
 from app.api import (
+    alerts,
     audit,
+    causes,
     documentation,
     events,
     frames,
@@ -16,6 +18,7 @@ from app.api import (
     jobs,
     letters,
     metrics,
+    operations,
     queues,
     stats,
 )
@@ -30,7 +33,10 @@ MODULES: Final[tuple[Any, ...]] = (
     stats,
     jobs,
     queues,
+    causes,
     letters,
+    operations,
+    alerts,
     events,
     frames,
     audit,

@@ -1,39 +1,78 @@
-"""Dead letters: list, look at one, retry, discard, undo, archive."""
+"""Dead letters: list, export, look at one, retry (edited or not), discard, undo, archive."""
 
+from collections.abc import AsyncIterator
 from dataclasses import asdict
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Body, Path, Query
-from fastapi.responses import Response
+from fastapi.responses import Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
-from redis.asyncio import Redis
 
 from app import actions, reader
-from app.actions.asking import check_queue
+from app.actions.letters import shelf_of
 from app.api.access import Caller, Now, Shared
 from app.api.encoded import encoded, paged
 from app.api.frames import records_json
 from app.api.reports import Report, report
 from app.api.strict_json import StrictRoute
 from app.enqueue import codec_of
-from app.errors import NotFound
+from app.errors import InvalidRequest, NotFound
+from app.letter_edit import LetterEdit
+from app.letter_export import MEDIA, export_letters
+from app.letter_filter import LetterFilter
 from app.reader import LettersOf
-from app.server import Runtime
 from app.settings import NAME_PATTERN
 
 router = APIRouter(tags=["dead letters"], route_class=StrictRoute)
 
 SourceName = Annotated[str, Path(min_length=1, max_length=128, pattern=NAME_PATTERN.pattern)]
+ClosedAs = Literal["resolved", "discarded", "archived"]
 LetterId = Annotated[str, Path(min_length=1, max_length=160)]
+
+
+class Edit(BaseModel):
+    """What a retry carries in place of what died; what is left out stays as it was."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str | None = Field(default=None, max_length=128, description="function or event type")
+    data: Any = Field(default=None, description="a job's one argument, or an event's data")
+    args: list[Any] | None = Field(default=None, max_length=100)
+    kwargs: dict[str, Any] | None = None
+    fields: dict[str, str] | None = Field(
+        default=None, description="of an event: userId, workspaceId, correlationId"
+    )
+
+    def for_kind(self, is_event: bool) -> LetterEdit:
+        """Return it as the action takes it."""
+        given = self.model_fields_set
+        changes: dict[str, Any] = {"name": self.name, "args": self.args, "kwargs": self.kwargs}
+        if "data" in given and is_event:
+            changes["data"] = self.data
+        elif "data" in given:
+            if self.args is not None or self.kwargs is not None:
+                raise InvalidRequest("give data, or args and kwargs, not both", field="edit")
+            changes |= {"args": [self.data], "kwargs": {}}
+        return LetterEdit(fields=self.fields, **changes)
 
 
 class Decision(BaseModel):
     """How to act on a dead letter."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"delay": 5000}]})
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {"delay": 5000},
+                {"edit": {"data": {"baseId": "appXXXXXX", "records": 10}}},
+                {"reason": "a test that went astray"},
+            ]
+        },
+    )
 
     delay: float = Field(default=0, ge=0, le=365 * 86_400_000, description="ms before a retry")
-    reason: str = Field(default="", max_length=500, description="why it is given up or put away")
+    reason: str = Field(default="", max_length=400, description="why it is given up or put away")
+    edit: Edit | None = Field(default=None, description="retry with these arguments instead")
 
 
 @router.get("/dead-letters")
@@ -54,31 +93,64 @@ async def letters(
     return Response(records_json(found.head(limit)), media_type="application/json")
 
 
-@router.get("/dead-letters/causes")
-async def causes(now: Now, _: Caller) -> Response:
-    """Group the open dead letters by cause, most frequent first."""
-    return Response(records_json(now.causes), media_type="application/json")
-
-
 @router.get("/dead-letters/{source}")
 async def letters_of(
     source: SourceName,
     shared: Shared,
     _: Caller,
-    state: Annotated[LettersOf, Query()] = "open",
-    cursor: Annotated[str | None, Query(max_length=64)] = None,
+    state: Annotated[LettersOf | ClosedAs, Query()] = "open",
+    name: Annotated[str, Query(max_length=128, description="function or event type")] = "",
+    fingerprint: Annotated[str, Query(max_length=64)] = "",
+    error_type: Annotated[str, Query(max_length=200)] = "",
+    text: Annotated[str, Query(max_length=200, description="in error, id or name")] = "",
+    since: Annotated[str, Query(max_length=40, description="2026-11-23T12:00Z or epoch ms")] = "",
+    until: Annotated[str, Query(max_length=40)] = "",
+    older_than: Annotated[str, Query(max_length=20, description="90s, 15min, 2h, 3d")] = "",
+    cursor: Annotated[str | None, Query(max_length=300)] = None,
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
+    format: Annotated[  # noqa: A002 - the word callers expect
+        Literal["json", "jsonl", "csv", "parquet"],
+        Query(description="json: a page; the others: everything that matches, as a file"),
+    ] = "json",
 ) -> Response:
-    """List the dead letters of one queue or stream, a page at a time."""
-    redis = await _redis_of(shared, source)
-    return paged(await reader.letters_page(redis, source, state, cursor, limit))
+    """List the dead letters of one queue or stream that match, newest first; or export them."""
+    shelf = await shelf_of(shared.connections, shared.settings, source)
+    conditions = {
+        "state": state,
+        "name": name,
+        "fingerprint": fingerprint,
+        "error_type": error_type,
+        "text": text,
+        "since": since,
+        "until": until,
+        "older_than": older_than,
+    }
+    wanted = LetterFilter.parse(conditions)
+    if format == "json":
+        return paged(await reader.letters_matching(shelf, wanted, cursor, limit))
+    pieces = export_letters(shelf, wanted, format, codec=codec_of(shared.settings))
+    first = await anext(pieces, b"")  # what is wrong shows before the answer begins
+
+    async def all_pieces() -> AsyncIterator[bytes]:
+        yield first
+        async for piece in pieces:
+            yield piece
+
+    return StreamingResponse(
+        all_pieces(),
+        media_type=MEDIA[format],
+        headers={
+            "Cache-Control": "no-store",
+            "Content-Disposition": f'attachment; filename="dead-letters-{source}.{format}"',
+        },
+    )
 
 
 @router.get("/dead-letters/{source}/{letter_id}")
 async def letter(source: SourceName, letter_id: LetterId, shared: Shared, _: Caller) -> Response:
     """Return one dead letter with its traceback, its attempts and what it carried."""
-    redis = await _redis_of(shared, source)
-    found = await reader.letter(redis, source, letter_id, codec=codec_of(shared.settings))
+    shelf = await shelf_of(shared.connections, shared.settings, source)
+    found = await reader.letter(shelf.redis, source, letter_id, codec=codec_of(shared.settings))
     if found is None:
         raise NotFound("dead letter", letter_id)
     return encoded(asdict(found))
@@ -98,7 +170,11 @@ async def decide(
     wanted = asked or Decision()
     match verb:
         case "retry":
-            done = await actions.retry_letter(*where, delay_s=wanted.delay / 1000)
+            edit = None
+            if wanted.edit is not None:
+                shelf = await shelf_of(shared.connections, shared.settings, source)
+                edit = wanted.edit.for_kind(shelf.kind == "event")
+            done = await actions.retry_letter(*where, delay_s=wanted.delay / 1000, edit=edit)
         case "discard":
             done = await actions.discard_letter(*where, reason=wanted.reason)
         case "undo":
@@ -106,10 +182,3 @@ async def decide(
         case "archive":
             done = await actions.archive_letter(*where, reason=wanted.reason)
     return report(done)
-
-
-async def _redis_of(shared: Runtime, source: str) -> Redis:
-    if source == shared.settings.stream_name:
-        return shared.connections.streams
-    await check_queue(shared.connections, shared.settings, source)
-    return shared.connections.queue

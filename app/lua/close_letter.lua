@@ -26,6 +26,7 @@ if wanted == 'new' then
     redis.call('HINCRBY', KEYS[4], 'unaborted', 1)
     redis.call('HINCRBY', KEYS[4], 'dead', 1)
   else
+    redis.call('HINCRBY', KEYS[4], state, -1)  -- totals say what is discarded, not what once was
     redis.call('HINCRBY', KEYS[4], 'undone', 1)
   end
   return 'done'

@@ -26,7 +26,9 @@ venv() { # name, requirement ...
 venv arq "arq==0.28.0" "redis[hiredis]>=5.2,<6" uvloop
 venv saq "saq[redis,hiredis]==0.26.4" typing_extensions uvloop
 venv taskiq "taskiq>=0.13,<0.14" "taskiq-redis==1.2.4" hiredis uvloop
+venv rq "rq>=2.6,<3" hiredis
 venv streaq "streaq==7.2.0" uvloop
+venv faststream "faststream[redis]>=0.6,<0.7" hiredis uvloop
 
 if want bullmq; then
   if command -v node >/dev/null && command -v npm >/dev/null; then

@@ -16,7 +16,8 @@ from typing import Any, Final
 
 import pytest
 
-from tests.conftest import start_redis
+from tests.conftest import redis_binary, start_redis
+from tests.faults.event_rig import EventRig
 from tests.faults.nursery import Nursery
 from tests.faults.rig import FULL, Rig
 
@@ -110,8 +111,7 @@ def _keep(entry: dict[str, Any]) -> None:
         kept = [
             old
             for old in (json.loads(text) if text else [])
-            if (old["id"], old["seed"], sorted(old["figures"]))
-            != (entry["id"], entry["seed"], sorted(entry["figures"]))
+            if _which(old) != _which(entry)
             and not (
                 old["id"] == entry["id"] and old["seed"] == entry["seed"] and not old["passed"]
             )
@@ -121,6 +121,13 @@ def _keep(entry: dict[str, Any]) -> None:
         file.seek(0)
         file.truncate()
         file.write(json.dumps(kept, indent=1) + "\n")
+
+
+def _which(entry: dict[str, Any]) -> tuple[Any, ...]:
+    """Which outcomes stand for one another: the same row, seed, figures and variant."""
+    figures = entry["figures"]
+    variant = (figures.get("redis"), figures.get("fault"))
+    return entry["id"], entry["seed"], sorted(figures), *variant
 
 
 @pytest.fixture(scope="session")
@@ -145,6 +152,26 @@ async def make_rig(
         rig = Rig(directory, server, nursery, seed, lease_s)
         made.append(rig)
         return rig
+
+    yield make
+    for rig in made:
+        await rig.close()
+
+
+@pytest.fixture
+async def make_event_rig(
+    tmp_path: Path, nursery: Nursery, seed: int
+) -> AsyncIterator[Callable[..., EventRig]]:
+    """Build a rig for events: ``make_event_rig(kind="bundled")`` on 6.2; *apart*: a queue server."""
+    made: list[EventRig] = []
+
+    def make(*, lease_s: float = 1.0, kind: str = "system", apart: bool = False) -> EventRig:
+        directory = tmp_path / f"rig-{len(made)}"
+        extra = ("--appendfsync", "everysec")
+        server = start_redis(directory / "redis", redis_binary(kind), extra=extra)
+        queue = start_redis(directory / "queue", extra=extra) if apart else server
+        made.append(EventRig(directory, server, queue, nursery, seed, lease_s))
+        return made[-1]
 
     yield make
     for rig in made:

@@ -9,6 +9,7 @@ import threading
 import time
 from typing import Any
 
+from app.errors import PermanentError
 from tests.faults import ledger
 
 
@@ -62,6 +63,12 @@ async def eat_memory(ctx: dict[str, Any], megabytes: int) -> None:
 async def always_fail(ctx: dict[str, Any]) -> None:
     _note(ctx, "start")
     raise ConnectionError("the base does not answer")
+
+
+async def permanent(ctx: dict[str, Any]) -> None:
+    """Give up at once."""
+    _note(ctx, "start")
+    raise PermanentError("there is no such base")
 
 
 async def raise_this(ctx: dict[str, Any], kind: str) -> None:

@@ -1,9 +1,9 @@
 """Start workers fast: a process that has imported the worker once and forks one per request.
 
 Each fork runs ``workers.settings.run`` in a process of its own, as ``python -m workers.settings``
-does, without the second of imports that 200 restarts would each pay. Requests and answers are lines
-of JSON on stdin and stdout: ``{"start": environment, "queue": …, "log": …}`` → pid, ``{"poll": pid}``
-→ exit code or null.
+does, without the second of imports that 200 restarts would each pay; ``queue`` null runs
+``workers.event_processor``. Requests and answers are lines of JSON on stdin and stdout:
+``{"start": environment, "queue": …, "log": …}`` → pid, ``{"poll": pid}`` → exit code or null.
 """
 
 import ctypes
@@ -66,6 +66,8 @@ class Nursery:
 
 def main() -> None:
     """Answer requests until stdin closes."""
+    import workers.event_handlers
+    import workers.event_processor
     import workers.settings  # noqa: F401
 
     _die_with_parent()
@@ -109,8 +111,12 @@ def _fork(request: Mapping[str, Any]) -> int:
         os._exit(code)
 
 
-def _run(queue: str, *, broken_hooks: bool) -> None:
-    from workers import settings
+def _run(queue: str | None, *, broken_hooks: bool) -> None:
+    from workers import event_processor, settings
+
+    if queue is None:
+        event_processor.main()
+        return
 
     if broken_hooks:
         plain = settings.worker_settings

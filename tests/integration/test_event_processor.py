@@ -13,11 +13,14 @@ from typing import Any
 
 import pytest
 
-from app import keys
+from app import actions, keys
+from app.actions import Connections
+from app.collector import Collector
 from app.connections import connect
 from app.records import DeadLetter, LetterState
-from app.settings import Settings
+from app.settings import Settings, StreamPolicy
 from tests.conftest import ROOT, start_redis, wait_until
+from tests.letters import ANN
 from tests.waiting import until
 from workers.event_group import EventGroup
 from workers.event_processor import EventProcessor
@@ -325,6 +328,29 @@ async def test_an_orphan_is_adopted_and_a_deleted_one_forgotten(settings, stream
 
 
 @both_versions
+async def test_a_delivery_counts_when_it_begins_not_when_it_is_claimed(streams_redis):
+    """
+    Processors that die as soon as they have claimed an entry make no suspect of it.
+    """
+    entry = await streams_redis.xadd(STREAM, {"type": "a.b", "data": "1"})
+    await streams_redis.xgroup_create(STREAM, GROUP, "0")
+    await streams_redis.xreadgroup(GROUP, "first", {STREAM: ">"})
+
+    for number in range(10):
+        name = f"c{number}"
+        group = EventGroup(streams_redis, streams_redis, stream=STREAM, group=GROUP, consumer=name)
+        assert await group.adopt([entry], own=False, idle_ms=0) == [
+            (entry, 1, {"type": "a.b", "data": "1"})
+        ]
+    late = EventGroup(streams_redis, streams_redis, stream=STREAM, group=GROUP, consumer="c0")
+    begun = [await late.begin(entry), await group.begin(entry)]
+    taken = await late.adopt([entry], own=True, idle_ms=0)
+
+    (row,) = await group.pending(own=True, idle_ms=0)
+    assert (begun, taken, row.deliveries) == ([0, 2], [], 2)
+
+
+@both_versions
 async def test_trimming_spares_what_is_unread_or_pending(settings, streams_redis):
     async with streams_redis.pipeline(transaction=False) as pipe:
         for _ in range(1000):
@@ -340,6 +366,37 @@ async def test_trimming_spares_what_is_unread_or_pending(settings, streams_redis
 
     assert 300 <= trimmed <= 450
     assert ids.index((await streams_redis.xrange(STREAM, count=1))[0][0]) <= 450
+
+
+async def test_a_stream_that_some_group_does_not_keep_up_with_is_an_alert(
+    settings, streams_redis, cache_redis
+):
+    """
+    Nothing unread is trimmed, so its length is the operator's to know; it is told once.
+    """
+    several = quick(settings, declared_streams=(StreamPolicy(name=STREAM, keep=1_000),))
+    async with streams_redis.pipeline(transaction=False) as pipe:
+        for _ in range(2_500):
+            pipe.xadd(STREAM, {"type": "a.b", "data": "1"})
+        await pipe.execute()
+    await streams_redis.xgroup_create(STREAM, "sleepers", "0")
+    registry = Registry()
+    registry.on("*")(_nothing)
+
+    async with processing(several, registry) as processor:
+        await settled(streams_redis, 2_500)
+        (source,) = processor._sources
+        for _ in range(2):
+            await source.keep_house(60_000)
+        await streams_redis.xgroup_destroy(STREAM, "sleepers")
+        await source.keep_house(60_000)
+
+    alerts = [json.loads(one) for one in await cache_redis.lrange(keys.DLQ_ALERTS, 0, -1)]
+    assert [one["type"] for one in alerts] == ["event-stream-long"]
+    assert await streams_redis.xlen(STREAM) < 1_200
+
+
+async def _nothing(event, context): ...
 
 
 @both_versions
@@ -394,6 +451,87 @@ async def test_a_busy_processor_keeps_its_entries(settings, streams_redis):
         await settled(streams_redis, 1)
 
     assert len(begun) == 1
+
+
+@both_versions
+async def test_one_processor_serves_every_declared_stream(
+    settings, streams_redis, queue_redis, cache_redis
+):
+    """
+    Each with its own group, attempts and partition; letters, actions and frames know them by name.
+    """
+    billing = StreamPolicy(name="billing", group="tills", partition=("correlationId",), attempts=1)
+    several = quick(settings, declared_streams=(billing,))
+    registry = Registry()
+    order: list[str] = []
+    broken = True
+
+    @registry.on("*")
+    async def handle(event, context):
+        if event.value("bad") and broken:
+            raise ValueError("bad")
+        await asyncio.sleep(0.02 if event.value("n") == 0 else 0)
+        order.append(event.id)
+
+    await streams_redis.xadd(STREAM, {"type": "a.b", "data": "{}"})
+    entry = {"type": "c.d", "correlationId": "order-1"}
+    ids = [await streams_redis.xadd("billing", {**entry, "data": f'{{"n":{n}}}'}) for n in range(3)]
+    bad = await streams_redis.xadd("billing", {"type": "c.d", "data": '{"bad":true}'})
+    async with processing(several, registry) as processor:
+        await settled(streams_redis, 1)
+        await until(lambda: streams_redis.zcard(keys.dead_open("billing")))
+        broken = False
+        connections = Connections(queue=queue_redis, streams=streams_redis, cache=cache_redis)
+        report = await actions.retry_letter(connections, several, ANN, "billing", bad)
+        await until(lambda: streams_redis.zcard(keys.dead_closed("billing")))
+        await until(lambda: queue_redis.zcard(keys.WORKERS))
+        (beat,) = await queue_redis.zrange(keys.WORKERS, 0, -1)
+        source = await queue_redis.hget(keys.worker(beat), "source")
+
+    collector = Collector(several)
+    snapshot = await collector.sample()
+    await collector.stop()
+    assert report.changed
+    assert [one for one in order if one in ids] == ids
+    record = await streams_redis.hgetall(keys.dead_record("billing", bad))
+    letter = DeadLetter.from_fields(record)
+    assert (letter.state, letter.attempts, letter.source) == (LetterState.RESOLVED, 1, "billing")
+    assert list(snapshot.streams["stream"]) == [STREAM, "billing"]
+    assert dict(zip(snapshot.streams["stream"], snapshot.streams["processed"], strict=True)) == {
+        STREAM: 1,
+        "billing": 4,
+    }
+    assert set(snapshot.groups["group"]) == {GROUP, "tills"}
+    assert source == f"{STREAM},billing"
+    assert processor.describe()["held"] == 0
+
+
+async def test_a_processor_beside_a_slow_one_gets_its_share(settings, streams_redis):
+    """
+    Nobody takes a thousand entries before it knows how fast they are handled.
+    """
+    registry = Registry()
+    handled: list[str] = []
+
+    @registry.on("*")
+    async def handle(event, context):
+        await asyncio.sleep(0.01)
+        handled.append(event.id)
+
+    async with streams_redis.pipeline(transaction=False) as pipe:
+        for _ in range(400):
+            pipe.xadd(STREAM, {"type": "a.b", "data": "1"})
+        await pipe.execute()
+    one = quick(settings, stream_consumer_name="one", lease_s=30)
+    two = quick(settings, stream_consumer_name="two", lease_s=30)
+    async with processing(one, registry), processing(two, registry):
+        await until(lambda: _has(handled, 10))
+        rows = await streams_redis.xpending_range(STREAM, GROUP, "-", "+", 1_000)
+        await settled(streams_redis, 400)
+
+    owned = {name: sum(row["consumer"] == name for row in rows) for name in ("one", "two")}
+    assert max(owned.values()) <= 200
+    assert min(owned.values()) > 0
 
 
 HANDLERS = """
@@ -482,7 +620,7 @@ async def test_a_processor_killed_in_the_middle_of_an_event_loses_nothing(
 
     assert (first.returncode, code) == (-signal.SIGKILL, 0)
     assert await queue_redis.zcard("async-processing") == 50  # none missing, none doubled
-    assert await letters(streams_redis) == []
+    assert [(one.error, one.traceback) for one in await letters(streams_redis)] == []
 
 
 async def test_an_event_that_kills_its_processor_is_buried_alone(
@@ -560,7 +698,7 @@ async def test_a_queue_redis_that_is_away_costs_no_attempt(tmp_path, settings, s
     await streams_redis.xadd(STREAM, {"type": "a.b", "data": "1"})
     async with processing(apart, registry) as processor:
         await until(lambda: _has(tried, 2))
-        trouble = processor._describe()
+        trouble = processor.describe()
         await asyncio.to_thread(server.start)
         await settled(streams_redis, 1)
 
@@ -569,7 +707,7 @@ async def test_a_queue_redis_that_is_away_costs_no_attempt(tmp_path, settings, s
     await queue.aclose()
     server.stop()
     assert (trouble["state"], "queue" in trouble["trouble"]) == ("degraded", True)
-    assert await letters(streams_redis) == []
+    assert [(one.error, one.traceback) for one in await letters(streams_redis)] == []
 
 
 @both_versions

@@ -79,8 +79,9 @@ def test_nothing_is_pinned_to_a_machine():
 
 #: what workers may know of app: the vocabulary and the producers
 SHARED = {
-    "connections", "enqueue", "errors", "events", "fingerprint", "keys", "logs", "payload", "publisher",
-    "records", "redrive", "scripts", "settings", "__version__",
+    "alert_rules", "alerts", "arguments", "causes", "connections", "enqueue", "errors", "events",
+    "fingerprint", "keys", "logs", "operation_drive", "operations", "payload", "publisher", "records",
+    "redrive", "scripts", "settings", "spill", "__version__",
 }  # fmt: skip
 
 

@@ -127,3 +127,41 @@ def test_the_template_names_every_setting_and_holds_no_secret() -> None:
 
     assert set(named) == set(environment_names())
     assert {named[n] for n in ("REDIS_PASSWORD", "API_KEY", "ARQSCOPE_PAYLOAD_KEY")} == {""}
+
+
+def test_declared_streams_stand_beside_the_default_one(tmp_path: Path):
+    file = tmp_path / "arqscope.toml"
+    file.write_text(
+        '[[streams]]\nname = "billing"\ngroup = "tills"\npartition = ["correlationId"]\n'
+        '[[streams]]\nname = "main"\nkeep = 5000\n'
+    )
+
+    settings = load(
+        {"ARQSCOPE_CONFIG_FILE": str(file), "STREAM_NAME": "main", "ARQSCOPE_EVENT_ATTEMPTS": "2"}
+    )
+
+    assert settings.stream_names == ("main", "billing")
+    main, billing = settings.streams
+    assert (main.group, main.attempts, main.keep) == ("event-processors", 2, 5000)
+    assert (billing.group, billing.attempts, billing.partition) == ("tills", 2, ("correlationId",))
+    assert settings.stream("billing") == billing
+    with pytest.raises(NotFound, match="nowhere"):
+        settings.stream("nowhere")
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ('[[streams]]\nname = "a b"\n', "letters, digits"),
+        ('[[streams]]\nname = "a"\npartition = ["data"]\n', "is none of"),
+        ('[[streams]]\nname = "a"\n[[streams]]\nname = "a"\n', "twice"),
+        ("[streams.a]\nkeep = 5000\n", r"\[\[streams\]\]"),
+        ('[[streams]]\nname = "a"\nkept = 5000\n', "kept"),
+    ],
+)
+def test_a_bad_stream_is_refused_with_the_reason(tmp_path: Path, text: str, word: str):
+    file = tmp_path / "arqscope.toml"
+    file.write_text(text)
+
+    with pytest.raises(SettingsError, match=word):
+        load({"ARQSCOPE_CONFIG_FILE": str(file)})

@@ -2,25 +2,37 @@
 -- KEYS  1 stream  2 totals (HASH)  3 recent (STREAM)  4 attempts (HASH)  5 dead retrying
 --       6 dead closed (ZSETs)  7 checkpoints (HASH group -> id)
 -- ARGV  1 group  2 cap of the recent stream  3 dead record prefix  4 handled prefix
---       5 seconds the dedup of a settled event is still kept
+--       5 seconds the dedup of a settled event is still kept  6 number n of plain ids
+--       7 … 6+n: plain ids: handled at the first try, leaving nothing behind, not shown
 --       then per event, 8 values: id, identity, type, handlers, outcome (handled, unmatched, trimmed),
 --       ms, correlation id, letter id (of a redriven event, or "")
--- Reply one integer per event: 1 settled now, 0 somebody else did.
+-- Reply the ids somebody else had settled.
 -- Atomic, so that an event is never acknowledged without being counted nor counted twice, and a dead
 -- letter is resolved in the moment its redriven copy is. The checkpoint (nothing at or below it is
--- pending) is what a destroyed group is made again from.
+-- pending) is what a destroyed group is made again from. Plain ids keep a busy stream cheap: one
+-- command each, where a shown event takes three.
+local stream, group = KEYS[1], ARGV[1]
 local t = redis.call('TIME')
 local now = string.format('%.0f', t[1] * 1000 + math.floor(t[2] / 1000))
-local counts, replies, settled = {}, {}, {}
+local counts, lost, settled = {}, {}, {}
 local function count(field) counts[field] = (counts[field] or 0) + 1 end
-for i = 6, #ARGV, 8 do
+local plain = tonumber(ARGV[6])
+local won = 0
+for i = 7, 6 + plain do
+  if redis.call('XACK', stream, group, ARGV[i]) == 1 then
+    won = won + 1
+  else
+    lost[#lost + 1] = ARGV[i]
+  end
+end
+if won > 0 then counts['processed'] = won end
+for i = 7 + plain, #ARGV, 8 do
   local id, identity, kind, outcome, letter = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 4], ARGV[i + 7]
-  local won = redis.call('XACK', KEYS[1], ARGV[1], id)
-  replies[#replies + 1] = won
-  if outcome == 'trimmed' then  -- Redis 7 takes a deleted entry off the pending list by itself
-    count('trimmed')
+  local is_won = redis.call('XACK', stream, group, id) == 1
+  if is_won and outcome == 'trimmed' then
     settled[#settled + 1] = id
-  elseif won == 1 then
+    count('trimmed')
+  elseif is_won then
     settled[#settled + 1] = id
     count('processed')
     if outcome == 'unmatched' then count('unmatched') end
@@ -33,20 +45,22 @@ for i = 6, #ARGV, 8 do
       redis.call('ZADD', KEYS[6], now, letter)
       count('resolved')
     end
+  else
+    lost[#lost + 1] = id
   end
 end
 if #settled > 0 then redis.call('HDEL', KEYS[4], unpack(settled)) end
 for field, n in pairs(counts) do redis.call('HINCRBY', KEYS[2], field, n) end
-local pending = redis.call('XPENDING', KEYS[1], ARGV[1])
+local pending = redis.call('XPENDING', stream, group)
 if pending[1] == 0 then
-  for _, group in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
+  for _, row in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
     local facts = {}
-    for i = 1, #group, 2 do facts[group[i]] = group[i + 1] end
-    if facts['name'] == ARGV[1] then
-      redis.call('HSET', KEYS[7], ARGV[1], facts['last-delivered-id'])
+    for i = 1, #row, 2 do facts[row[i]] = row[i + 1] end
+    if facts['name'] == group then
+      redis.call('HSET', KEYS[7], group, facts['last-delivered-id'])
     end
   end
 else
-  redis.call('HSET', KEYS[7], ARGV[1], '(' .. pending[2])
+  redis.call('HSET', KEYS[7], group, '(' .. pending[2])
 end
-return replies
+return lost

@@ -1,0 +1,85 @@
+"""Commands that start processes: the stack, the server, workers, processors."""
+
+import signal
+from importlib import import_module
+from typing import Annotated, Any
+
+import typer
+
+from app import __version__
+from app.child import die_with_parent
+from app.cli.terminal import say
+from app.settings import Settings
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add them to the command itself."""
+    for command in (up, serve, worker, events, version):
+        app.command()(command)
+    app.command("dead-letters")(dead_letters)
+
+
+def up(
+    demo: Annotated[
+        bool, typer.Option("--demo", help="Add a realistic load, failures included.")
+    ] = False,
+    port: Annotated[
+        int | None, typer.Option("--port", min=1, max=65_535, help="Port of the dashboard.")
+    ] = None,
+    with_parent: Annotated[bool, typer.Option("--with-parent", hidden=True)] = False,
+) -> None:
+    """Start everything here: Redis (unless REDIS_* name yours), workers, processors, dashboard."""
+    from rich.console import Console
+
+    from app.stack import Stack
+
+    if with_parent:  # `make demo` killed hard must not leave us behind
+        die_with_parent(signal.SIGTERM)
+    settings = Settings.load()
+    if port is not None:
+        settings = settings.model_copy(update={"queue_ui_port": port})
+    console = Console(highlight=False, soft_wrap=True)
+    Stack(settings, demo=demo, say=console.print).run()
+
+
+def serve(
+    prefix: Annotated[
+        str | None, typer.Option("--prefix", help="Path a proxy serves it below: /tools/arqscope.")
+    ] = None,
+) -> None:
+    """Serve the dashboard and the HTTP API (QUEUE_UI_HOST, QUEUE_UI_PORT)."""
+    from app.server import serve as serve_pages
+
+    settings = Settings.load()
+    if prefix is not None:
+        settings = Settings.model_validate(settings.model_dump() | {"prefix": prefix})
+    serve_pages(settings)
+
+
+def worker(
+    queue: Annotated[str, typer.Argument(help="Name of the queue, e.g. async-processing.")],
+    burst: Annotated[bool, typer.Option("--burst", help="Stop when the queue is empty.")] = False,
+) -> None:
+    """Run the jobs of one queue until SIGTERM or Ctrl-C."""
+    Settings.load().queue(queue)  # a wrong name is told before anything starts
+    _process("workers.settings").run(queue, burst=burst)
+
+
+def events() -> None:
+    """Run the event processor: reads the stream, calls the handlers."""
+    _process("workers.event_processor").main(Settings.load())
+
+
+def dead_letters() -> None:
+    """Run the dead-letter processor: decides what becomes of dead letters, drives operations."""
+    _process("workers.dead_letter_processor").main(Settings.load())
+
+
+def version() -> None:
+    """Print the version."""
+    say(__version__)
+
+
+def _process(module: str) -> Any:
+    """Import a worker process by name: ``app`` does not depend on ``workers``, it starts them."""
+    return import_module(module)
