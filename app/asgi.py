@@ -96,6 +96,14 @@ class AsgiHandler(RequestHandler):
             self._gone.set()
         finally:
             in_flight.discard(self)
+            if self._headers_written and not self._finished:
+                self._cut_off()
+
+    def _cut_off(self) -> None:
+        """Close the connection of an answer the application left incomplete: never as if complete."""
+        self._finished = True
+        connection: Any = self.request.connection
+        connection.close()
 
     get = head = post = put = delete = patch = options = _run
 

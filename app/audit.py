@@ -23,6 +23,8 @@ from app.scripts import script
 
 #: lines kept; beyond it the oldest go, as retention
 LINES_KEPT: Final = 100_000
+#: s a line that must be written once is remembered
+ONCE_S: Final = 7 * 86_400
 MAX_BODY_CHARS: Final = 4_096
 _PAGE: Final = 500
 _FIRST: Final = "0" * 40
@@ -56,9 +58,18 @@ class AuditReport:
 
 
 async def record(
-    redis: Redis, actor: str, action: str, target: str, detail: Mapping[str, Any]
+    redis: Redis,
+    actor: str,
+    action: str,
+    target: str,
+    detail: Mapping[str, Any],
+    *,
+    once: str = "",
 ) -> str:
-    """Append one line and return its entry id; raises RedisUnavailable or RedisRefused."""
+    """Append one line and return its entry id; raises RedisUnavailable or RedisRefused.
+
+    With *once*, a name, the line is written once in 7 days: later calls return an empty id.
+    """
     body = _canonical(
         {
             "actor": actor[:200],
@@ -72,7 +83,8 @@ async def record(
         short = {"actor": actor[:200], "action": action, "target": target[:400]}
         body = _canonical(short | {"detail": {"cut": len(body)}})
     try:
-        reply = await script(__file__, "audit").run(redis, [keys.AUDIT], [body, LINES_KEPT])
+        names = [keys.AUDIT, *([keys.audited(once)] if once else [])]
+        reply = await script(__file__, "audit").run(redis, names, [body, LINES_KEPT, ONCE_S])
     except (RedisError, OSError) as error:
         raise explained(error, _WHERE) from error
     return str(reply[0])

@@ -13,6 +13,7 @@ from redis.exceptions import RedisError
 from app import keys
 from app.connections import explained
 from app.errors import InvalidRequest
+from app.next_jobs import NextJob, check_chain
 from app.payload import Codec
 from app.scripts import script
 from app.settings import NAME_PATTERN, Settings
@@ -45,6 +46,7 @@ class JobRequest:
     attempts: int | None = None
     backoff_s: float | None = None
     correlation_id: str = ""
+    then: Sequence[NextJob] = ()  #: made when this job completes, with its result or their own data
 
     def __post_init__(self) -> None:
         _check_id("name", self.name)
@@ -67,6 +69,7 @@ class JobRequest:
             "attempts": self.attempts,
             "backoff": self.backoff_s,
             "cid": self.correlation_id or None,
+            "then": [one.to_wire() for one in check_chain(self.then)] or None,
         }
         return {name: value for name, value in asked.items() if value is not None}
 

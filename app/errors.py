@@ -12,6 +12,7 @@
     + PayloadTooLarge        arguments or an event exceed the size limit
     + UnknownFunction        no worker function of that name
   - NotFound                 the queue, job, dead letter or stream named does not exist
+  - Overloaded               a limit of this process is reached; later, or elsewhere, it may work
   - ActionRefused            a control action does not apply (wrong state, read-only, no right)
 * PermanentError             raised by a job: do not retry, bury at once
 """
@@ -84,6 +85,10 @@ class NotFound(ArqscopeError):
         self.kind = kind
         self.name = name
         self.known = tuple(known)
+
+
+class Overloaded(ArqscopeError):
+    """A limit of this process is reached; the same may work later, or on another process."""
 
 
 class ActionRefused(ArqscopeError):

@@ -1,8 +1,8 @@
 """The event record: one stream entry decoded, and the rules its fields obey. Pure: no Redis here.
 
 The wire format is flat text, so that any language can write it: ``type`` and ``data`` (JSON) are
-required, ``timestamp source userId workspaceId correlationId`` are optional; ``redrivenFrom`` and
-``replayedFrom`` mark copies.
+required, ``timestamp source userId workspaceId correlationId eventId`` are optional; ``redrivenFrom``
+and ``replayedFrom`` mark copies.
 """
 
 import functools
@@ -19,6 +19,7 @@ from app.errors import BadRecord, InvalidRequest, PayloadTooLarge
 from app.payload import MAX_DEPTH, safe_str
 
 TYPE_PATTERN: Final = re.compile(r"[a-z][a-z0-9_-]*(\.[a-z0-9_-]+)+")
+_WORD: Final = re.compile(r"[a-z0-9_-]+")
 ENTRY_ID: Final = re.compile(r"\d{1,20}-\d{1,20}")
 MAX_TYPE_CHARS: Final = 128
 MAX_DATA_BYTES: Final = 262_144
@@ -32,6 +33,7 @@ _TEXTS: Final = {
     "user_id": "userId",
     "workspace_id": "workspaceId",
     "correlation_id": "correlationId",
+    "event_id": "eventId",
     "redriven_from": "redrivenFrom",
     "replayed_from": "replayedFrom",
 }
@@ -52,6 +54,27 @@ def check_type(event_type: object) -> str:
             hint="dotted lower-case words such as user.created, at most 128 characters",
         )
     return event_type
+
+
+def check_pattern(pattern: object) -> str:
+    """Return *pattern* when it is a type, ``prefix.*`` or ``*``; InvalidRequest says what it must be."""
+    if pattern == "*":
+        return "*"
+    words = pattern.removesuffix(".*").split(".") if isinstance(pattern, str) else [""]
+    if len(str(pattern)) > MAX_TYPE_CHARS or not all(_WORD.fullmatch(word) for word in words):
+        raise InvalidRequest(
+            f"type={safe_str(pattern, 140)!r} is not an event pattern",
+            field="type",
+            hint="a type (user.created), a prefix (user.*) or * for all",
+        )
+    return str(pattern)
+
+
+def matches(pattern: str, event_type: str) -> bool:
+    """Whether *event_type* is *pattern*, or begins with its prefix (``user.*``), or it is ``*``."""
+    if pattern == "*" or pattern == event_type:
+        return True
+    return pattern.endswith(".*") and event_type.startswith(pattern[:-1])
 
 
 @functools.lru_cache(1024)
@@ -78,6 +101,8 @@ def encode_data(data: Any) -> str:
         size = len(text.encode())
         if _is_deeper(data, MAX_DEPTH):
             raise ValueError(f"nested deeper than {MAX_DEPTH}")
+        if _has_odd_keys(data):  # 1 and "1" become one name
+            json.loads(text, object_pairs_hook=_unique)
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidRequest(
             f"data cannot be stored as JSON: {safe_str(error, 200)}",
@@ -103,10 +128,11 @@ class NewEvent:
     workspace_id: str = ""
     correlation_id: str = ""
     source: str = ""  #: empty: the publisher's
+    event_id: str = ""  #: the caller's own id: published once, however often it is asked for
 
     def __post_init__(self) -> None:
         check_type(self.type)
-        for name in ("user_id", "workspace_id", "correlation_id", "source"):
+        for name in ("user_id", "workspace_id", "correlation_id", "source", "event_id"):
             check_text(_TEXTS[name], getattr(self, name))
 
 
@@ -131,6 +157,7 @@ class Event:
     user_id: str = ""
     workspace_id: str = ""
     correlation_id: str = ""
+    event_id: str = ""  #: the id its producer gave it
     redriven_from: str = ""  #: the dead letter this entry is a retry of
     replayed_from: str = ""  #: the entry this one repeats on purpose
 
@@ -229,6 +256,19 @@ def _is_text(value: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _has_odd_keys(data: Any) -> bool:
+    """Whether an object anywhere in *data*, which is not deeper than MAX_DEPTH, has a key not text."""
+    if isinstance(data, dict):
+        return any(not isinstance(key, str) for key in data) or any(
+            _has_odd_keys(inner)
+            for inner in data.values()
+            if isinstance(inner, dict | list | tuple)
+        )
+    if isinstance(data, list | tuple):
+        return any(_has_odd_keys(inner) for inner in data if isinstance(inner, dict | list | tuple))
+    return False
 
 
 def _is_deeper(value: Any, limit: int) -> bool:

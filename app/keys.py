@@ -70,6 +70,11 @@ CANARY: Final = "arqscope:canary"
 CANARY_MS: Final = 60_000
 
 
+def audited(effect: str) -> str:
+    """STRING mark of an audit line an event brought about · audit · 7 d · such events of a week."""
+    return f"arqscope:audited:{effect}"
+
+
 def worker(worker_id: str) -> str:
     """HASH of one worker process (see records.WorkerInfo) · that process · 20 s · live workers."""
     return f"arqscope:worker:{worker_id}"
@@ -253,6 +258,33 @@ def checkpoints(stream: str) -> str:
     return f"arqscope:{{{stream}}}:checkpoints"
 
 
+def statuses(stream: str, kind: str) -> str:
+    """ZSET subject → ms, what events last told about · event handlers · 7 d · 1,000 per kind."""
+    return f"arqscope:{{{stream}}}:statuses:{kind}"
+
+
+def status(stream: str, kind: str, subject: str) -> str:
+    """HASH status, type, text, entry … of one subject · event handlers · 7 d · those of ``statuses``."""
+    return f"arqscope:{{{stream}}}:status:{kind}:{subject}"
+
+
+def replay_mark(stream: str, operation_id: str) -> str:
+    """STRING id of the last entry a replay copied · replay_events · 30 d · one per replay."""
+    return f"arqscope:{{{stream}}}:replayed:{operation_id}"
+
+
+def published(stream: str, event_id: str) -> str:
+    """STRING entry id of an event published under a caller's event id · publisher · 24 h · such
+    events of a day."""
+    return f"arqscope:{{{stream}}}:published:{event_id}"
+
+
+def publish_call(stream: str, call: str) -> str:
+    """STRING JSON reply of one publishing call, should the client repeat it · publisher · 10 s ·
+    calls of 10 s."""
+    return f"arqscope:{{{stream}}}:call:{call}"
+
+
 # --- cache Redis ------------------------------------------------------------------------------
 
 #: LISTs of JSON, newest first · dead-letter processor · 7 d for alerts · capped at 10,000
@@ -302,3 +334,12 @@ def workspace_channel(workspace_id: str) -> str:
 
 #: PUB/SUB channel everyone hears (cache Redis)
 BROADCAST_CHANNEL: Final = "system:broadcast"
+
+#: ZSET channel → ms of its last notification · notify · 1 h · 2,000 channels, least recent forgotten
+REPLAY_CHANNELS: Final = "arqscope:replay"
+
+
+def replay(channel: str) -> str:
+    """STREAM, field ``m``, the last notifications of a channel · notify · 1 h after the last · 50
+    entries, and the channels of REPLAY_CHANNELS."""
+    return f"arqscope:replay:{channel}"

@@ -187,6 +187,19 @@ class Scope:
             actions.submit_jobs(self._connections, self.settings, self._actor, queue, wanted)
         )
 
+    def publish(self, event_type: str, data: Any = None, **more: Any) -> ActionReport:
+        """Publish one event; *more* are ``user_id workspace_id correlation_id event_id stream``."""
+        return self._loop.call(
+            actions.publish_event(
+                self._connections,
+                self.settings,
+                self._actor,
+                event_type,
+                data,
+                **{"source": "notebook", **more},
+            )
+        )
+
     def retry(self, source: str, letter_id: str) -> ActionReport:
         """Retry one dead letter; asked twice it still makes one job."""
         return self._loop.call(

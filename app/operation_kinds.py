@@ -5,10 +5,13 @@ from types import MappingProxyType
 from typing import Final
 
 from app.errors import InvalidRequest
+from app.event_replay import EventReplay
 from app.letter_operations import LETTER_KINDS
 from app.operations import Kind
 
-KINDS: Final[Mapping[str, Kind]] = MappingProxyType({kind.name: kind for kind in LETTER_KINDS})
+KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
+    {kind.name: kind for kind in (*LETTER_KINDS, EventReplay())}
+)
 
 
 def kind_of(name: str) -> Kind:

@@ -62,6 +62,12 @@ POLICIES: Final = (
     _policy(r"/alerts/backtest", _POST, Access.VIEWER),
     _policy(rf"/(events|workers|audit|frames|frames/{_NAME})", _READ, Access.VIEWER),
     _policy(rf"/operations(/{_NAME})?", _READ, Access.VIEWER),
+    _policy(rf"/streams(/{_NAME}(/(groups|entries))?)?", _READ, Access.VIEWER),
+    _policy(rf"/streams/{_NAME}/(entries|statuses)/{_NAME}", _READ, Access.VIEWER),
+    _policy(rf"/streams/{_NAME}/groups/{_NAME}/(pending|consumers)", _READ, Access.VIEWER),
+    _policy(r"/triggers", _READ, Access.VIEWER),
+    _policy(r"/triggers/test", _POST, Access.VIEWER),
+    _policy(rf"/notifications/{_NAME}", frozenset({"GET"}), Access.VIEWER),
     # changing
     _policy(rf"/jobs/{_NAME}", _POST, Access.OPERATOR),
     _policy(rf"/jobs/{_NAME}/{_NAME}/(cancel|abort|promote)", _POST, Access.OPERATOR),
@@ -69,6 +75,10 @@ POLICIES: Final = (
     _policy(rf"/dead-letters/{_NAME}/{_NAME}/(retry|discard|undo|archive)", _POST, Access.OPERATOR),
     _policy(rf"/dead-letters/causes/{_NAME}", _POST, Access.OPERATOR),
     _policy(rf"/alerts/{_NAME}/(ack|silence)", _POST, Access.OPERATOR),
+    _policy(
+        rf"/streams/{_NAME}/groups/{_NAME}/pending/{_NAME}/(claim|ack)", _POST, Access.OPERATOR
+    ),
+    _policy(rf"/streams/{_NAME}/groups/{_NAME}/pending/{_NAME}/delete", _POST, Access.ADMIN),
     _policy(r"/operations", _POST, Access.OPERATOR),
     _policy(rf"/operations/{_NAME}/(pause|resume|abort)", _POST, Access.OPERATOR),
     _policy(r"/events", _POST, Access.OPERATOR),

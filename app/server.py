@@ -38,6 +38,7 @@ from app.collector import Collector, collector_for
 from app.connections import connect
 from app.entrance import PAGE, Entrance, page_actor
 from app.errors import ArqscopeError, PortInUse, SettingsError
+from app.listeners import Listeners
 from app.login import LoginHandler, LogoutHandler
 from app.origins import is_loopback
 from app.page_routes import Page, PageScript, PageSocket, close_ended, open_sockets
@@ -74,6 +75,7 @@ class Runtime:
     connections: Connections
     collector: Collector
     guard: Guard
+    listeners: Listeners
 
 
 _given: list[Settings] = []
@@ -95,7 +97,7 @@ def runtime() -> Runtime:
     keyring.preload(settings.url("queue"))
     check_access(settings, keyring)
     guard = Guard(settings, keyring=keyring)
-    return Runtime(settings, connections, collector_for(settings), guard)
+    return Runtime(settings, connections, collector_for(settings), guard, Listeners(settings))
 
 
 def check_access(settings: Settings, keyring: Keyring | None = None) -> None:
@@ -228,6 +230,8 @@ def begin(shared: Runtime) -> None:
 
     async def drain() -> None:
         end = loop.time() + DRAIN_S
+        with contextlib.suppress(Exception):
+            await asyncio.wait_for(shared.listeners.close(), 2)
         hang_up()
         while in_flight and loop.time() < end:  # noqa: ASYNC110 - polled once, at the end of a life
             await asyncio.sleep(0.02)

@@ -210,6 +210,11 @@ class Settings(BaseModel):
         validation_alias=AliasChoices("ARQSCOPE_EVENT_ATTEMPTS", "event_attempts"),
         description="deliveries of an event before it is a dead letter",
     )
+    job_events: bool = Field(
+        default=False,
+        validation_alias=AliasChoices("ARQSCOPE_JOB_EVENTS", "job_events"),
+        description="workers publish job.completed, job.failed and job.progress events",
+    )
     dead_letter_cap: int = Field(
         default=100_000,
         ge=100,

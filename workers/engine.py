@@ -30,6 +30,7 @@ from workers.admission import Admission
 from workers.cancellation import STOP_GRACE_S, end
 from workers.claims import Claimer
 from workers.heartbeat import Heartbeat
+from workers.job_events import JobEvents
 from workers.leases import LeaseKeeper
 from workers.outcomes import Outbox
 from workers.retry_policy import RetryPolicy
@@ -54,6 +55,7 @@ class EngineOptions:
     codec: Codec | None = None  #: None: arq's own serializers (pickle)
     lease_s: float = 30.0
     drain_s: float | None = None  #: None: arq's job_completion_wait
+    job_events: JobEvents | None = None  #: tells the stream how jobs stand
     generic_jobs: bool = False  #: run functions nobody registered as ``generic``
     unknown_grace_s: float = (
         300.0  #: a function nobody here knows waits this long for a newer worker
@@ -128,6 +130,8 @@ class Worker(arq.worker.Worker):
             await heartbeat.start()
             self._spawn(self.wakeups.listen())
         self._spawn(supervise(self, on_trouble=self._on_trouble, on_slots=self._slot_free.set))
+        if self.options.job_events is not None:
+            self._spawn(self.options.job_events.run())
         if self.cron_jobs:
             await self.heart_beat()
         try:
@@ -140,6 +144,8 @@ class Worker(arq.worker.Worker):
                 await heartbeat.stop()
             await self.runner.sampler.stop()
             await outbox.stop()
+            if self.options.job_events is not None:
+                await self.options.job_events.close()
             await asyncio.get_running_loop().run_in_executor(None, leases.stop)
             await self.wakeups.close()
             if self._claiming is not None:
@@ -347,6 +353,7 @@ class Worker(arq.worker.Worker):
             "trouble": self.trouble,
             "functions": ",".join(sorted(self.functions)),
             "jobs": json.dumps(self.runner.running()[:50]) if self._runner else "[]",
+            **(self.options.job_events.describe() if self.options.job_events else {}),
         }
 
     def _spawn(self, coroutine: Any) -> None:

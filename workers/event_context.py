@@ -4,23 +4,26 @@ The id of every effect derives from the event, the handler and the how-manieth e
 is, so a processor killed between two Redis servers neither loses nor doubles it.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from app import keys
+from app import audit, keys
 from app.connections import explained
 from app.enqueue import Enqueued, JobRequest, enqueue
 from app.events import Event, NewEvent, check_text
+from app.notifications import notification, send
 from app.payload import Codec
-from app.publisher import Publisher, notification
+from app.publisher import Publisher
 from app.scripts import script
 
 EVENT_QUEUE: Final = "event-driven-jobs"
 #: s an event's dedup of effects is kept: longer than any outage it must bridge
 HANDLED_S: Final = 7 * 86_400
+#: things of one kind whose status is kept
+STATUSES_KEPT: Final = 1_000
 #: s the mark of a sent notification is kept: one per notification, so not for long
 NOTIFIED_S: Final = 600
 
@@ -103,6 +106,45 @@ class EventContext:
             )
         )
 
+    async def note_status(self, kind: str, subject: str, status: str, text: str = "") -> bool:
+        """Keep what this event says about a thing; False when a later event has said something.
+
+        Shown by ``GET /streams/{stream}/statuses/{kind}``, kept 7 days, 1,000 subjects per kind.
+        """
+        stream = self._effects.publisher.stream
+        event, subject = self.event, subject[:256]
+        fields = {"status": status, "type": event.type, "at": event.timestamp, "text": text[:500]}
+        fields |= {"userId": event.user_id, "correlationId": event.trace_id}
+        flat = [part for pair in fields.items() for part in pair]
+        reply = await _asked(
+            lambda: script(__file__, "note_status").run(
+                self._effects.streams,
+                [keys.status(stream, kind, subject), keys.statuses(stream, kind)],
+                [
+                    subject,
+                    event.replayed_from or event.identity,
+                    HANDLED_S,
+                    STATUSES_KEPT,
+                    keys.status(stream, kind, ""),
+                    *flat,
+                ],
+            ),
+            "redis://streams",
+        )
+        return bool(reply)
+
+    async def audit(self, action: str, target: str, detail: Mapping[str, Any]) -> None:
+        """Write one line into the audit, once. For what is rare: the audit is capped."""
+        stream = self._effects.publisher.stream
+        await audit.record(
+            self._effects.queue,
+            f"event:{self.event.source or stream}",
+            action,
+            target,
+            {**detail, "event": self.event.id, "cid": self.event.trace_id},
+            once=f"{stream}:{self.event.identity}:{self._effect('audit')}",
+        )
+
     async def notify_user(self, user_id: str, message: Any, kind: str = "notification") -> int:
         """Tell one user once; return the listeners, -1 when an earlier delivery told them."""
         check_text("userId", user_id)
@@ -127,14 +169,7 @@ class EventContext:
         )
         stream = self._effects.publisher.stream
         mark = keys.notified(stream, self.event.identity, self._effect("notification"))
-        return int(
-            await _asked(
-                lambda: script(__file__, "notify_event").run(
-                    self._effects.cache, [mark], [NOTIFIED_S, channel, text]
-                ),
-                "redis://cache",
-            )
-        )
+        return await send(self._effects.cache, channel, text, mark=mark, mark_s=NOTIFIED_S)
 
     def _effect(self, kind: str) -> str:
         """Name the next effect of *kind*: the same at every delivery of a deterministic handler."""

@@ -1,14 +1,19 @@
 """The built-in handlers of the specification's event types; each does something people can see.
 
-* ``user.*``, ``workspace.*``, ``airtable.sync.*``, ``job.*``: tell whom it concerns, over pub/sub
+* ``user.*``, ``workspace.*``, ``airtable.sync.*``: tell whom it concerns, over pub/sub, and keep the
+  status (``GET /streams/{stream}/statuses/{kind}``)
 * ``user.created``: a welcome, as a ``notification`` job
+* ``user.deleted``, ``workspace.deleted``, ``user.role.changed``: a line in the audit
+* ``auth.*``: the status of the user's access
 * ``airtable.sync.requested``: the synchronisation, as a ``data-sync`` job
+* ``job.*``: the status of the job; told to its user or workspace, never to everyone
 * ``notification.send``: exactly what it asks for
 * anything no pattern matches: counted and logged
 """
 
+import json
 import logging
-from typing import Any
+from typing import Any, Final
 
 from app.errors import PermanentError
 from app.events import Event
@@ -17,42 +22,91 @@ from workers.event_router import on, on_unmatched
 
 log = logging.getLogger("arqscope.events")
 
+#: characters of an event's data that a notification carries; longer data is read from the stream
+DATA_CHARS: Final = 4_096
 
-async def tell(event: Event, context: EventContext, message: Any, kind: str) -> None:
-    """Notify the user the event is about, else its workspace, else everyone."""
-    user_id = event.user_id or str(event.value("userId", "") or "")
-    workspace_id = event.workspace_id or str(event.value("workspaceId", "") or "")
+
+def user_of(event: Event) -> str:
+    """The user an event is about: its field, else ``data.userId``; empty when neither says."""
+    return event.user_id or _text(event, "userId")
+
+
+def workspace_of(event: Event) -> str:
+    """The workspace an event is about: its field, else ``data.workspaceId``; empty when neither."""
+    return event.workspace_id or _text(event, "workspaceId")
+
+
+def _text(event: Event, name: str) -> str:
+    value = event.value(name)
+    return value[:256] if isinstance(value, str) else ""
+
+
+def brief(event: Event, text: str, **more: Any) -> dict[str, Any]:
+    """Return a message about *event*: *text*, and its data where that is short."""
+    size = len(json.dumps(event.data, ensure_ascii=False))
+    if size > DATA_CHARS:
+        return {"text": text, **more, "entry": event.id, "dataChars": size}
+    return {"text": text, **more, "data": event.data}
+
+
+async def tell(
+    event: Event, context: EventContext, message: Any, kind: str, *, everyone: bool = True
+) -> None:
+    """Notify the user the event is about, else its workspace, else everyone if *everyone*."""
+    user_id, workspace_id = user_of(event), workspace_of(event)
     if user_id:
         await context.notify_user(user_id, message, kind)
     elif workspace_id:
         await context.notify_workspace(workspace_id, message, kind)
-    else:
+    elif everyone:
         await context.broadcast(message, kind)
 
 
 @on("user.*")
 async def tell_user(event: Event, context: EventContext) -> None:
-    """Tell the user what happened to the account."""
+    """Keep what happened to the account and tell its user."""
     action = event.type.partition(".")[2]
-    await tell(event, context, {"text": f"account {action}", "data": event.data}, event.type)
+    if user_of(event):
+        await context.note_status("user", user_of(event), action)
+    await tell(event, context, brief(event, f"account {action}"), event.type)
 
 
 @on("user.created")
 async def welcome_user(event: Event, context: EventContext) -> None:
     """Send a welcome by a job of its own, so that a slow mail service holds up no event."""
-    user_id = event.user_id or str(event.value("userId", "") or "")
     await context.enqueue(
         "notification",
-        {"userId": user_id, "type": "welcome", "message": "Welcome!", "eventId": event.id},
+        {
+            "userId": user_of(event),
+            "type": "welcome",
+            "message": "Welcome!",
+            "eventId": event.id,
+        },
     )
+
+
+@on("user.deleted", "user.role.changed", "workspace.deleted")
+async def audit_change(event: Event, context: EventContext) -> None:
+    """Write what somebody will ask about later into the audit."""
+    subject = workspace_of(event) if event.type.startswith("workspace.") else user_of(event)
+    await context.audit(event.type, subject or "?", {"data": json.dumps(event.data)[:400]})
+
+
+@on("auth.*")
+async def note_access(event: Event, context: EventContext) -> None:
+    """Keep how a user last came in, or did not."""
+    if user_of(event):
+        await context.note_status("auth", user_of(event), event.type.partition(".")[2])
 
 
 @on("workspace.*")
 async def tell_workspace(event: Event, context: EventContext) -> None:
-    """Tell everyone in the workspace what changed."""
-    workspace_id = event.workspace_id or str(event.value("workspaceId", "") or "")
-    message = {"text": f"workspace {event.type.partition('.')[2]}", "data": event.data}
+    """Keep what changed in the workspace and tell everyone in it."""
+    action = event.type.partition(".")[2]
+    message = brief(event, f"workspace {action}")
+    workspace_id = workspace_of(event)
     if workspace_id:
+        await context.note_status("workspace", workspace_id, action)
         await context.notify_workspace(workspace_id, message, event.type)
     else:
         await tell(event, context, message, event.type)
@@ -67,18 +121,23 @@ async def start_sync(event: Event, context: EventContext) -> None:
 
 @on("airtable.sync.*")
 async def tell_sync(event: Event, context: EventContext) -> None:
-    """Tell whom it concerns how a synchronisation goes."""
+    """Keep how a synchronisation goes and tell whom it concerns."""
     status = event.type.rpartition(".")[2]
-    message = {"text": f"sync {status}", "baseId": event.value("baseId"), "data": event.data}
-    await tell(event, context, message, event.type)
+    base_id = _text(event, "baseId")
+    if base_id:
+        await context.note_status("sync", base_id, status, _text(event, "error"))
+    await tell(event, context, brief(event, f"sync {status}", baseId=base_id), event.type)
 
 
 @on("job.*")
 async def tell_job(event: Event, context: EventContext) -> None:
-    """Tell whom it concerns how a job stands."""
+    """Keep how a job stands and tell its user or workspace; jobs of nobody are not broadcast."""
     status = event.type.partition(".")[2]
-    message = {"text": f"job {status}", "jobId": event.value("jobId"), "data": event.data}
-    await tell(event, context, message, event.type)
+    job_id = _text(event, "jobId")
+    if job_id:
+        await context.note_status("job", job_id, status, _text(event, "error"))
+    message = brief(event, f"job {status}", jobId=job_id)
+    await tell(event, context, message, event.type, everyone=False)
 
 
 @on("notification.send")

@@ -17,8 +17,8 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
 from app import keys
+from app.notifications import now_iso
 from app.payload import safe_str
-from app.publisher import now_iso
 from app.settings import Settings
 from workers.event_attempt import SUSPECT_DELIVERIES, Delivery
 from workers.event_group import PENDING_LOOKED_AT, EventGroup, Pending

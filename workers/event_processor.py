@@ -18,6 +18,8 @@ from redis.exceptions import RedisError
 from app import logs
 from app.connections import connect
 from app.settings import Settings
+from app.triggers import load_rules
+from workers import triggers
 from workers.cancellation import end
 from workers.event_attempt import SUSPECT_DELIVERIES
 from workers.event_lanes import Lanes
@@ -174,7 +176,9 @@ class EventProcessor:
 
 
 async def _serve(settings: Settings) -> None:
-    processor = EventProcessor(settings, load_handlers(settings))
+    registry = load_handlers(settings)
+    triggers.register(registry, load_rules(settings))
+    processor = EventProcessor(settings, registry)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, processor.stop)

@@ -8,12 +8,14 @@ enqueued later under the same id does.
 import asyncio
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NoReturn, cast
 
 from redis.asyncio import Redis
 
 from app import keys
+from app.errors import InvalidRequest
+from app.next_jobs import MAX_NEXT, RESULT, NextJob, check_chain, next_id
 from app.payload import dumps, loads, safe_str
 
 KEPT_S: Final = 7 * 86_400
@@ -27,8 +29,18 @@ class JobHandle:
     """One run's connection to the outside, passed to job functions as ``ctx["job"]``."""
 
     __slots__ = (
-        "_key", "_memory", "_redis", "_stopping", "attempt", "correlation_id", "id", "queue",
-    )  # fmt: skip
+        "_declared",
+        "_key",
+        "_memory",
+        "_redis",
+        "_stopping",
+        "_tell",
+        "attempt",
+        "correlation_id",
+        "id",
+        "next_jobs",
+        "queue",
+    )
 
     def __init__(
         self,
@@ -39,6 +51,8 @@ class JobHandle:
         enqueued_ms: int,
         correlation_id: str,
         stopping: Callable[[], bool],
+        declared: int = 0,
+        tell: Callable[[float, float, str], None] | None = None,
     ) -> None:
         self.id = job_id
         self.queue = queue
@@ -48,6 +62,9 @@ class JobHandle:
         self._key = keys.progress(queue, self.idempotency_key)
         self._memory = keys.job_memory(queue, self.idempotency_key, enqueued_ms)
         self._stopping = stopping
+        self._declared = declared  #: next jobs the payload names
+        self._tell = tell
+        self.next_jobs: list[NextJob] | None = None  #: made when this run completes
 
     @property
     def idempotency_key(self) -> str:
@@ -64,8 +81,30 @@ class JobHandle:
             raise RuntimeError("lay_back() is for a job whose should_stop() is true")
         raise asyncio.CancelledError
 
+    def then(
+        self,
+        name: str,
+        data: Any = RESULT,
+        *,
+        queue: str = "",
+        delay_s: float = 0.0,
+        then: Sequence[NextJob] = (),
+    ) -> str:
+        """Have job *name* made when this run completes, with *data* or else its result; its id.
+
+        Nothing is made when the run fails. Raises InvalidRequest for what cannot be a job.
+        """
+        later = NextJob(name=name, queue=queue, data=data, delay_s=delay_s, then=tuple(then))
+        self.next_jobs = list(check_chain([*(self.next_jobs or ()), later]))
+        number = self._declared + len(self.next_jobs)
+        if number > MAX_NEXT:
+            raise InvalidRequest(f"then: at most {MAX_NEXT} next jobs of one job", field="then")
+        return next_id(self.id, number)
+
     async def progress(self, done: float, total: float, message: str = "") -> None:
         """Report *done* of *total* (any unit), shown on the job's page."""
+        if self._tell is not None:
+            self._tell(done, total, message)
         await self._write(
             self._key,
             {

@@ -26,6 +26,9 @@ BATCH: Final = 250
 #: run reports kept per queue
 RUNS_KEPT: Final = 10_000
 
+#: the script's word for a recorded ending whose next job's queue is a key of another kind
+NEXT_LOST: Final = 2
+
 COMPLETE, DEAD, ABORTED, RETRY, SHUTDOWN, LAID_BACK = "C", "D", "A", "R", "S", "L"
 
 
@@ -44,7 +47,7 @@ class Ending:
     run_bucket: int | str = ""
     delay_ms: int = 0
     attempts: str = ""
-    letter: str = ""
+    letter: str = ""  #: of a complete run: its next jobs
     on_recorded: Callable[[bool], None] | None = None
     is_plain: bool = False
 
@@ -59,7 +62,7 @@ class Ending:
             report="{}",
             function="?",
             attempts=self.attempts.partition("|")[0] + "|" if self.attempts else "",
-            letter=json.dumps(letter) if self.letter else "",
+            letter=json.dumps(letter) if self.letter and self.kind != COMPLETE else self.letter,
             is_plain=True,
         )
 
@@ -134,6 +137,10 @@ class Outbox:
                     log.warning(
                         "outcome refused, the lease is lost",
                         extra={"job": ending.id, "kind": ending.kind},
+                    )
+                if accepted == NEXT_LOST:
+                    log.error(
+                        "next job not placed: its queue is no queue", extra={"job": ending.id}
                     )
                 if ending.on_recorded is not None:
                     ending.on_recorded(bool(accepted))

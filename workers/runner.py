@@ -14,16 +14,18 @@ from arq.jobs import SerializationError, deserialize_job_raw
 from arq.worker import Function, JobExecutionFailed, Retry, RetryJob
 
 from app.arguments import encoded, flat
-from app.errors import ArqscopeError, BadPayload
+from app.errors import ArqscopeError, BadPayload, PermanentError
 from app.fingerprint import fingerprint
 from app.payload import MAX_PAYLOAD_BYTES, JobPayload, safe_str
 from app.records import MAX_ERROR_BYTES, bucket_of, utc
 from workers.cancellation import JOB_AGAIN_S, STOP_AGAIN_S
 from workers.claims import QUARANTINE_CRASHES, Attempts, Claim
 from workers.job_context import JobHandle
+from workers.job_events import JobEnd
 from workers.outcomes import ABORTED, COMPLETE, DEAD, LAID_BACK, RETRY, SHUTDOWN, Ending, Outbox
 from workers.retry_policy import GiveUp, RetryPolicy, after_failure
 from workers.samples import Sampler
+from workers.successors import encoded as encoded_successors
 
 if TYPE_CHECKING:
     from workers.engine import Worker
@@ -119,22 +121,26 @@ class Runner:
         worker, claim, job = self._worker, run.claim, run.job
         attempt = max(claim.attempts.runs + 1, claim.stock_tries + 1, job.job_try or 0)
         job_id = claim.id
+        events, then = worker.options.job_events, job.options.get("then")
         try:
+            handle = JobHandle(
+                worker.pool,
+                self._queue,
+                job_id,
+                attempt,
+                job.enqueued_ms,
+                str(job.options.get("cid", "")),
+                lambda: worker.draining or bool(run.stopped),
+                len(then) if isinstance(then, list) else 0,
+                None if events is None else events.progress_of(job_id, self._queue, job),
+            )
             ctx = {
                 **worker.ctx,
                 "job_id": job_id,
                 "job_try": attempt,
                 "enqueue_time": utc(job.enqueued_ms),
                 "score": claim.due_ms,
-                "job": JobHandle(
-                    worker.pool,
-                    self._queue,
-                    job_id,
-                    attempt,
-                    job.enqueued_ms,
-                    str(job.options.get("cid", "")),
-                    lambda: worker.draining or bool(run.stopped),
-                ),
+                "job": handle,
             }
             if worker.on_job_start:
                 await _hook(worker.on_job_start, ctx)
@@ -147,7 +153,7 @@ class Runner:
                     raise  # the task itself is being closed
                 self._end_failed(run, error)
             else:
-                self._end_complete(run, result, attempt)
+                self._end_complete(run, result, attempt, handle)
             if worker.on_job_end:
                 await _hook(worker.on_job_end, ctx)
             if worker.after_job_end:
@@ -164,14 +170,24 @@ class Runner:
 
     # -- endings -------------------------------------------------------------------------------
 
-    def _end_complete(self, run: _Run, result: Any, attempt: int) -> None:
+    def _end_complete(self, run: _Run, result: Any, attempt: int, handle: JobHandle) -> None:
         if run.stopped == "lost":
             return
+        nexts = ""
+        if handle.next_jobs or "then" in run.job.options:
+            added = handle.next_jobs or ()
+            try:
+                nexts = encoded_successors(
+                    run.claim.id, self._queue, run.job, added, result, self._codec
+                )
+            except PermanentError as error:
+                self._bury(run, "permanent", error)
+                return
         self._worker.jobs_complete += 1
         job = run.job
         if self.sampler.due(job.function, run.started_at):
             self.sampler.take(job.function, job.args, job.kwargs, run.started_at)
-        self._put(run, COMPLETE, self._result(run, attempt, True, result))
+        self._put(run, COMPLETE, self._result(run, attempt, True, result), letter=nexts)
 
     def _end_failed(self, run: _Run, error: BaseException) -> None:
         if run.stopped == "lost":
@@ -315,6 +331,18 @@ class Runner:
                 f'"correlation_id":{_quoted(str(job.options.get("cid", "")))}}}'
             )
         waited_ms = claim.claimed_ms - claim.due_ms
+        ended = None
+        if self._worker.options.job_events is not None and kind != LAID_BACK:
+            ended = JobEnd(
+                claim.id,
+                self._queue,
+                job,
+                _WORDS[kind],
+                claim.attempts.runs + 1,
+                ran_ms,
+                waited_ms,
+                error,
+            )
         self._outbox.put(
             Ending(
                 claim.id,
@@ -329,11 +357,17 @@ class Runner:
                 int(delay_s * 1000),
                 attempts.encode() if attempts is not None else "",
                 letter,
-                lambda _recorded: self._release(claim),
+                lambda recorded: self._recorded(claim, ended if recorded else None),
             )
         )
         run.claim.payload = None
         run.ended = True
+
+    def _recorded(self, claim: Claim, ended: JobEnd | None) -> None:
+        self._release(claim)
+        events = self._worker.options.job_events
+        if ended is not None and events is not None:
+            events.ended(ended)
 
     def _release(self, claim: Claim) -> None:
         if self._leases.held.get(claim.id) == claim.token:

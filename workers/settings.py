@@ -6,11 +6,9 @@ Importing this module makes ``arq workers.settings.AsyncProcessing`` build our w
 import asyncio
 import importlib
 import inspect
-import json
 import logging
 import sys
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from types import ModuleType
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -23,8 +21,10 @@ from app import keys, logs
 from app.connections import connect
 from app.enqueue import codec_of
 from app.errors import SettingsError
+from app.notifications import notification, send
 from app.settings import QueuePolicy, Settings
 from workers import engine
+from workers.job_events import JobEvents
 from workers.jobs import BUILT_IN
 from workers.retry_policy import RetryPolicy
 from workers.sync_functions import in_child_process
@@ -102,12 +102,8 @@ def worker_settings(queue: str, settings: Settings | None = None) -> dict[str, A
                 channel = keys.user_channel(str(data["userId"]))
             else:
                 channel = keys.BROADCAST_CHANNEL
-            message = {
-                "type": str(data.get("type", "notification")),
-                "message": data.get("message", ""),
-                "timestamp": datetime.now(UTC).isoformat(),
-            }
-            return int(await cache.publish(channel, json.dumps(message)))
+            kind = str(data.get("type", "notification"))
+            return await send(cache, channel, notification(data.get("message", ""), kind))
 
         ctx["notify"] = notify
 
@@ -143,6 +139,7 @@ def worker_settings(queue: str, settings: Settings | None = None) -> dict[str, A
                 lease_s=settings.lease_s,
                 drain_s=settings.drain_s,
                 generic_jobs=settings.generic_jobs,
+                job_events=JobEvents(settings) if settings.job_events else None,
             )
         },
     }

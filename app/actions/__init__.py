@@ -7,7 +7,7 @@ in an ActionReport whether anything changed. Asked twice, it acts once.
 from app.actions.alerts import acknowledge_alert, silence_alert
 from app.actions.asking import ActionReport, Actor, Role, may_act
 from app.actions.causes import change_cause
-from app.actions.events import notify, publish_event
+from app.actions.events import notify, publish_event, publish_events
 from app.actions.jobs import abort_job, cancel_job, promote_job, submit_jobs
 from app.actions.keys import CreatedKey, create_key, revoke_key
 from app.actions.letters import (
@@ -30,6 +30,7 @@ from app.actions.queues import (
     resume_queue,
     set_concurrency,
 )
+from app.actions.streams import change_pending
 from app.connections import Connections
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "archive_letter",
     "cancel_job",
     "change_cause",
+    "change_pending",
     "clean_queue",
     "control_workers",
     "create_key",
@@ -55,6 +57,7 @@ __all__ = [
     "pause_queue",
     "promote_job",
     "publish_event",
+    "publish_events",
     "resume_operation",
     "resume_queue",
     "retry_letter",

@@ -12,6 +12,7 @@ from app import keys
 from app.actions.asking import ActionReport, Actor, Connections, asked, check_queue, permit
 from app.enqueue import Enqueued, JobRequest, codec_of, enqueue_many
 from app.errors import ActionRefused, InvalidRequest, NotFound, UnknownFunction
+from app.next_jobs import places_of
 from app.payload import safe_str
 from app.scripts import script
 from app.settings import Settings
@@ -45,6 +46,7 @@ async def submit_jobs(
         for request in requests:
             if known and request.name not in known:
                 raise UnknownFunction(request.name, sorted(known))
+    await _check_next(connections, settings, queue, requests)
     detail = {
         "jobs": len(requests),
         "functions": sorted({request.name for request in requests}),
@@ -52,6 +54,19 @@ async def submit_jobs(
     }
     await permit(connections, settings, actor, "submit_jobs", queue, detail)
     return await enqueue_many(connections.queue, queue, requests, codec=codec_of(settings))
+
+
+async def _check_next(
+    connections: Connections, settings: Settings, queue: str, requests: Sequence[JobRequest]
+) -> None:
+    """Refuse next jobs (``then``) on queues nobody knows, or of names their workers do not."""
+    places = {place for r in requests if r.then for place in places_of(r.then, queue)}
+    for name in sorted({name for name, _ in places}):
+        await check_queue(connections, settings, name)
+        known = await asked(connections.queue.zrange(keys.functions(name), 0, 999))
+        for function in sorted(function for place, function in places if place == name):
+            if known and function not in known and not settings.generic_jobs:
+                raise UnknownFunction(function, sorted(known))
 
 
 async def cancel_job(

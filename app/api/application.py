@@ -18,9 +18,11 @@ from app.api import (
     jobs,
     letters,
     metrics,
+    notifications,
     operations,
     queues,
     stats,
+    streams,
 )
 from app.api.description import describe
 from app.api.problems import RESPONSES, answer_errors
@@ -38,6 +40,8 @@ MODULES: Final[tuple[Any, ...]] = (
     operations,
     alerts,
     events,
+    streams,
+    notifications,
     frames,
     audit,
     metrics,

@@ -1,66 +1,123 @@
-"""Events and notifications: publish, browse the handled ones, notify."""
+"""Events: publish one or many, list the newest handled ones."""
 
-from typing import Annotated, Any
+import hashlib
+from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Path, Query
-from fastapi.responses import Response
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi import APIRouter, Body, Header, Query
+from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from app import actions
+from app.actions.events import MAX_EVENTS, check_stream
 from app.api.access import Caller, Now, Shared
 from app.api.frames import records_json
-from app.api.reports import Report, report
 from app.api.strict_json import StrictRoute
+from app.errors import InvalidRequest
+from app.events import NewEvent as EventToPublish
+from app.publisher import Published
 
 router = APIRouter(tags=["events"], route_class=StrictRoute)
 
-_CHANNEL = r"^(user|workspace|system):[A-Za-z0-9][A-Za-z0-9_.@-]{0,127}$"
+_EXAMPLE: Final[dict[str, Any]] = {
+    "type": "user.created",
+    "userId": "user123",
+    "data": {"email": "user@example.com"},
+    "eventId": "signup-user123",
+}
 
 
 class NewEvent(BaseModel):
-    """A fact to append to the stream."""
+    """A fact to append to a stream; ``eventId``: asking again with it publishes nothing twice."""
 
-    model_config = ConfigDict(
-        extra="forbid",
-        json_schema_extra={
-            "examples": [
-                {"type": "user.created", "userId": "user123", "data": {"email": "user@example.com"}}
-            ]
-        },
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [_EXAMPLE]})
+
+    type: str = Field(min_length=1, max_length=128)
+    data: Any = Field(default_factory=dict)
+    userId: str = Field(default="", max_length=256)
+    workspaceId: str = Field(default="", max_length=256)
+    correlationId: str = Field(default="", max_length=256)
+    eventId: str = Field(default="", max_length=256)
+    source: str = Field(default="arqscope", max_length=256)
+
+
+#: an event or a list of them; told apart first, so that an error names the field of the right one
+EventOrEvents = Annotated[
+    Annotated[NewEvent, Tag("one")] | Annotated[list[NewEvent], Tag("many")],
+    Discriminator(lambda asked: "many" if isinstance(asked, list) else "one"),
+]
+
+
+class PublishedEvent(BaseModel):
+    """What became of an event; ``existed``: it was published before, nothing was changed."""
+
+    id: str = Field(examples=["1795442400000-0"], description="id of the stream entry")
+    type: str
+    stream: str
+    existed: bool
+    eventId: str = ""
+
+
+@router.post("/events", status_code=201, response_model=PublishedEvent | list[PublishedEvent])
+async def publish(
+    asked: Annotated[
+        EventOrEvents,
+        Body(
+            openapi_examples={
+                "one": {"value": _EXAMPLE},
+                "many": {
+                    "value": [_EXAMPLE, {"type": "workspace.updated", "workspaceId": "ws456"}]
+                },
+            }
+        ),
+    ],
+    shared: Shared,
+    caller: Caller,
+    stream: Annotated[str, Query(max_length=128, description="empty: the first one")] = "",
+    idempotency_key: Annotated[str | None, Header(max_length=255)] = None,
+) -> Response:
+    """Publish an event, or up to 1,000 in order. 201: accepted; 200: all were there already."""
+    asked_for = asked if isinstance(asked, list) else [asked]
+    if not 1 <= len(asked_for) <= MAX_EVENTS:
+        raise InvalidRequest(f"{len(asked_for)} events in one request", hint=f"1 to {MAX_EVENTS:,}")
+    stream = check_stream(shared.settings, stream)
+    events = [
+        _event(one, idempotency_key, number, is_list=isinstance(asked, list))
+        for number, one in enumerate(asked_for)
+    ]
+    done = await actions.publish_events(
+        shared.connections, shared.settings, caller, events, stream=stream
     )
-
-    type: str = Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]*$")
-    data: dict[str, Any] = Field(default_factory=dict)
-    userId: str = Field(default="", max_length=128)
-    workspaceId: str = Field(default="", max_length=128)
-    correlationId: str = Field(default="", max_length=128)
+    answers = [_answer(event, one, stream) for event, one in zip(events, done, strict=True)]
+    status = 201 if any(one.created for one in done) else 200
+    return JSONResponse(answers if isinstance(asked, list) else answers[0], status)
 
 
-class Notification(BaseModel):
-    """A message to whoever listens on a channel."""
+def _event(asked: NewEvent, key: str | None, number: int, *, is_list: bool) -> EventToPublish:
+    event_id = asked.eventId
+    if not event_id and key:
+        digest = hashlib.sha256(f"{key}\0{number}".encode("utf-8", "replace")).hexdigest()
+        event_id = f"idem-{digest[:32]}"
+    try:
+        return EventToPublish(
+            type=asked.type,
+            data=asked.data,
+            user_id=asked.userId,
+            workspace_id=asked.workspaceId,
+            correlation_id=asked.correlationId,
+            source=asked.source,
+            event_id=event_id,
+        )
+    except InvalidRequest as error:
+        if not is_list:
+            raise
+        raise InvalidRequest(
+            str(error), field=f"{number}.{error.field}", hint=error.hint
+        ) from error
 
-    model_config = ConfigDict(
-        extra="forbid", json_schema_extra={"examples": [{"message": "Welcome"}]}
-    )
 
-    message: str | dict[str, Any] = Field(max_length=10_000)
-    type: str = Field(default="notification", max_length=64)
-
-
-@router.post("/events", status_code=201)
-async def publish(asked: NewEvent, shared: Shared, caller: Caller) -> Report:
-    """Publish an event."""
-    done = await actions.publish_event(
-        shared.connections,
-        shared.settings,
-        caller,
-        asked.type,
-        asked.data,
-        user_id=asked.userId,
-        workspace_id=asked.workspaceId,
-        correlation_id=asked.correlationId,
-    )
-    return report(done)
+def _answer(event: EventToPublish, done: Published, stream: str) -> dict[str, Any]:
+    told = {"id": done.id, "type": event.type, "stream": stream, "existed": not done.created}
+    return told | {"eventId": event.event_id}
 
 
 @router.get("/events")
@@ -70,20 +127,6 @@ async def events(
     event_type: Annotated[str | None, Query(alias="type", max_length=128)] = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 100,
 ) -> Response:
-    """List the newest handled events, newest first."""
+    """List the newest handled events, newest first; ``/streams/{stream}/entries`` has all that are kept."""
     found = now.events if event_type is None else now.events[now.events["type"] == event_type]
     return Response(records_json(found.tail(limit).iloc[::-1]), media_type="application/json")
-
-
-@router.post("/notifications/{channel}")
-async def notify(
-    channel: Annotated[str, Path(max_length=160, pattern=_CHANNEL)],
-    asked: Notification,
-    shared: Shared,
-    caller: Caller,
-) -> Report:
-    """Send a notification to ``user:<id>``, ``workspace:<id>`` or ``system:broadcast``."""
-    done = await actions.notify(
-        shared.connections, shared.settings, caller, channel, asked.message, asked.type
-    )
-    return report(done)

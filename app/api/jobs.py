@@ -22,6 +22,7 @@ from app.api.strict_json import StrictRoute
 from app.connections import GONE, explained
 from app.enqueue import Enqueued, JobRequest, codec_of
 from app.errors import InvalidRequest, NotFound, UnknownFunction
+from app.next_jobs import RESULT, NextJob
 from app.reader import JobsOf
 from app.server import Runtime
 from app.settings import NAME_PATTERN, Settings
@@ -47,6 +48,28 @@ class Backoff(BaseModel):
     delay: float = Field(ge=0, le=3_600_000, description="ms")
 
 
+class Then(BaseModel):
+    """A job made when another completes; without ``data`` it gets the other's result."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    name: str = Field(min_length=1, max_length=128)
+    queue: str = Field(default="", max_length=128, description="empty: the queue of the job before")
+    data: Any = Field(default=None, description="left out: the result of the job before")
+    delay: float = Field(default=0, ge=0, le=365 * 86_400_000, description="ms before it may run")
+    then: list["Then"] = Field(default_factory=list, max_length=20)
+
+    def next_job(self) -> NextJob:
+        """Return the job asked for; InvalidRequest for what cannot be one."""
+        return NextJob(
+            name=self.name,
+            queue=self.queue,
+            data=self.data if "data" in self.model_fields_set else RESULT,
+            delay_s=self.delay / 1000,
+            then=tuple(one.next_job() for one in self.then),
+        )
+
+
 class JobOptions(BaseModel):
     """How to treat one job; what is left out follows the queue's policy. Times in ms."""
 
@@ -64,6 +87,12 @@ class JobOptions(BaseModel):
         description="asking again with it makes no second job",
     )
     correlationId: str | None = Field(default=None, max_length=128)
+    then: list[Then] = Field(
+        default_factory=list,
+        max_length=20,
+        description="jobs made when this one completes, exactly once",
+        examples=[[{"name": "notification", "queue": "event-driven-jobs"}]],
+    )
 
     @property
     def backoff_s(self) -> float | None:
@@ -198,6 +227,7 @@ def _request(job: NewJob, settings: Settings, known: Iterable[str], job_id: str)
         attempts=options.attempts,
         backoff_s=options.backoff_s,
         correlation_id=options.correlationId or "",
+        then=tuple(one.next_job() for one in options.then),
     )
 
 

@@ -19,6 +19,7 @@ from app.errors import (
     BadRecord,
     InvalidRequest,
     NotFound,
+    Overloaded,
     PayloadTooLarge,
     RedisRefused,
     RedisUnavailable,
@@ -223,6 +224,15 @@ def _ours(request: Request, error: Exception) -> JSONResponse:
                 str(error),
                 hint="ask again with the same jobId or Idempotency-Key",
                 headers={"Retry-After": "2"},
+            )
+        case Overloaded():
+            return problem(
+                request,
+                503,
+                str(error),
+                code="overloaded",
+                hint="come back later",
+                headers={"Retry-After": "10"},
             )
         case BadRecord():
             return problem(request, 409, str(error), code="undecodable")

@@ -9,7 +9,18 @@ from pathlib import Path
 
 import typer
 
-from app.cli import alerts, audit, causes, dlq, jobs, keys, operations, processes, queues
+from app.cli import (
+    alerts,
+    audit,
+    causes,
+    dlq,
+    jobs,
+    keys,
+    operations,
+    processes,
+    queues,
+    streams,
+)
 from app.errors import ArqscopeError, InvalidRequest, NotFound
 
 app = typer.Typer(
@@ -22,6 +33,7 @@ processes.add_to(app)
 queues.add_to(app)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(dlq.app, name="dlq")
+app.add_typer(streams.app, name="streams")
 app.add_typer(operations.app, name="operations")
 app.add_typer(alerts.app, name="alerts")
 app.add_typer(keys.app, name="keys")

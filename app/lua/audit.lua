@@ -1,11 +1,12 @@
 -- Append one line to the audit, chained to the line before it.
--- KEYS  1 audit (STREAM)
--- ARGV  1 body (canonical JSON)  2 lines kept
--- Reply {entry id, hash}
+-- KEYS  1 audit (STREAM)  2 mark (STRING), only where the line must be written once
+-- ARGV  1 body (canonical JSON)  2 lines kept  3 seconds the mark is kept
+-- Reply {entry id, hash}; {"", ""} when the mark says that the line was written before.
 -- Each entry: n (counts up), at (ms), prev (hash of the line before), body, and
 -- hash = sha1(prev "\n" n "\n" at "\n" body). Atomic, so that two writers cannot chain to one line.
 -- When the stream's last id is not the last line's, somebody removed the end: the new line's prev says so and can
 -- never match, so that the gap stays visible.
+if KEYS[2] and not redis.call('SET', KEYS[2], '1', 'NX', 'EX', ARGV[3]) then return {'', ''} end
 local t = redis.call('TIME')
 local at = string.format('%.0f', t[1] * 1000 + math.floor(t[2] / 1000))
 local prev, n = string.rep('0', 40), 0

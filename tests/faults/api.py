@@ -13,6 +13,7 @@ from app.api.application import create_api
 from app.auth import Guard
 from app.collector import Collector
 from app.connections import connect
+from app.listeners import Listeners
 from app.server import Runtime
 from app.settings import Settings
 from tests.faults.rig import FULL, Rig
@@ -46,7 +47,8 @@ async def _in_process(rig: Rig) -> AsyncIterator[httpx.AsyncClient]:
     )
     cache, streams, queue = (connect(settings.url(r)) for r in ("cache", "streams", "queue"))
     connections = Connections(queue=queue, streams=streams, cache=cache)
-    app = create_api(Runtime(settings, connections, Collector(settings), Guard(settings)))
+    guard, listeners = Guard(settings), Listeners(settings)
+    app = create_api(Runtime(settings, connections, Collector(settings), guard, listeners))
 
     async def as_operator(scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
         actor = Actor(name="the test", role="operator")

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import random
 import shutil
 import time
 from collections import Counter
@@ -11,6 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, cast
 
+import pytest
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
@@ -20,10 +22,13 @@ from tests.conftest import RunningRedis
 from tests.faults import ledger
 from tests.faults.fault_events import fields
 from tests.faults.nursery import ROOT, Nursery
-from tests.faults.rig import FULL, WorkerProcess
+from tests.faults.rig import FULL, WorkerProcess, sized
 from tests.waiting import until
 
 STREAM, GROUP = "pyairtable-events", "event-processors"
+both_versions = pytest.mark.parametrize("kind", ["system", "bundled"])
+#: rows whose slice would tell nothing new on the embedded 6.2; `make faults` runs them on both
+both_in_full = pytest.mark.parametrize("kind", sized(["system", "bundled"], ["system"]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +79,6 @@ class EventRig:
         seed: int,
         lease_s: float,
     ) -> None:
-        import random  # noqa: PLC0415, RUF100
-
         self.server, self.queue_server = server, queue_server
         self.directory = directory
         self.seed, self.lease_s = seed, lease_s
@@ -279,3 +282,6 @@ class EventRig:
             pending=int(pending["pending"]),
             external_repeats=sum(number - 1 for number in done.values() if number > 1),
         )
+
+
+MakeRig = Callable[..., EventRig]

@@ -1,6 +1,7 @@
 """Event handlers the processors under fault run; each writes what it does to the ledger."""
 
 import asyncio
+import json
 import os
 import signal
 from pathlib import Path
@@ -104,6 +105,4 @@ def _note(effect: str, event: Event, context: EventContext) -> None:
 
 def fields(kind: str, data: Any = None, **more: str) -> dict[str, str]:
     """A stream entry as any producer writes it."""
-    import json  # noqa: PLC0415, RUF100
-
     return {"type": kind, "data": json.dumps({} if data is None else data), **more}

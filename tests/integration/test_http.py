@@ -372,7 +372,7 @@ def test_events_and_notifications_are_sent(api: httpx.Client) -> None:
     note = api.post("/notifications/user:123", json={"message": "Welcome"})
 
     assert event.status_code == 201
-    assert event.json()["detail"]["type"] == "user.created"
+    assert event.json()["type"] == "user.created"
     assert note.status_code == 200
     assert api.post("/notifications/other", json={"message": "x"}).status_code == 422
 

@@ -6,10 +6,13 @@
 --       6 dead payload prefix  7 cap of the runs stream  8 vault prefix (payload copies)
 --       then per run, 12 values: id, token, kind (C complete, D dead, A aborted, R retry, S shutdown,
 --       L laid back), result, result TTL ms (0 none, -1 for ever), report, function, wait bucket, run
---       bucket, delay ms, attempts, letter (D and A: JSON object of the record's fields, else "")
--- Reply one integer per run: 1 recorded, 0 refused because the lease is lost.
+--       bucket, delay ms, attempts, letter (D and A: JSON object of the record's fields; C:
+--       JSON list of the next jobs; else "")
+-- Reply one integer per run: 1 recorded, 0 refused because the lease is lost, 2 recorded, but a next job
+--       could not be placed because its queue's key is something else.
 -- Atomic and fenced: nothing of a run whose lease went to another worker is written, and a job never
--- leaves the queue without its result, report, count and (when it died) its raw payload being kept.
+-- leaves the queue without its result, report, count and (when it died) its raw payload being kept. Next
+-- jobs are made here, so that each is made once, and only when the job before it has ended well.
 local call, ARGV, KEYS = redis.call, ARGV, KEYS  -- globals cost a lookup each, and this runs per job
 local t = call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
@@ -25,6 +28,26 @@ local tokens = call('MGET', unpack(locks))
 local outcome = {C = 'complete', D = 'dead', A = 'aborted', R = 'retry', S = 'shutdown'}
 local total = {C = 'complete', D = 'dead', A = 'aborted', R = 'retried', S = 'shutdown'}
 local replies, gone, unlock, drop, scores, counts, minute, put = {}, {}, {}, {}, {}, {}, {}, {}
+local function follow(text)  -- the next jobs of a complete run
+  local placed = 1
+  for _, job in ipairs(cjson.decode(text)) do
+    local due = now + job.delay
+    if call('EXISTS', ARGV[3] .. job.id) == 0
+       and call('SET', ARGV[2] .. job.id, job.payload, 'NX', 'PX', int(job.ttl + job.delay)) then
+      local added = redis.pcall('ZADD', job.queue, int(due), job.id)
+      if type(added) == 'table' and added.err then
+        call('DEL', ARGV[2] .. job.id)
+        placed = 2
+      else
+        call('HINCRBY', job.totals, 'accepted', 1)
+        call('SADD', job.queues, job.queue)
+        call('LPUSH', job.wake, '1')
+        call('LTRIM', job.wake, 0, 15)
+      end
+    end
+  end
+  return placed
+end
 local function count(into, field) into[field] = (into[field] or 0) + 1 end
 -- Keep the payload with the letter: as it lies there, or the copy made before it expired.
 local function keep(id, kept)
@@ -111,6 +134,7 @@ for n = 1, #ids do
           call('ZADD', KEYS[10], int(now), id)
         end
       end
+      if kind == 'C' and ARGV[a + 11] ~= '' then replies[n] = follow(ARGV[a + 11]) end
       unlock[#unlock + 1] = ARGV[2] .. id
       unlock[#unlock + 1] = ARGV[4] .. id
       unlock[#unlock + 1] = ARGV[8] .. id
