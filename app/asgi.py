@@ -15,6 +15,7 @@ from urllib.parse import unquote
 from tornado.iostream import StreamClosedError
 from tornado.web import RequestHandler, stream_request_body
 
+from app import logs
 from app.auth import MAX_BODY_BYTES
 
 Message = MutableMapping[str, Any]
@@ -29,10 +30,18 @@ Application = Callable[
 
 log = logging.getLogger("arqscope.asgi")
 
+#: s a client may take for one piece of a streamed answer
+SLOW_S: Final = 20.0
 #: answers under way, so that a stopping server can wait for them
 in_flight: set["AsgiHandler"] = set()
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{8,64}")
+
+
+def hang_up() -> None:
+    """Tell the answers that stream, and would go on for ever, that nobody listens any more."""
+    for handler in list(in_flight):
+        handler.hang_up()
 
 
 def request_id_of(offered: str | None) -> str:
@@ -72,10 +81,17 @@ class AsgiHandler(RequestHandler):
         """Tell the application that nobody listens any more."""
         self._gone.set()
 
+    def hang_up(self) -> None:
+        """End an answer that streams; one that is whole goes on to its end."""
+        if self._headers_written:
+            self._gone.set()
+
     async def _run(self, *_: Any) -> None:
         in_flight.add(self)
+        scope = self._scope()
+        logs.request_id.set(scope["state"]["request_id"])
         try:
-            await self._app(self._scope(), self._receive, self._send)
+            await self._app(scope, self._receive, self._send)
         except StreamClosedError:
             self._gone.set()
         finally:
@@ -118,6 +134,17 @@ class AsgiHandler(RequestHandler):
             },
         }
 
+    async def _flush_in_time(self) -> None:
+        """Send what was written; a client that takes too long for it is cut off."""
+        try:
+            async with asyncio.timeout(SLOW_S):
+                await self.flush()
+        except TimeoutError:
+            log.warning("slow client cut off", extra={"peer": self.request.remote_ip})
+            self._gone.set()
+            connection: Any = self.request.connection
+            connection.close()
+
     async def _receive(self) -> Message:
         if not self._body_given:
             self._body_given = True
@@ -128,6 +155,12 @@ class AsgiHandler(RequestHandler):
     async def _send(self, message: Message) -> None:
         if self._gone.is_set() or self._finished:
             return
+        try:
+            await self._write(message)
+        except StreamClosedError:  # the client left: nothing failed here
+            self._gone.set()
+
+    async def _write(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.set_status(message["status"])
             for name, value in message.get("headers", ()):
@@ -137,6 +170,6 @@ class AsgiHandler(RequestHandler):
             if chunk:
                 self.write(bytes(chunk))
             if message.get("more_body"):
-                await self.flush()
+                await self._flush_in_time()
             else:
                 await self.finish()

@@ -8,14 +8,14 @@ so keep the newest ``hash`` elsewhere (``AuditReport.head``) where that matters.
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from app import keys
+from app import keys, logs
 from app.connections import explained
 from app.errors import BadRecord
 from app.payload import safe_str
@@ -29,6 +29,7 @@ MAX_BODY_CHARS: Final = 4_096
 _PAGE: Final = 500
 _FIRST: Final = "0" * 40
 _WHERE: Final = "redis://queue"
+_FIELDS: Final = ("n", "prev", "at", "body", "hash")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +75,8 @@ async def record(
             "actor": actor[:200],
             "action": action,
             "target": target[:400],
-            "detail": {name: _plain(value) for name, value in detail.items()},
+            "detail": {name: _plain(value) for name, value in detail.items()}
+            | ({"requestId": logs.request_id.get()} if logs.request_id.get() else {}),
         }
     )
     if len(body) > MAX_BODY_CHARS:
@@ -103,28 +105,92 @@ def decoded(entries: Iterable[tuple[str, Mapping[str, str]]]) -> list[AuditLine]
     return lines
 
 
-async def verify(redis: Redis) -> AuditReport:
-    """Walk the chain from its oldest kept line; a page of 500 lines per call to Redis."""
-    lines, previous, head, after = 0, 0, "", "-"
-    while rows := await redis.xrange(keys.AUDIT, min=after, max="+", count=_PAGE):
+async def export(redis: Redis) -> AsyncIterator[str]:
+    """Yield every kept line as JSON, oldest first, with what ``verify_export`` needs to check it.
+
+    Raises RedisUnavailable or RedisRefused.
+    """
+    after = "-"
+    while True:
+        try:
+            rows = await redis.xrange(keys.AUDIT, min=after, max="+", count=_PAGE)
+        except (RedisError, OSError) as error:
+            raise explained(error, _WHERE) from error
         for entry_id, fields in rows:
-            try:
-                n = int(fields["n"])
-                prev, at, body, told = (fields[k] for k in ("prev", "at", "body", "hash"))
-            except (KeyError, ValueError):
-                return _broken(lines, head, entry_id, "the line is not one of ours")
-            text = f"{prev}\n{n}\n{at}\n{body}".encode("utf-8", "surrogateescape")
-            if hashlib.sha1(text, usedforsecurity=False).hexdigest() != told:
-                return _broken(lines, head, entry_id, "the line was altered")
-            if lines == 0 and n == 1 and prev != _FIRST:
-                return _broken(lines, head, entry_id, "lines before it were removed")
-            if lines and (prev != head or n != previous + 1):
-                return _broken(lines, head, entry_id, "lines before it were removed or moved")
-            if lines == 0 and n > 1 and await redis.xlen(keys.AUDIT) < LINES_KEPT:
-                return _broken(lines, head, entry_id, "lines before it were removed")
-            lines, previous, head = lines + 1, n, told
+            kept = {name: fields.get(name, "") for name in _FIELDS}
+            yield json.dumps({"id": entry_id, **kept}, ensure_ascii=True)
+        if len(rows) < _PAGE:
+            return
         after = f"({rows[-1][0]}"
-    return await _end_holds(redis, lines, head)
+
+
+async def verify(redis: Redis) -> AuditReport:
+    """Walk the chain from its oldest kept line; a page of 500 lines per call to Redis.
+
+    Raises RedisUnavailable or RedisRefused.
+    """
+    chain, after = _Chain(), "-"
+    try:
+        kept = await redis.xlen(keys.AUDIT)
+        while rows := await redis.xrange(keys.AUDIT, min=after, max="+", count=_PAGE):
+            for entry_id, fields in rows:
+                problem = chain.add(fields, trimmed=kept >= LINES_KEPT)
+                if problem:
+                    return _broken(chain.lines, chain.head, entry_id, problem)
+            after = f"({rows[-1][0]}"
+        return await _end_holds(redis, chain.lines, chain.head)
+    except (RedisError, OSError) as error:
+        raise explained(error, _WHERE) from error
+
+
+def verify_export(lines: Iterable[str], head: str = "") -> AuditReport:
+    """Check exported lines; with *head*, the hash noted elsewhere must be among them.
+
+    The end of an export cannot be proved by itself: lines missing there show only by *head*.
+    """
+    chain, seen = _Chain(), not head
+    for number, line in enumerate(filter(str.strip, lines), 1):
+        try:
+            fields = json.loads(line)
+            where = str(fields["id"])
+        except (ValueError, KeyError, TypeError):
+            return _broken(chain.lines, chain.head, f"line {number}", "the line is not one of ours")
+        problem = chain.add(fields, trimmed=True)
+        if problem:
+            return _broken(chain.lines, chain.head, where, problem)
+        seen = seen or chain.head == head
+    if not seen:
+        return _broken(chain.lines, chain.head, "end", "the noted hash is not among the lines")
+    return AuditReport(ok=True, lines=chain.lines, head=chain.head)
+
+
+class _Chain:
+    """Lines checked so far, one after the other."""
+
+    def __init__(self) -> None:
+        self.lines = 0
+        self.head = ""
+        self._n = 0
+
+    def add(self, fields: Mapping[str, str], *, trimmed: bool) -> str:
+        """Check the next line; return what is wrong with it, empty when it holds.
+
+        *trimmed*: retention may have taken lines before the first one.
+        """
+        try:
+            n = int(fields["n"])
+            prev, at, body, told = (str(fields[k]) for k in ("prev", "at", "body", "hash"))
+        except (KeyError, ValueError):
+            return "the line is not one of ours"
+        text = f"{prev}\n{n}\n{at}\n{body}".encode("utf-8", "surrogateescape")
+        if hashlib.sha1(text, usedforsecurity=False).hexdigest() != told:
+            return "the line was altered"
+        if not self.lines and ((n == 1 and prev != _FIRST) or (n > 1 and not trimmed)):
+            return "lines before it were removed"
+        if self.lines and (prev != self.head or n != self._n + 1):
+            return "lines before it were removed or moved"
+        self.lines, self._n, self.head = self.lines + 1, n, told
+        return ""
 
 
 async def _end_holds(redis: Redis, lines: int, head: str) -> AuditReport:

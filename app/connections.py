@@ -29,6 +29,7 @@ from redis.exceptions import (
 
 from app.errors import RedisRefused, RedisUnavailable
 from app.gate import Gate
+from app.prompt_client import promptly
 from app.settings import masked_url
 
 #: what a lost or silent Redis looks like
@@ -155,10 +156,18 @@ def pool_arguments(
 
 
 def connect(
-    url: str, *, timeout_s: float = 1.5, retries: int = 1, max_connections: int = 64, **more: Any
+    url: str,
+    *,
+    timeout_s: float = 1.5,
+    retries: int = 1,
+    max_connections: int = 64,
+    answer_within_s: float = 0.0,
+    **more: Any,
 ) -> "Redis":
     """Return a client for *url* that decodes replies to str and fails within about 2 s.
 
+    With *answer_within_s* no command takes longer than that, however connecting, retries and the
+    wait for a free connection add up; blocking commands need a client of their own.
     *more* goes to the pool (``decode_responses=False`` for raw bytes). Nothing is sent yet.
     """
     arguments = {"decode_responses": True, "encoding_errors": "surrogateescape"}
@@ -173,7 +182,8 @@ def connect(
         timeout=timeout_s,
         **{**arguments, **recipe, **more},
     )
-    return Redis.from_pool(prepared(pool))
+    client = Redis.from_pool(prepared(pool))
+    return promptly(client, answer_within_s) if answer_within_s else client
 
 
 def explained(error: Exception, url: str) -> Exception:

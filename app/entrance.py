@@ -1,126 +1,159 @@
 """The entrance: the guard's side that knows Tornado. Every request passes it before any handler.
 
-Refusals, the login page and the security headers of every answer are made here.
+It bounds what is read, asks the guard, answers refusals, and hands the visit on with the request.
 """
 
-import contextlib
 import logging
-from collections.abc import Callable
-from html import escape
-from http import HTTPStatus
+from collections.abc import Callable, Mapping
 from typing import Any, Final, cast
 
 from bokeh.server.tornado import BokehTornado
-from tornado.httputil import HTTPHeaders, HTTPServerRequest, ResponseStartLine
+from tornado.httputil import HTTPServerRequest
 from tornado.web import RequestHandler, stream_request_body
 
 from app.actions import Actor
+from app.answer_headers import AnswerHeaders
 from app.asgi import request_id_of
-from app.auth import (
-    MAX_BODY_BYTES,
-    SESSION_COOKIE,
-    SESSION_S,
-    Guard,
-    Refusal,
-    Request,
-    safe_next,
-)
+from app.auth import MAX_BODY_BYTES, Guard, Refusal, Request, Visit
 from app.pages.address import paths
+from app.ready_answers import ReadyAnswer, ReadyDelegate
 
 log = logging.getLogger("arqscope.entrance")
 
 #: where a login without a wish leads
 PAGE: Final = "/admin/queues"
+#: paths whose HTML answers are pages of ours
+PAGES: Final = frozenset({"/dashboard", "/login", *paths()})
 #: what Tornado may read of a body; the handler keeps MAX_BODY_BYTES of it and answers 413
 _MAX_READ_BYTES: Final = 16 * MAX_BODY_BYTES
-
-_HEADERS: Final = {
-    "X-Content-Type-Options": "nosniff",
-    # not "no-referrer": with it browsers send our own login form with "Origin: null"
-    "Referrer-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
-}
-_API_CSP: Final = "default-src 'none'; frame-ancestors 'none'"
-#: Bokeh runs inline scripts and makes functions and workers of text: without these no page at all
-_PAGE_CSP: Final = (
-    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
-    "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self' data:; "
-    "worker-src 'self' blob:; connect-src 'self' blob:; object-src 'none'; base-uri 'self'; "
-    "form-action 'self'; frame-ancestors 'self'"
-)
+#: a login form; Tornado takes forms apart before any handler sees them
+_MAX_FORM_BYTES: Final = 16_384
+#: refused before the body is read
+_EARLY: Final = (411, 413)
+_KNOWN_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"})
+#: what would let a request choose the page session it joins
+_CHOOSERS: Final = ("bokeh-token", "bokeh-session-id")
 
 
-_HTML_PATHS: Final = frozenset({"/dashboard", "/login", *paths()})
+class Entrance:
+    """Stands before everything *application* answers; made once, when the server starts.
 
+    *is_api* says which paths (prefix removed) take JSON bodies, *ready* which are answered at once.
+    """
 
-def guard_everything(application: BokehTornado, guard: Guard) -> None:
-    """Replace how the server finds handlers: no request reaches one before the guard decided."""
-    find = application.find_handler
-    prefix = application.prefix
+    def __init__(
+        self,
+        application: BokehTornado,
+        guard: Guard,
+        headers: AnswerHeaders,
+        *,
+        is_api: Callable[[str], bool],
+        ready: Mapping[str, ReadyAnswer],
+    ) -> None:
+        self._application = application
+        self._find = application.find_handler
+        self._guard = guard
+        self._headers = headers
+        self._is_api = is_api
+        self._ready = ready
+        application.find_handler = self.handle  # type: ignore[method-assign]
+        application.settings["log_function"] = log_request
 
-    def guarded(request: HTTPServerRequest, **more: Any) -> Any:
-        asked = _request_of(request, prefix)
-        _harden(request, is_api=asked.path.rstrip("/") not in _HTML_PATHS)
-        declared = request.headers.get("Content-Length", "0")
-        if declared.isdigit() and int(declared[:12]) > MAX_BODY_BYTES:
-            refusal: Any = Refusal(
+    def handle(self, request: HTTPServerRequest, **more: Any) -> Any:
+        """Find who answers *request*: a refusal, a ready answer, or the application's own handler."""
+        asked = request_of(request, self._application.prefix)
+        caller = self._guard.caller(asked)
+        request.remote_ip = caller.address
+        request.protocol = "https" if caller.secure else "http"
+        request.host = caller.host
+        self._headers.put_on(request, is_page=asked.path in PAGES, secure=caller.secure)
+        cast(Any, request.connection).set_max_body_size(_MAX_READ_BYTES)
+        answer = self._refuse_size(asked) or _refuse_choice(request) or self._guard.admit(asked)
+        if isinstance(answer, Refusal):
+            return self._refuse(request, answer)
+        if isinstance(answer, Visit):
+            request.arqscope_visit = answer  # type: ignore[attr-defined]
+            request.arqscope_actor = answer.actor  # type: ignore[attr-defined]
+        ready = self._ready.get(asked.path)
+        if ready is not None and asked.method in ("GET", "HEAD"):
+            body = ready.body()
+            if body is not None:
+                tag = {"X-Request-Id": request_id_of(asked.headers.get("x-request-id"))}
+                return ReadyDelegate(request, ready, body, tag)
+        return self._find(request, **more)
+
+    def _refuse(self, request: HTTPServerRequest, refusal: Refusal) -> Any:
+        told = {"refusal": refusal, "prefix": self._application.prefix}
+        return self._application.get_handler_delegate(request, RefusalHandler, told)
+
+    def _refuse_size(self, asked: Request) -> Refusal | None:
+        """Refuse a body that is too long before it is read; forms are short."""
+        limit = MAX_BODY_BYTES if self._is_api(asked.path) else _MAX_FORM_BYTES
+        declared = asked.headers.get("content-length", "0")
+        if declared.isdigit() and int(declared[:12]) > limit:
+            return Refusal(
                 413,
                 "too_large",
-                f"the body has {declared[:12]} bytes, the limit is {MAX_BODY_BYTES}",
+                f"the body has {declared[:12]} bytes, the limit is {limit}",
                 "send less, or a reference to the data",
             )
-            handler: type[RequestHandler] = RefusingEarlyHandler
-        else:
-            refusal, handler = guard.decide(asked), RefusalHandler
-        if isinstance(refusal, Refusal):
-            return application.get_handler_delegate(
-                request, handler, {"refusal": refusal, "prefix": prefix}
-            )
-        request.arqscope_actor = refusal  # type: ignore[attr-defined]
-        return find(request, **more)
-
-    application.find_handler = guarded  # type: ignore[method-assign]
+        if "transfer-encoding" in asked.headers and not self._is_api(asked.path):
+            return Refusal(411, "length_required", "a form must say its length", "")
+        return None
 
 
-def _request_of(request: HTTPServerRequest, prefix: str) -> Request:
-    path = request.path or "/"
-    inside = not prefix or path == prefix or path.startswith(prefix + "/")
-    return Request(
-        method=request.method or "",
-        path=(path[len(prefix) :] or "/") if inside else "//outside" + path,
-        headers={name.lower(): value for name, value in request.headers.items()},
-        peer=request.remote_ip or "",
-        secure=request.protocol == "https",
-        query=request.query,
+def log_request(handler: RequestHandler) -> None:
+    """Log an answered request, without its query; one that was refused has its line already."""
+    if getattr(handler, "is_refused", False):
+        return
+    status = handler.get_status()
+    level = logging.DEBUG if status < 400 else logging.INFO if status < 500 else logging.WARNING
+    if log.isEnabledFor(level):
+        request = handler.request
+        fields = {
+            "method": request.method,
+            "path": request.path[:200],
+            "status": status,
+            "ms": round(request.request_time() * 1000, 1),
+            "peer": request.remote_ip,
+        }
+        log.log(level, "request answered", extra=fields)
+
+
+def _refuse_choice(request: HTTPServerRequest) -> Refusal | None:
+    """Refuse who wants to join a page session by its id: sessions are joined by their socket only."""
+    chosen = [name for name in _CHOOSERS if name in request.arguments]
+    if not chosen and "Bokeh-Session-Id" not in request.headers:
+        return None
+    return Refusal(
+        400, "malformed", "a page session cannot be chosen", "leave out what names a session"
     )
 
 
-def _harden(request: HTTPServerRequest, *, is_api: bool) -> None:
-    """Bound what is read, and see that every answer, errors included, has the security headers."""
-    connection = cast(Any, request.connection)
-    connection.set_max_body_size(_MAX_READ_BYTES)
-    write: Callable[..., Any] = connection.write_headers
-
-    def write_headers(
-        line: ResponseStartLine, headers: HTTPHeaders, *rest: Any, **more: Any
-    ) -> Any:
-        with contextlib.suppress(KeyError):
-            del headers["Server"]
-        html = headers.get("Content-Type", "").startswith("text/html")
-        wanted = {
-            **_HEADERS,
-            "Content-Security-Policy": _PAGE_CSP if html and not is_api else _API_CSP,
-            "X-Frame-Options": "SAMEORIGIN" if html and not is_api else "DENY",
-        }
-        if request.protocol == "https":
-            wanted["Strict-Transport-Security"] = "max-age=31536000"
-            wanted["Cross-Origin-Opener-Policy"] = "same-origin"
-        for name, value in wanted.items():
-            headers.setdefault(name, value)
-        return write(line, headers, *rest, **more)
-
-    connection.write_headers = write_headers
+def request_of(request: HTTPServerRequest, prefix: str) -> Request:
+    """Return what the guard needs to know; the peer is the socket's, whatever headers say."""
+    path = request.path or "/"
+    inside = not prefix or path == prefix or path.startswith(prefix + "/")
+    headers: dict[str, str] = {}
+    repeated = []
+    for name, value in request.headers.get_all():
+        lower = name.lower()
+        if lower in headers:
+            repeated.append(lower)
+            headers[lower] += "," + value
+        else:
+            headers[lower] = value
+    context = cast(Any, request.connection).context
+    address = getattr(context, "address", None)
+    return Request(
+        method=request.method or "",
+        path=(path[len(prefix) :] or "/") if inside else "//outside" + path,
+        headers=headers,
+        peer=str(address[0]) if isinstance(address, tuple) else request.remote_ip or "",
+        secure=getattr(context, "_orig_protocol", request.protocol) == "https",
+        query=request.query,
+        repeated=frozenset(repeated),
+    )
 
 
 class _AnyMethod(tuple[str, ...]):
@@ -132,8 +165,9 @@ class _AnyMethod(tuple[str, ...]):
         return True
 
 
+@stream_request_body
 class RefusalHandler(RequestHandler):
-    """Answer a request the guard refused; websockets and every method alike."""
+    """Answer a request the guard refused, websockets and every method alike; its body is not kept."""
 
     SUPPORTED_METHODS = _AnyMethod()
 
@@ -141,132 +175,72 @@ class RefusalHandler(RequestHandler):
         """Take the refusal (Tornado calls this with the route's arguments)."""
         self._refusal, self._prefix = refusal, prefix
 
-    async def prepare(self) -> None:
-        """Answer at once, whatever the method."""
-        refusal = self._refusal
-        with contextlib.suppress(ValueError):
-            HTTPStatus(refusal.status)
-            self.set_status(refusal.status)
-        for name, value in refusal.headers.items():
-            self.set_header(name, self._prefix + value if name == "Location" else value)
-        request_id = request_id_of(self.request.headers.get("X-Request-Id"))
-        self.set_header("X-Request-Id", request_id)
-        self.set_header("Cache-Control", "no-store")
-        log.info(
-            "request refused",
-            extra={"code": refusal.code, "status": refusal.status, "peer": self.request.remote_ip},
-        )
-        self.finish(
-            {
-                "error": {
-                    "code": refusal.code,
-                    "message": refusal.message,
-                    "field": None,
-                    "hint": refusal.hint or None,
-                },
-                "requestId": request_id,
-            }
-        )
-
-
-@stream_request_body
-class RefusingEarlyHandler(RefusalHandler):
-    """Answer before the body is read, and throw the body away."""
-
     def data_received(self, chunk: bytes) -> None:
         """Drop it."""
 
+    async def prepare(self) -> None:
+        """Answer at once what is too long to be read, or asked with a method nobody knows.
 
-_LOGIN_PAGE: Final = """<!doctype html><html lang="en"><head><meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1"><title>Log in · arqscope</title>
-<style>:root{{color-scheme:light dark}}body{{font:16px/1.5 system-ui,sans-serif;margin:0;min-height:100vh;
-display:grid;place-items:center}}form{{display:grid;gap:.75rem;width:min(22rem,90vw)}}
-input,button{{font:inherit;padding:.5rem .7rem;border-radius:.4rem;border:1px solid #8888}}
-button{{background:#1f5fbf;color:#fff;border:0;cursor:pointer}}p[role=alert]{{color:#c62828;margin:0}}
-@media(prefers-color-scheme:dark){{p[role=alert]{{color:#ff8a80}}}}</style></head><body><main>
-<form method="post"><h1>arqscope</h1>{problem}
-<label for="key">API key</label>
-<input id="key" name="key" type="password" autocomplete="current-password" required autofocus>
-<label for="name">Your name, for the audit log (optional)</label>
-<input id="name" name="name" maxlength="64" autocomplete="username" value="{name}">
-<input type="hidden" name="next" value="{target}"><button>Log in</button></form></main></body></html>"""
+        All else is read first: a connection closed over unread bytes loses the answer.
+        """
+        if self._refusal.status in _EARLY or self.request.method not in _KNOWN_METHODS:
+            self._answer()
+
+    def _answer(self) -> None:
+        answer_refusal(self, self._refusal, self._prefix)
+
+    get = head = post = put = delete = patch = options = _answer
 
 
-class LoginHandler(RequestHandler):
-    """Ask for the key once and give a signed session for it."""
-
-    def initialize(self, guard: Guard) -> None:
-        """Take the guard (Tornado calls this with the route's arguments)."""
-        self._guard = guard
-
-    def get(self) -> None:
-        """Show the form."""
-        self._show(safe_next(self.get_query_argument("next", PAGE)))
-
-    def post(self) -> None:
-        """Check the key; on success set the cookie and go where the visitor wanted."""
-        target = safe_next(self.get_body_argument("next", PAGE))
-        name = self.get_body_argument("name", "")[:64]
-        plain = "".join(c for c in name if c.isalnum() or c in " ._@-").strip()
-        if self._guard.is_open:
-            self.redirect(self._prefix + target, status=303)
-            return
-        answer = self._guard.login(
-            self.get_body_argument("key", "", strip=False), plain, self.request.remote_ip or ""
-        )
-        if isinstance(answer, Refusal):
-            self.set_status(answer.status)
-            if "Retry-After" in answer.headers:
-                self.set_header("Retry-After", answer.headers["Retry-After"])
-            self._show(
-                target,
-                f"{answer.message}; {answer.hint}"
-                if answer.status == 429
-                else "That key is not valid.",
-                plain,
-            )
-            return
-        self.set_cookie(
-            SESSION_COOKIE,
-            answer,
-            path=self._prefix or "/",
-            max_age=SESSION_S,
-            httponly=True,
-            samesite="Strict",
-            secure=self.request.protocol == "https",
-        )
-        self.redirect(self._prefix + target, status=303)
-
-    @property
-    def _prefix(self) -> str:
-        return str(cast(Any, self.application).prefix)
-
-    def _show(self, target: str, problem: str = "", name: str = "") -> None:
-        said = f'<p role="alert">{escape(problem)}</p>' if problem else ""
-        self.set_header("Cache-Control", "no-store")
-        self.write(_LOGIN_PAGE.format(problem=said, name=escape(name), target=escape(target)))
+def answer_refusal(handler: RequestHandler, refusal: Refusal, prefix: str = "") -> None:
+    """Answer *handler*'s request with *refusal* and log it; ends the request."""
+    handler.is_refused = True  # type: ignore[attr-defined]
+    handler.set_status(refusal.status)
+    for name, value in refusal.headers.items():
+        handler.set_header(name, prefix + value if name == "Location" else value)
+    request_id = request_id_of(handler.request.headers.get("X-Request-Id"))
+    handler.set_header("X-Request-Id", request_id)
+    handler.set_header("Cache-Control", "no-store")
+    log.info(
+        "request refused",
+        extra={
+            "code": refusal.code,
+            "status": refusal.status,
+            "method": (handler.request.method or "")[:10],
+            "path": handler.request.path[:200],
+            "peer": handler.request.remote_ip,
+            "requestId": request_id,
+        },
+    )
+    handler.finish(
+        {
+            "error": {
+                "code": refusal.code,
+                "message": refusal.message,
+                "field": None,
+                "hint": refusal.hint or None,
+            },
+            "requestId": request_id,
+        }
+    )
 
 
-class LogoutHandler(RequestHandler):
-    """End a session."""
-
-    def initialize(self, guard: Guard) -> None:
-        """Take the guard (Tornado calls this with the route's arguments)."""
-        self._guard = guard
-
-    def post(self) -> None:
-        """Revoke the session and forget its cookie."""
-        self._guard.logout(self.request.headers.get("Cookie", ""))
-        prefix = str(cast(Any, self.application).prefix)
-        self.clear_cookie(SESSION_COOKIE, path=prefix or "/")
-        self.redirect(f"{prefix}/login", status=303)
-
-
-def page_actor(session_context: Any) -> Actor:
-    """Return who opened a page session (``pn.state.curdoc.session_context``).
-
-    Nobody known (a request that did not pass the guard): a viewer, who can change nothing.
-    """
+def page_visit(session_context: Any) -> Visit | None:
+    """Return the visit that opened a page session (``pn.state.curdoc.session_context``)."""
     request = getattr(session_context, "request", None)
-    actor = getattr(request, "arqscope_actor", None)
-    return actor if isinstance(actor, Actor) else Actor(name="unknown", role="viewer")
+    visit = getattr(request, "arqscope_visit", None)
+    return visit if isinstance(visit, Visit) else None
+
+
+def page_actor(session_context: Any, guard: Guard | None = None) -> Actor:
+    """Return who acts through a page session now.
+
+    Nobody known (a request that did not pass the guard), or, where *guard* is asked, somebody whose
+    session or key was ended since: a viewer, who can change nothing.
+    """
+    visit = page_visit(session_context)
+    if visit is None:
+        return Actor(name="unknown", role="viewer")
+    if guard is not None and not guard.is_live(visit):
+        return Actor(name=visit.actor.name, role="viewer")
+    return visit.actor

@@ -62,6 +62,12 @@ SAMPLE: Final = "arqscope:sample"
 SAMPLE_WANTED: Final = "arqscope:sample:wanted"
 #: STREAM of what operators did · audit · none · capped
 AUDIT: Final = "arqscope:audit"
+#: HASH key id → JSON of one API key (api_keys.ApiKey) · actions · none · ≤ 1,000
+API_KEYS: Final = "arqscope:api-keys"
+#: ZSET session id → epoch s it would have ended · servers · none · trimmed at each logout, ≤ 10,000
+ENDED_SESSIONS: Final = "arqscope:ended-sessions"
+#: STRING, 64 hex digits that sign sessions where there is no API_KEY · servers · none · one
+SESSION_SECRET: Final = "arqscope:session-secret"  # noqa: S105, RUF100 - the key's name
 #: ZSET operation id → created ms · operations · none · newest 1,000, and those that are open
 OPERATIONS: Final = "arqscope:operations"
 #: HASH of what an open operation does → its id · operations · none · ≤ 100 open operations
@@ -351,6 +357,11 @@ def alert_seen(notices: str, mark: str) -> str:
 def notified(stream: str, identity: str, effect: str) -> str:
     """STRING mark of a notification sent · event processor · 10 min · recent notifications."""
     return f"arqscope:{{{stream}}}:notified:{identity}:{effect}"
+
+
+def idempotent(digest: str) -> str:
+    """STRING JSON, the kept answer to a write · API · 24 h · one per request with Idempotency-Key."""
+    return f"arqscope:idempotent:{digest}"
 
 
 def user_channel(user_id: str) -> str:

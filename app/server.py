@@ -10,6 +10,7 @@ import errno
 import functools
 import gc
 import logging
+import re
 import signal
 import socket
 import sys
@@ -19,19 +20,31 @@ from typing import Any, Final
 
 from bokeh.server.tornado import BokehTornado
 from bokeh.settings import settings as bokeh_settings
-from panel.io.server import AutoloadJsHandler, DocHandler, WSHandler
-from tornado.web import RedirectHandler, StaticFileHandler
+from tornado.httpserver import HTTPServer
+from tornado.web import RedirectHandler
 
+try:
+    import uvloop
+except ImportError:  # Windows
+    uvloop = None  # type: ignore[assignment]
+
+from app import audit, logs
 from app.actions import Connections
-from app.asgi import AsgiHandler, in_flight
-from app.auth import MAX_BODY_BYTES, Guard, is_loopback
+from app.answer_headers import AnswerHeaders
+from app.api_keys import Keyring
+from app.asgi import AsgiHandler, hang_up, in_flight
+from app.auth import MAX_BODY_BYTES, Guard
 from app.collector import Collector, collector_for
 from app.connections import connect
-from app.entrance import PAGE, LoginHandler, LogoutHandler, guard_everything, page_actor
-from app.errors import PortInUse, SettingsError
+from app.entrance import PAGE, Entrance, page_actor
+from app.errors import ArqscopeError, PortInUse, SettingsError
 from app.listeners import Listeners
+from app.login import LoginHandler, LogoutHandler
+from app.origins import is_loopback
+from app.page_routes import Asset, Page, PageScript, PageSocket, close_ended, open_sockets
 from app.pages.address import paths
 from app.settings import Settings
+from app.slow_clients import LOOK_S, Watch, allow_many_connections, bound, servers_of
 
 __all__ = [
     "Runtime",
@@ -50,10 +63,10 @@ DASHBOARD: Final = Path(__file__).parent / "dashboard"
 ASSETS: Final = Path(__file__).parent / "pages" / "assets"
 #: s that answers under way may take when the server is told to stop
 DRAIN_S: Final = 8.0
-_API_PATHS: Final = (
-    r"/(?:health|stats|metrics|docs|openapi\.json|jobs|queues|dead-letters|events|workers|audit|frames"
-    r"|notifications|operations|streams|triggers|alerts|history|annotations|deploys|analyses|foreign)(?:/.*)?"
-)
+#: s one command of a request may take, retries included: a dead Redis is told within 2 s
+ANSWER_S: Final = 1.2
+#: audit lines per minute about addresses that guess keys; guessing must not fill the audit
+_TOLD_PER_MINUTE: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,34 +81,50 @@ class Runtime:
 
 
 _given: list[Settings] = []
+_servers: list[HTTPServer] = []  #: in front of what was attached
+#: what this process serves with our guard before it
+attached: list[BokehTornado] = []
 
 
 @functools.cache
 def runtime() -> Runtime:
     """Return the one runtime of this process; made at the first call, from ``serve``'s settings."""
     settings = _given[-1] if _given else Settings.load()
-    check_access(settings)
     connections = Connections(
-        queue=connect(settings.url("queue")),
-        streams=connect(settings.url("streams")),
-        cache=connect(settings.url("cache")),
+        queue=connect(settings.url("queue"), answer_within_s=ANSWER_S),
+        streams=connect(settings.url("streams"), answer_within_s=ANSWER_S),
+        cache=connect(settings.url("cache"), answer_within_s=ANSWER_S),
     )
-    return Runtime(
-        settings, connections, collector_for(settings), Guard(settings), Listeners(settings)
-    )
+    keyring = Keyring(connections.queue)
+    keyring.preload(settings.url("queue"))
+    check_access(settings, keyring)
+    guard = Guard(settings, keyring=keyring)
+    return Runtime(settings, connections, collector_for(settings), guard, Listeners(settings))
 
 
-def check_access(settings: Settings) -> None:
-    """Refuse settings that would leave the server open; SettingsError says what to set."""
+def check_access(settings: Settings, keyring: Keyring | None = None) -> None:
+    """Refuse settings that would leave the server open; SettingsError says what to set.
+
+    *keyring* knows the created keys; without it Redis is asked for them.
+    """
     if settings.api_key is not None and settings.api_key.get_secret_value():
         return
+    if not settings.require_api_key and is_loopback(settings.queue_ui_host):
+        return
+    if keyring is None:
+        keyring = Keyring()
+        keyring.preload(settings.url("queue"))
+    if keyring.has_keys:
+        return
     if settings.require_api_key:
-        raise SettingsError("REQUIRE_API_KEY is set but API_KEY is not: set API_KEY")
-    if not is_loopback(settings.queue_ui_host):
         raise SettingsError(
-            f"QUEUE_UI_HOST={settings.queue_ui_host} can be reached from other machines, "
-            "and there is no API_KEY: set API_KEY, or QUEUE_UI_HOST=127.0.0.1"
+            "REQUIRE_API_KEY is set but there is no key: set API_KEY, or make one with "
+            "'arqscope keys create'"
         )
+    raise SettingsError(
+        f"QUEUE_UI_HOST={settings.queue_ui_host} can be reached from other machines, and there is "
+        "no key: set API_KEY, make one with 'arqscope keys create', or set QUEUE_UI_HOST=127.0.0.1"
+    )
 
 
 def serve(settings: Settings) -> None:
@@ -109,9 +138,14 @@ def serve(settings: Settings) -> None:
     _given.append(settings)
     origins = [f"{name}:{port}" for name in dict.fromkeys(("localhost", "127.0.0.1", host))]
     arguments = ["serve", str(DASHBOARD), "--port", str(port), "--address", host]
+    if settings.prefix:
+        arguments += ["--prefix", settings.prefix]
     for origin in origins:
         arguments += ["--allow-websocket-origin", origin]
     from panel.command import main  # the whole command line: only when really serving
+
+    if uvloop is not None:
+        asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
 
     before, sys.argv = sys.argv, ["panel", *arguments]
     try:
@@ -122,9 +156,9 @@ def serve(settings: Settings) -> None:
 
 def attach(application: BokehTornado, shared: Runtime) -> None:
     """Put the guard before everything *application* answers, and add our routes to it."""
-    from app.api.application import (
-        create_api,
-    )  # imports FastAPI: not for those who only ask runtime
+    # FastAPI: not for those who only ask for the runtime
+    from app.api.application import create_api, nouns
+    from app.api.stats import ready_stats
 
     application.settings["websocket_max_message_size"] = MAX_BODY_BYTES
     application._sign_sessions = True
@@ -135,32 +169,46 @@ def attach(application: BokehTornado, shared: Runtime) -> None:
     prefix = application.prefix
     listed = bokeh_settings.allowed_ws_origin() or ()
     shared.guard.foreign_origins = frozenset(str(origin).lower() for origin in listed)
-    pages = [route for path in paths() for route in _page_routes(prefix, path)]
-    application.add_handlers(
-        r".*",
-        [
-            (prefix + _API_PATHS, AsgiHandler, {"app": create_api(shared)}),
-            *pages,
-            (f"{prefix}/admin/assets/(.*)", _Asset, {"path": str(ASSETS)}),
-            (f"{prefix}/login", LoginHandler, {"guard": shared.guard}),
-            (f"{prefix}/logout", LogoutHandler, {"guard": shared.guard}),
-            (
-                f"{prefix}(?:/|/dashboard/?|{PAGE}/|)",
-                RedirectHandler,
-                {"url": prefix + PAGE, "permanent": False},
-            ),
-        ],
-    )
-    guard_everything(application, shared.guard)
-
-
-def _page_routes(prefix: str, path: str) -> list[tuple[str, type[Any], dict[str, str]]]:
-    page = {"target": "/dashboard", "ws": f"{prefix}{path}/ws"}
-    return [
-        (f"{prefix}{path}/ws", _PageSocket, page),
-        (f"{prefix}{path}/autoload.js", _PageScript, page),
-        (prefix + path, _Page, page),
+    api_nouns = nouns()
+    door = {"guard": shared.guard, "tell": functools.partial(_tell, shared)}
+    routes: list[Any] = [
+        (
+            f"{prefix}/(?:{'|'.join(map(re.escape, sorted(api_nouns)))})(?:/.*)?",
+            AsgiHandler,
+            {"app": create_api(shared)},
+        ),
+        (f"{prefix}/login", LoginHandler, door),
+        (f"{prefix}/logout", LogoutHandler, door),
+        (f"{prefix}/admin/assets/(.*)", Asset, {"path": str(ASSETS)}),
+        (f"{prefix}(?:/|{PAGE}/|)", RedirectHandler, {"url": prefix + PAGE, "permanent": False}),
     ]
+    for path in (*paths(), "/dashboard"):
+        page = {"target": "/dashboard", "ws": f"{prefix}{path}/ws"}
+        routes += [
+            (f"{prefix}{path}/ws", PageSocket, page),
+            (f"{prefix}{path}/autoload.js", PageScript, page),
+            (f"{prefix}{path}", Page, page),
+        ]
+    application.add_handlers(r".*", routes)
+    Entrance(
+        application,
+        shared.guard,
+        AnswerHeaders(shared.settings.frame_ancestors),
+        is_api=lambda path: path[1:].partition("/")[0] in api_nouns,
+        ready={"/stats": ready_stats(shared)},
+    )
+    servers = servers_of(application)
+    for server in servers:
+        bound(server)
+    _servers.extend(servers)
+    attached.append(application)
+
+
+async def _tell(shared: Runtime, actor: str, action: str, target: str) -> None:
+    """Write an audit line about the door itself; where Redis is away the log has it alone."""
+    log.info(action, extra={"actor": actor, "peer": target})
+    with contextlib.suppress(ArqscopeError):
+        await audit.record(shared.connections.queue, actor, action, target, {})
 
 
 def served_applications() -> list[BokehTornado]:
@@ -170,14 +218,24 @@ def served_applications() -> list[BokehTornado]:
 
 def begin(shared: Runtime) -> None:
     """Start the collector, and stop in order at SIGTERM or SIGINT: no answer is cut off, exit 0."""
+    settings = shared.settings
+    logs.configure(settings.log_level, settings.log_format, settings.secrets())
     shared.collector.ensure_started()
+    shared.guard.keyring.start()
+    allow_many_connections()
     loop = asyncio.get_running_loop()
     stopping: set[asyncio.Task[None]] = set()
+    # What is loaded stays; a collection that walks it all holds every answer up for 50 ms.
+    gc.collect()
+    gc.freeze()
+    shared.guard.on_throttled = _Teller(shared, loop)
+    _keep_watch(shared, loop)
 
     async def drain() -> None:
         end = loop.time() + DRAIN_S
         with contextlib.suppress(Exception):
             await asyncio.wait_for(shared.listeners.close(), 2)
+        hang_up()
         while in_flight and loop.time() < end:  # noqa: ASYNC110 - polled once, at the end of a life
             await asyncio.sleep(0.02)
         with contextlib.suppress(Exception):  # Redis may be gone; stopping goes on
@@ -194,11 +252,44 @@ def begin(shared: Runtime) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
     if shared.guard.is_open:
-        log.warning("no API_KEY: open to everyone on this machine, closed to all others")
+        log.warning("no key: open to everyone on this machine, closed to all others")
+
+
+def _keep_watch(shared: Runtime, loop: asyncio.AbstractEventLoop) -> None:
+    """Every 5 s: cut off who is slow, close the sockets of those who logged out."""
+    watch = Watch(_servers, lambda: open_sockets)
+
+    def look() -> None:
+        loop.call_later(LOOK_S, look)
+        close_ended(shared.guard)
+        watch.look()
+
+    loop.call_later(LOOK_S, look)
+
+
+class _Teller:
+    """Writes audit lines about addresses that guess keys, ten a minute at most."""
+
+    def __init__(self, shared: Runtime, loop: asyncio.AbstractEventLoop) -> None:
+        self._shared = shared
+        self._loop = loop
+        self._told_at: list[float] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def __call__(self, address: str) -> None:
+        now = self._loop.time()
+        self._told_at = [at for at in self._told_at if at > now - 60]
+        log.warning("too many wrong keys", extra={"peer": address})
+        if len(self._told_at) < _TOLD_PER_MINUTE:
+            self._told_at.append(now)
+            task = self._loop.create_task(_tell(self._shared, "unknown", "keys_guessed", address))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
 
 async def _close(shared: Runtime) -> None:
     await shared.collector.stop()
+    await shared.guard.keyring.stop()
     for redis in (shared.connections.queue, shared.connections.streams, shared.connections.cache):
         await redis.aclose()
 
@@ -216,39 +307,3 @@ def _check_port(host: str, port: int) -> None:
                     "or set QUEUE_UI_PORT to another port"
                 ) from error
             raise SettingsError(f"cannot listen on {host} port {port}: {error.strerror}") from error
-
-
-# --- the page at its second address -----------------------------------------------------------------
-
-
-class _Alias:
-    """Serve the dashboard's document, socket and script at a second address."""
-
-    def __init__(self, application: Any, request: Any, **more: Any) -> None:
-        context = application.applications[more.pop("target")]
-        more["bokeh_websocket_path"] = more.pop("ws")
-        super().__init__(application, request, application_context=context, **more)  # type: ignore[call-arg]
-
-
-class _Page(_Alias, DocHandler):
-    """The document."""
-
-
-class _PageScript(_Alias, AutoloadJsHandler):
-    """The script that embeds it."""
-
-
-class _PageSocket(_Alias, WSHandler):
-    """The websocket BokehJS opens beside the document's address."""
-
-    def check_origin(self, origin: str) -> bool:
-        """Accept: the guard compared the Origin with the Host before this was made."""
-        return bool(origin)
-
-
-class _Asset(StaticFileHandler):
-    """A file of ours that pages use: letters. Kept by browsers for a month."""
-
-    def get_cache_time(self, path: str, modified: Any, mime_type: str) -> int:  # noqa: ARG002
-        """Seconds a browser keeps it."""
-        return 30 * 86_400

@@ -9,9 +9,9 @@ import os
 import re
 import socket
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, Literal
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from pydantic import (
@@ -244,6 +244,26 @@ class Settings(BaseModel):
         validation_alias=AliasChoices("ARQSCOPE_READ_ONLY", "read_only"),
         description="refuse every action, show everything",
     )
+    prefix: str = Field(
+        default="",
+        validation_alias=AliasChoices("ARQSCOPE_PREFIX", "prefix"),
+        description="path before every address, where a proxy serves it below one: /tools/arqscope",
+    )
+    trusted_proxies: str = Field(
+        default="",
+        validation_alias=AliasChoices("ARQSCOPE_TRUSTED_PROXIES", "trusted_proxies"),
+        description="addresses or networks whose X-Forwarded-* headers are believed, comma separated",
+    )
+    frame_ancestors: str = Field(
+        default="'none'",
+        validation_alias=AliasChoices("ARQSCOPE_FRAME_ANCESTORS", "frame_ancestors"),
+        description="who may show the pages in a frame, as in Content-Security-Policy: 'self' https://lab",
+    )
+    log_format: Literal["console", "json"] = Field(
+        default="console",
+        validation_alias=AliasChoices("ARQSCOPE_LOG_FORMAT", "log_format"),
+        description="console: a line for people; json: one object per line",
+    )
     alert_channels: SecretStr | None = Field(
         default=None,
         validation_alias=AliasChoices("ARQSCOPE_ALERT_CHANNELS", "alert_channels"),
@@ -291,6 +311,21 @@ class Settings(BaseModel):
         if level.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR"):
             raise ValueError("one of DEBUG, INFO, WARNING, ERROR")
         return level.upper()
+
+    @field_validator("prefix")
+    @classmethod
+    def _prefix_is_a_path(cls, prefix: str) -> str:
+        plain = "/" + prefix.strip("/") if prefix.strip("/") else ""
+        if plain and not re.fullmatch(r"(/[A-Za-z0-9][A-Za-z0-9_.-]*){1,8}", plain):
+            raise ValueError("a path such as /tools/arqscope: letters, digits and _.- only")
+        return plain
+
+    @field_validator("frame_ancestors")
+    @classmethod
+    def _ancestors_are_sources(cls, listed: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9'*:/._\[\] -]+", listed):
+            raise ValueError("'none', 'self' or origins, separated by spaces")
+        return " ".join(listed.split())
 
     @classmethod
     def load(
@@ -371,6 +406,19 @@ class Settings(BaseModel):
     def consumer_name(self) -> str:
         """This process's name in the consumer group."""
         return self.stream_consumer_name or f"{socket.gethostname()}-{os.getpid()}"
+
+    def secrets(self) -> tuple[str, ...]:
+        """Return what must not be written anywhere: keys, and the passwords of the Redis URLs."""
+        kept = (self.api_key, self.payload_key, self.redis_password, self.alert_channels)
+        urls = (self.redis_url, self.redis_streams_url, self.redis_queue_url)
+        passwords = {unquote(urlsplit(url).password or "") for url in urls}
+        return tuple({key.get_secret_value() for key in kept if key} | passwords - {""})
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        """Show URLs without their passwords."""
+        for name, value in super().__repr_args__():
+            hides = name is not None and name.endswith("_url") and isinstance(value, str)
+            yield name, masked_url(value) if hides else value
 
     def url(self, role: str) -> str:
         """URL of a *role* (``cache``, ``streams``, ``queue``), the shared password filled in."""

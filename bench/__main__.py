@@ -3,7 +3,7 @@
 import argparse
 import time
 
-from bench import drain, events, look, memory, pages, pickup, redrive, slots, startup
+from bench import api, drain, events, look, memory, pages, pickup, redrive, slots, startup
 from bench.contenders import contenders
 from bench.machine import machine
 from bench.results import keep, rewrite_table, show
@@ -13,7 +13,9 @@ MEASURES = {
     "T2": pickup.measure,
     "T3": slots.measure,
     "T4": look.measure,
+    "T5": api.measure_stats,
     "T6": look.measure_pages,
+    "T7": api.measure_submit,
     "T8": events.measure,
     "T9": redrive.measure,
     "T10": pages.measure,

@@ -370,7 +370,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
 def main(settings: Settings | None = None) -> None:
     """Run the process; SIGTERM and SIGINT end it after the letter in hand, with exit code 0."""
     settings = settings or Settings.load()
-    logs.configure(settings.log_level)
+    logs.configure(settings.log_level, settings.log_format, settings.secrets())
     asyncio.run(_until_signalled(settings))
 
 

@@ -188,7 +188,7 @@ async def _serve(settings: Settings) -> None:
 def main(settings: Settings | None = None) -> None:
     """Run the processor until SIGTERM or SIGINT, drain, return."""
     settings = settings or Settings.load()
-    logs.configure(settings.log_level)
+    logs.configure(settings.log_level, settings.log_format, settings.secrets())
     # A held entry is a handful of objects without cycles; collecting at each 700th costs a tenth.
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD)

@@ -149,7 +149,7 @@ def worker_settings(queue: str, settings: Settings | None = None) -> dict[str, A
 def run(queue: str, *, burst: bool = False) -> None:
     """Run the worker of *queue* until SIGTERM or SIGINT; in burst mode until the queue is empty."""
     settings = Settings.load()
-    logs.configure(settings.log_level)
+    logs.configure(settings.log_level, settings.log_format, settings.secrets())
     if uvloop is not None:
         asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
     asyncio.set_event_loop(asyncio.new_event_loop())
@@ -173,10 +173,20 @@ def __getattr__(name: str) -> Any:
         if _class_name(queue) == name:
             if uvloop is not None and not _loop_runs():
                 asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
+            _log_our_way()
             made = _class_of(queue)
             globals()[name] = made
             return made
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _log_our_way() -> None:
+    """Under the stock command, arq's lines and ours leave by one handler, in the form that is set."""
+    cli: Any = sys.modules.get("arq.cli")
+    if cli is not None:
+        settings = Settings.load()
+        logs.configure(settings.log_level, settings.log_format, settings.secrets())
+        cli.default_log_config = lambda verbose: {"version": 1, "disable_existing_loggers": False}  # noqa: ARG005
 
 
 def _loop_runs() -> bool:

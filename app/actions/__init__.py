@@ -10,6 +10,7 @@ from app.actions.causes import change_cause
 from app.actions.deploys import mark_deploy
 from app.actions.events import notify, publish_event, publish_events
 from app.actions.jobs import abort_job, cancel_job, promote_job, submit_jobs
+from app.actions.keys import CreatedKey, create_key, revoke_key
 from app.actions.letters import (
     archive_letter,
     discard_letter,
@@ -37,6 +38,7 @@ __all__ = [
     "ActionReport",
     "Actor",
     "Connections",
+    "CreatedKey",
     "Role",
     "abort_job",
     "abort_operation",
@@ -47,6 +49,7 @@ __all__ = [
     "change_pending",
     "clean_queue",
     "control_workers",
+    "create_key",
     "discard_letter",
     "import_letters",
     "mark_deploy",
@@ -60,6 +63,7 @@ __all__ = [
     "resume_operation",
     "resume_queue",
     "retry_letter",
+    "revoke_key",
     "set_concurrency",
     "silence_alert",
     "start_operation",

@@ -3,6 +3,7 @@
 from typing import Any, Final
 
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import __version__
@@ -25,9 +26,31 @@ from app.api import (
     stats,
     streams,
 )
+from app.api.description import describe
 from app.api.problems import RESPONSES, answer_errors
 from app.asgi import request_id_of
 from app.server import Runtime
+
+#: modules whose ``router`` makes up the API; a new one is added here, its policy to ``permissions``
+MODULES: Final[tuple[Any, ...]] = (
+    health,
+    stats,
+    jobs,
+    queues,
+    causes,
+    letters,
+    operations,
+    alerts,
+    events,
+    streams,
+    notifications,
+    frames,
+    history,
+    analyses,
+    audit,
+    metrics,
+    documentation,
+)
 
 _ABOUT: Final = (
     "Jobs, queues, dead letters, events and their numbers. Every error is "
@@ -71,46 +94,17 @@ def create_api(runtime: Runtime) -> FastAPI:
     app.state.runtime = runtime
     app.add_middleware(_RequestId)
     answer_errors(app)
-    app.include_router(health.router)
-    for module in (
-        stats,
-        jobs,
-        queues,
-        causes,
-        letters,
-        operations,
-        alerts,
-        events,
-        streams,
-        notifications,
-        frames,
-        history,
-        analyses,
-        audit,
-        metrics,
-        documentation,
-    ):
+    for module in MODULES:
         app.include_router(module.router)
-    _declare_keys(app)
+    describe(app)
     return app
 
 
-def _declare_keys(app: FastAPI) -> None:
-    """Tell the OpenAPI document how to authenticate; the guard does it before the API is asked."""
-    make = app.openapi
+def routes() -> list[APIRoute]:
+    """Return every route of the API, in the order they are tried."""
+    return [route for module in MODULES for route in module.router.routes]
 
-    def openapi() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            schema = make()
-            schemes = schema.setdefault("components", {}).setdefault("securitySchemes", {})
-            schemes["key"] = {"type": "apiKey", "in": "header", "name": "X-API-Key"}
-            schemes["bearer"] = {"type": "http", "scheme": "bearer"}
-            schema["security"] = [{"key": []}, {"bearer": []}]
-            for path, operations in schema["paths"].items():
-                if path.startswith("/health"):
-                    for operation in operations.values():
-                        operation["security"] = []
-            app.openapi_schema = schema
-        return app.openapi_schema
 
-    app.openapi = openapi  # type: ignore[method-assign]
+def nouns() -> frozenset[str]:
+    """Return the first parts of all paths; the server sends what begins with one to the API."""
+    return frozenset(route.path.split("/", 2)[1] for route in routes()) | {"openapi.json"}

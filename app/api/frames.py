@@ -38,7 +38,8 @@ def safe_csv(frame: pd.DataFrame) -> str:
                 f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else value
                 for value in shown[column]
             ]
-    return shown.to_csv(index=False)
+    # With CRLF a cell that holds either of the two is quoted, and cannot begin a row.
+    return shown.to_csv(index=False, lineterminator="\r\n")
 
 
 @router.get("/frames")

@@ -1,6 +1,7 @@
 """Jobs: submit one or many, list what runs and ran, look at one."""
 
 import hashlib
+import time
 from collections.abc import Iterable
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -80,7 +81,11 @@ class JobOptions(BaseModel):
     backoff: float | Backoff | None = Field(
         default=None, description="ms, the base of the exponential backoff"
     )
-    jobId: str | None = Field(default=None, description="asking again with it makes no second job")
+    jobId: str | None = Field(
+        default=None,
+        pattern=rf"^{NAME_PATTERN.pattern}$",
+        description="asking again with it makes no second job",
+    )
     correlationId: str | None = Field(default=None, max_length=128)
     then: list[Then] = Field(
         default_factory=list,
@@ -117,7 +122,7 @@ class NewJob(BaseModel):
         },
     )
 
-    name: str = Field(min_length=1, max_length=128)
+    name: str = Field(pattern=rf"^{NAME_PATTERN.pattern}$")
     data: Any = None
     args: list[Any] | None = Field(default=None, max_length=100)
     kwargs: dict[str, Any] | None = None
@@ -148,8 +153,29 @@ class AcceptedJob(BaseModel):
     existed: bool = Field(description="true: a job of this id was there, nothing was changed")
 
 
-async def known_functions(connections: Connections, queue: str) -> frozenset[str]:
-    """Return the names workers of *queue* announced, and the built-in ones."""
+#: s a read list of function names is used again; a name that is not in it is always looked up anew
+KNOWN_S: Final = 1.0
+_known: dict[tuple[int, str], tuple[float, frozenset[str]]] = {}
+
+
+async def known_functions(
+    connections: Connections, queue: str, asked: Iterable[str] = ()
+) -> frozenset[str]:
+    """Return the names workers of *queue* announced, and the built-in ones; up to 1 s old.
+
+    The list is read anew when a name of *asked* is not in it.
+    """
+    read_at, names = _known.get((id(connections), queue), (0.0, BUILT_IN_FUNCTIONS))
+    if time.monotonic() - read_at < KNOWN_S and names.issuperset(asked):
+        return names
+    names = await _announced(connections, queue)
+    if len(_known) >= 1_000:
+        _known.clear()
+    _known[id(connections), queue] = (time.monotonic(), names)
+    return names
+
+
+async def _announced(connections: Connections, queue: str) -> frozenset[str]:
     try:
         found = await cast(Any, connections.queue.zrange(keys.functions(queue), 0, -1))
     except GONE as error:
@@ -171,7 +197,7 @@ async def submit(
     jobs = asked if isinstance(asked, list) else [asked]
     if not 1 <= len(jobs) <= MAX_JOBS:
         raise InvalidRequest(f"{len(jobs)} jobs in one request", hint=f"1 to {MAX_JOBS:,}")
-    known = await known_functions(shared.connections, queue)
+    known = await known_functions(shared.connections, queue, {job.name for job in jobs})
     requests = [
         _request(job, settings, known, _id_of(job, queue, idempotency_key, number))
         for number, job in enumerate(jobs)

@@ -63,6 +63,49 @@ _MEANING: Final[Mapping[int, str]] = {
 RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
     status: {"model": ProblemAnswer, "description": meaning} for status, meaning in _MEANING.items()
 }
+#: one error of each kind, for the OpenAPI document; by status as the document writes it
+EXAMPLES: Final[dict[str, dict[str, Any]]] = {
+    str(status): {
+        "error": {"code": code, "message": message, "field": field, "hint": hint},
+        "requestId": "5f0c9b7e41d2a830",
+    }
+    for status, code, message, field, hint in (
+        (
+            400,
+            "malformed",
+            "the body is not JSON",
+            None,
+            "send the header Content-Type: application/json",
+        ),
+        (401, "unauthenticated", "this needs an API key", None, "send the header X-API-Key"),
+        (
+            403,
+            "forbidden",
+            "this needs the role operator, you are viewer",
+            None,
+            "use a key with more rights",
+        ),
+        (
+            404,
+            "not_found",
+            "no queue named 'nope'",
+            None,
+            "known: async-processing, long-running-jobs",
+        ),
+        (405, "method_not_allowed", "this address does not answer PUT", None, "use GET or HEAD"),
+        (409, "conflict", "job-1 is running; abort it instead", None, None),
+        (413, "too_large", "the body has 2000000 bytes, the limit is 1000000", None, "send less"),
+        (422, "invalid", "no function named 'nope'", "name", "known functions: data-sync, generic"),
+        (429, "too_many_failures", "too many wrong keys from this address", None, "wait 42 s"),
+        (
+            503,
+            "unavailable",
+            "Redis does not answer",
+            None,
+            "ask again with the same Idempotency-Key",
+        ),
+    )
+}
 _CODES: Final[Mapping[int, str]] = {
     400: "malformed",
     401: "unauthenticated",

@@ -7,6 +7,8 @@ from fastapi import APIRouter, HTTPException
 from fastapi.responses import Response
 
 from app.api.access import Caller, Now, Shared
+from app.ready_answers import ReadyAnswer
+from app.server import Runtime
 from app.settings import Settings
 from app.snapshot import Snapshot, stats
 
@@ -22,6 +24,18 @@ def stats_body(now: Snapshot, settings: Settings) -> bytes:
     if body is None:
         body = _bodies[now] = json.dumps(stats(now, settings)).encode()
     return body
+
+
+def ready_stats(shared: Runtime) -> ReadyAnswer:
+    """Return ``/stats`` as an answer that is encoded once per sample; errors go the usual way."""
+
+    def body() -> bytes | None:
+        now = shared.collector.snapshot
+        return (
+            None if not now.number or "queue" in now.problems else stats_body(now, shared.settings)
+        )
+
+    return ReadyAnswer(body)
 
 
 @router.get("/stats")

@@ -1,5 +1,6 @@
 """JSON bodies, read strictly: what Redis or a worker could not hold is refused here, clearly."""
 
+import contextlib
 import json
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
@@ -7,7 +8,9 @@ from typing import Any, Final
 from fastapi import HTTPException, Request, Response
 from fastapi.routing import APIRoute
 
+from app import idempotency
 from app.auth import MAX_BODY_BYTES
+from app.errors import ArqscopeError
 
 #: deeper than any sensible argument, shallower than what breaks a parser
 MAX_DEPTH: Final = 32
@@ -85,20 +88,24 @@ def _too_deep() -> RefusedBody:
 
 def _check(value: Any) -> None:
     """Refuse what is too deep, and halves of surrogate pairs, which UTF-8 cannot hold."""
-    stack: list[tuple[Any, int]] = [(value, 1)]
-    while stack:
-        item, depth = stack.pop()
-        if isinstance(item, str):
-            _check_text(item)
-        elif isinstance(item, dict | list):
-            if depth > MAX_DEPTH:
-                raise _too_deep()
-            if isinstance(item, dict):
+    level, depth = [value], 1
+    while level:
+        below: list[Any] = []
+        for item in level:
+            kind = type(item)
+            if kind is str:
+                if not item.isascii():
+                    _check_text(item)
+            elif kind is dict:
                 for key in item:
-                    _check_text(key)
-                stack += [(inner, depth + 1) for inner in item.values()]
-            else:
-                stack += [(inner, depth + 1) for inner in item]
+                    if not key.isascii():
+                        _check_text(key)
+                below.extend(item.values())
+            elif kind is list:
+                below.extend(item)
+            if depth > MAX_DEPTH and kind in (dict, list):
+                raise _too_deep()
+        level, depth = below, depth + 1
 
 
 def _check_text(text: str) -> None:
@@ -139,6 +146,42 @@ class StrictRoute(APIRoute):
                         f"the body is declared as {kind[:60] or 'nothing'}, not as JSON",
                         "send the header Content-Type: application/json",
                     )
+                key = request.headers.get("idempotency-key")
+                if key is not None:
+                    return await _once(asked, handler, key, body)
             return await handler(asked)
 
         return strict
+
+
+async def _once(
+    asked: Request,
+    handler: Callable[[Request], Coroutine[Any, Any, Response]],
+    key: str,
+    body: bytes,
+) -> Response:
+    """Carry out a request with an idempotency key, or give the answer it had before."""
+    actor = asked.scope.get("state", {}).get("actor")
+    cache = asked.app.state.runtime.connections.cache
+    digest = idempotency.digest_of(asked.method, asked.url.path, body)
+    claimed = await idempotency.claim(cache, getattr(actor, "name", ""), key, digest)
+    if isinstance(claimed, idempotency.KeptAnswer):
+        return Response(
+            claimed.body,
+            claimed.status,
+            {"Idempotency-Replayed": "true"},
+            media_type=claimed.content_type,
+        )
+    try:
+        answer = await handler(asked)
+    except BaseException:
+        with contextlib.suppress(ArqscopeError):
+            await claimed.give_up()
+        raise
+    content = getattr(answer, "body", None)
+    if answer.status_code < 300 and isinstance(content, bytes):
+        kind = answer.headers.get("content-type", "application/json")
+        # The work is done: an answer that cannot be kept is still the answer.
+        with contextlib.suppress(ArqscopeError):
+            await claimed.keep(idempotency.KeptAnswer(answer.status_code, content.decode(), kind))
+    return answer

@@ -9,7 +9,18 @@ from pathlib import Path
 
 import typer
 
-from app.cli import alerts, causes, dlq, jobs, operations, processes, queues, streams
+from app.cli import (
+    alerts,
+    audit,
+    causes,
+    dlq,
+    jobs,
+    keys,
+    operations,
+    processes,
+    queues,
+    streams,
+)
 from app.errors import ArqscopeError, InvalidRequest, NotFound
 
 app = typer.Typer(
@@ -25,6 +36,8 @@ app.add_typer(dlq.app, name="dlq")
 app.add_typer(streams.app, name="streams")
 app.add_typer(operations.app, name="operations")
 app.add_typer(alerts.app, name="alerts")
+app.add_typer(keys.app, name="keys")
+app.add_typer(audit.app, name="audit")
 causes.add_to(dlq.app)
 dlq.app.add_typer(operations.app, name="operations")
 

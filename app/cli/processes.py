@@ -42,11 +42,18 @@ def up(
     Stack(settings, demo=demo, say=console.print).run()
 
 
-def serve() -> None:
+def serve(
+    prefix: Annotated[
+        str | None, typer.Option("--prefix", help="Path a proxy serves it below: /tools/arqscope.")
+    ] = None,
+) -> None:
     """Serve the dashboard and the HTTP API (QUEUE_UI_HOST, QUEUE_UI_PORT)."""
     from app.server import serve as serve_pages
 
-    serve_pages(Settings.load())
+    settings = Settings.load()
+    if prefix is not None:
+        settings = Settings.model_validate(settings.model_dump() | {"prefix": prefix})
+    serve_pages(settings)
 
 
 def worker(

@@ -51,7 +51,6 @@ def page() -> Visit:
     shared = runtime()
     doc = cast(Any, pn.state.curdoc)
     context = doc.session_context
-    actor = page_actor(context)
     request = getattr(context, "request", None)
     path, query = str(getattr(request, "path", "")), str(getattr(request, "query", ""))
     theme = pn.state.cookies.get("arqscope_theme")
@@ -60,7 +59,7 @@ def page() -> Visit:
     visit = Visit(
         shared.collector,
         shared.settings,
-        lambda: actor,
+        lambda: page_actor(context, shared.guard),
         shared.connections,
         address=address_of(path.rstrip("/").rpartition("/")[2], query),
         is_open=shared.guard.is_open,

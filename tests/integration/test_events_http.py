@@ -90,7 +90,9 @@ def test_asking_again_with_the_same_id_publishes_nothing_twice(api, streams):
 
     assert (first.status_code, again.status_code) == (201, 200)
     assert (first.json()["id"], again.json()["existed"]) == (again.json()["id"], True)
-    assert [answer.status_code for answer in keyed] == [201, 200]
+    assert [answer.status_code for answer in keyed] == [201, 201]
+    assert keyed[0].json() == keyed[1].json()
+    assert keyed[1].headers["idempotency-replayed"] == "true"
     assert streams.xlen(STREAM) == 3
 
 

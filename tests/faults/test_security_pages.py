@@ -1,0 +1,150 @@
+"""Row S5 of FAULTS.md: hostile text in everything a page shows, looked at with a real browser."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis as redis_sync
+
+from app import keys
+from app.records import DeadLetter, JobRun, LetterState, Outcome, WorkerInfo
+from tests.browser.test_login import CHROMIUM, FLAGS
+from tests.conftest import ROOT, start_redis, wait_until
+from tests.faults.conftest import Row
+from tests.faults.rig import sized
+from tests.integration.test_http import RunningServer, start_server, stop
+
+playwright = pytest.importorskip("playwright.sync_api")
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(not CHROMIUM.exists(), reason="no Chromium at /usr/bin/chromium"),
+]
+
+CORPUS = [
+    "<img src=x onerror=window.__xss=1>",
+    "<svg onload=window.__xss=2>",
+    "</script><script>window.__xss=3</script>",
+    "[click](javascript:window.__xss=4)",
+    "<a href=javascript:window.__xss=5>x</a>",
+    '" onmouseover="window.__xss=6" x="',
+    "' autofocus onfocus='window.__xss=7",
+    "<iframe srcdoc='<script>parent.__xss=8</script>'>",
+    "{{constructor.constructor('window.__xss=9')()}}",
+    "<details open ontoggle=window.__xss=10>",
+    "\u202e<b onclick=window.__xss=11>\u2028\u0000",
+    "<style>@import 'http://evil.example/x.css'</style>",
+]
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[RunningServer]:
+    redis = start_redis(tmp_path / "redis")
+    command = [
+        sys.executable,
+        "-m",
+        "panel",
+        "serve",
+        str(ROOT / "app/dashboard"),
+        "--port",
+        "{port}",
+    ]
+    made = start_server(redis, tmp_path, command=command)
+    yield made
+    stop(made)
+    redis.stop()
+
+
+def _fill(server: RunningServer) -> None:
+    """Put the corpus wherever something of a job, worker, event or letter is kept."""
+    now = int(time.time() * 1000)
+    queue_name = "async-processing"
+    with redis_sync.Redis.from_url(server.redis.database(2), decode_responses=True) as queue:
+        for n, text in enumerate(CORPUS):
+            letter = DeadLetter(
+                id=text if n % 2 else f"l{n}", kind="job", source=queue_name, name=text, state=LetterState.NEW,
+                reason="attempts", error_type=text[:60], error=text, traceback=f"Traceback\n{text}",
+                fingerprint=f"f{n}", worker=text, decision=text, decision_reason=text, actor=text,
+                died_ms=now, enqueued_ms=now,
+            )  # fmt: skip
+            queue.hset(keys.dead_record(queue_name, letter.id), mapping=letter.to_fields())
+            queue.zadd(keys.dead_open(queue_name), {letter.id: now})
+            queue.hincrby(keys.totals(queue_name), "dead", 1)
+            run = JobRun(
+                job_id=text, queue=queue_name, function=text, outcome=Outcome.COMPLETE, attempt=1,
+                worker=text, enqueued_ms=now, due_ms=now, started_ms=now, finished_ms=now, error=text,
+            )  # fmt: skip
+            queue.xadd(keys.runs(queue_name), {"r": run.to_json()})
+            queue.hset(keys.running(queue_name), text, f"{now}:{now}:1:{text}")
+            worker = WorkerInfo(
+                id=f"w{n}", role="worker", host=text, pid=n, source=queue_name, version=text, since_ms=now,
+                beat_ms=now, trouble=text, state="degraded", functions=text,
+                jobs=json.dumps([{"id": text, "function": text, "started_ms": now, "attempt": 1}]),
+            )  # fmt: skip
+            queue.hset(keys.worker(worker.id), mapping=worker.to_fields())
+            queue.zadd(keys.WORKERS, {worker.id: now})
+            queue.sadd(keys.QUEUES, text)
+    with redis_sync.Redis.from_url(server.redis.database(1), decode_responses=True) as streams:
+        for text in CORPUS:
+            streams.xadd("pyairtable-events", {"type": text, text: text, "data": text})
+            fields = {
+                "id": "1-1",
+                "type": text,
+                "handlers": text,
+                "outcome": text,
+                "ms": 1,
+                "correlationId": text,
+            }
+            streams.xadd(keys.recent_events("pyairtable-events"), fields)  # type: ignore[arg-type]
+
+
+@pytest.mark.row("S5")
+def test_hostile_text_is_text_in_every_view(server: RunningServer, row: Row) -> None:
+    """
+    Every control that shows something is pressed, everything is hovered over, toasts included.
+    """
+    _fill(server)
+    with server.client() as client:
+        wait_until(lambda: "onerror" in client.get("/frames/dead_letters.json").text, 20)
+    complaints: list[str] = []
+    requests: list[str] = []
+    with playwright.sync_playwright() as run:
+        browser = run.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
+        page = browser.new_page(user_agent=f"Mozilla {CORPUS[0]}")
+        page.on("console", lambda m: m.type == "error" and complaints.append(m.text))
+        page.on("request", lambda r: requests.append(r.url))
+        page.on("dialog", lambda d: d.dismiss())
+        page.goto(f"{server.url}/admin/queues?tab={CORPUS[0]}#{CORPUS[1]}")
+        page.get_by_text("onerror").first.wait_for(timeout=30_000, state="attached")
+        page.locator("button:visible").first.wait_for(timeout=30_000)
+        shown = page.get_by_text("onerror").count()
+        pressed = 0
+        for button in page.locator("button:visible, [role=tab]:visible, summary:visible").all()[
+            : sized(80, 25)
+        ]:
+            try:
+                button.hover(timeout=500)
+                button.click(timeout=500)
+                pressed += 1
+            except playwright.Error:  # gone, or covered by what was just opened
+                page.keyboard.press("Escape")
+        page.mouse.move(400, 400)
+        fired = page.evaluate("window.__xss || 0")
+        injected = page.evaluate(
+            """() => { const seen = []; const walk = (root) => { for (const e of root.querySelectorAll('*')) {
+              for (const a of e.attributes) if (a.name.startsWith('on') && a.value.includes('__xss')) seen.push(e.outerHTML);
+              if (e.tagName === 'A' && (e.getAttribute('href') || '').includes('__xss')) seen.push(e.outerHTML);
+              if (e.shadowRoot) walk(e.shadowRoot) } }; walk(document); return seen }"""
+        )
+        browser.close()
+    foreign = [url for url in requests if not url.startswith((server.url, "data:", "blob:"))]
+    policy = [text for text in complaints if "Content Security Policy" in text]
+
+    row.figure(texts=len(CORPUS), shown=shown, pressed=pressed, executed=fired, injected=len(injected),
+               foreign_requests=len(foreign), policy_reports=len(policy))  # fmt: skip
+    assert (fired, injected, foreign, policy) == (0, [], [], [])
+    assert shown > 0
+    assert pressed > 3
