@@ -81,7 +81,7 @@ def wait_for(condition: Callable[[], Any], what: str, timeout_s: float = 20) -> 
         time.sleep(0.05)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     """The deployment all browser tests look at."""
     directory = tmp_path_factory.mktemp("house")
@@ -138,7 +138,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
         redis.stop()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """Debian's Chromium."""
     playwright = pytest.importorskip("playwright.sync_api")
@@ -182,7 +182,7 @@ class Window:
         self.page.wait_for_function("!document.getElementById('first')")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def profile(browser: Any) -> Iterator[Any]:
     """One profile for all windows, so that scripts are fetched and compiled once."""
     context = browser.new_context(viewport={"width": 1280, "height": 900})
