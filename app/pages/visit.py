@@ -99,6 +99,7 @@ class Visit(pn.viewable.Viewer):
         self._good: Snapshot | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_due = False
+        self._is_over = False
         self._is_seen = True
         self._shown_at = 0.0
         self._shown_number = -1
@@ -121,7 +122,8 @@ class Visit(pn.viewable.Viewer):
         return self.screen
 
     def stop(self) -> None:
-        """Stop following the collector."""
+        """Stop following the collector; what is under way ends."""
+        self._is_over = True
         self._collector.unsubscribe(self._key)
         for task in self._tasks:
             task.cancel()
@@ -149,6 +151,8 @@ class Visit(pn.viewable.Viewer):
 
     def _later(self) -> None:
         """Refresh under the document's lock, once for however many reasons came meanwhile."""
+        if self._is_over:
+            return
         if self._doc is None:
             self.refresh()
             for box in self.gallery.column:
