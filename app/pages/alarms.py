@@ -111,7 +111,7 @@ def _controls(alert: Alert) -> Html | None:
         button("Acknowledge", "acknowledge", kind="quiet once", alert=alert.id,
                label=f"Acknowledge {name}"),
         tag("span", button("Silence 1 h", "silence", kind="plain once", alert=alert.id,
-                           label=f"Silence {name} for an hour"), class_="opt"),
+                           label=f"Silence 1 h: {name}"), class_="opt"),
         class_="row-actions",
     )  # fmt: skip
 

@@ -158,7 +158,9 @@ def _controls(worker: dict[str, Any]) -> Html:
     data = {"queue": worker["source"], "worker": worker["id"]}
     name = f"{worker['host']}:{worker['pid']}"
     quiet = (
-        button("Wake", "wake", kind="quiet once", label=f"Let {name} take jobs again", **data)
+        button(
+            "Wake", "wake", kind="quiet once", label=f"Wake {name}: let it take jobs again", **data
+        )
         if worker["state"] == "quiet"
         else button(
             "Quiet", "quiet", kind="quiet once", label=f"Quiet {name}: take no further job", **data

@@ -9,7 +9,7 @@ import functools
 import logging
 import time
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final, Protocol
 from weakref import WeakKeyDictionary
 
@@ -22,21 +22,20 @@ from app.collector import Callback
 from app.errors import ArqscopeError
 from app.pages import bulk, dialogs, masthead, rail, strip
 from app.pages.address import HOME, Address, address_of
+from app.pages.board import Board
 from app.pages.catalogue import PAGES
 from app.pages.gallery import Gallery
 from app.pages.intents import ACTS, Desk, Notice
-from app.pages.markup import Html, button, icon, link, tag
+from app.pages.markup import Html
 from app.pages.scene import Page, Reach, Scene
 from app.pages.screen import Intent, Screen
 from app.pages.summary import held
-from app.palette import JOB_LOOK, Theme
-from app.records import JobState
+from app.palette import Theme
 from app.settings import Settings
 from app.snapshot import Snapshot
 
 log = logging.getLogger("arqscope.visit")
 
-MAX_NOTICES: Final = 4
 #: rows a viewer may select; more is an operation over a filter
 MAX_CHOSEN: Final = 100
 #: s a page may take to read before it is shown without what it reads
@@ -55,13 +54,6 @@ class Source(Protocol):
 
     def unsubscribe(self, key: int) -> None:
         """Stop calling."""
-
-
-@dataclass(frozen=True)
-class _Posted:
-    notice: Notice
-    number: int
-    until: float
 
 
 class Visit(pn.viewable.Viewer):
@@ -89,8 +81,7 @@ class Visit(pn.viewable.Viewer):
         self._refresh_s = refresh_s
         self._chosen: set[str] = set()
         self._held: tuple[Snapshot, Any] | None = None  #: what is shown while rows are selected
-        self._notices: list[_Posted] = []
-        self._notice_number = 0
+        self._board = Board()
         self._asked: dialogs.Asked | None = None
         self._found: Any = None
         self._trouble = ""
@@ -99,6 +90,7 @@ class Visit(pn.viewable.Viewer):
         self._good: Snapshot | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_due = False
+        self._is_over = False
         self._is_seen = True
         self._shown_at = 0.0
         self._shown_number = -1
@@ -121,7 +113,8 @@ class Visit(pn.viewable.Viewer):
         return self.screen
 
     def stop(self) -> None:
-        """Stop following the collector."""
+        """Stop following the collector; what is under way ends."""
+        self._is_over = True
         self._collector.unsubscribe(self._key)
         for task in self._tasks:
             task.cancel()
@@ -149,6 +142,8 @@ class Visit(pn.viewable.Viewer):
 
     def _later(self) -> None:
         """Refresh under the document's lock, once for however many reasons came meanwhile."""
+        if self._is_over:
+            return
         if self._doc is None:
             self.refresh()
             for box in self.gallery.column:
@@ -179,7 +174,7 @@ class Visit(pn.viewable.Viewer):
             above=above, below=below,
             foot=_once(snapshot, ("foot",), lambda: masthead.foot(snapshot, settings)),
             dialog=dialogs.dialog(self._asked, scene) if self._asked else "",
-            notices=self._noticed(),
+            notices=self._board.show(),
         )  # fmt: skip
         title = self.page.title(address) if self.page.title else address.place.title
         title = f"{title} · arqscope"
@@ -313,8 +308,7 @@ class Visit(pn.viewable.Viewer):
             case "confirm" if self._asked is not None and isinstance(data.get("fields"), dict):
                 self._run(self._confirm(self._asked, dict(data["fields"])))
             case "dismiss":
-                number = str(data.get("number", ""))
-                self._notices = [p for p in self._notices if str(p.number) != number]
+                self._board.take_down(data.get("number"))
             case _ if intent in ACTS:
                 fields = data.get("fields")
                 self._run(
@@ -387,26 +381,12 @@ class Visit(pn.viewable.Viewer):
         self._told(notice)
 
     def _told(self, notice: Notice, replaces: object = None) -> None:
-        self._post(notice, replaces)
+        self._board.post(notice, replaces)
         if notice.go:
             self.screen.tell(go=notice.go)
         if self.page.load is not None:
             self._load()
         self._later()
-
-    # -- notices ---------------------------------------------------------------------------------
-
-    def _post(self, notice: Notice, replaces: object = None) -> None:
-        self._notice_number += 1
-        kept = [p for p in self._notices if str(p.number) != str(replaces)]
-        posted = _Posted(notice, self._notice_number, time.monotonic() + notice.lasts_s)
-        self._notices = [*kept, posted][-MAX_NOTICES:]
-
-    def _noticed(self) -> Html:
-        now = time.monotonic()
-        self._notices = [posted for posted in self._notices if posted.until > now]
-        shown = [_notice(posted) for posted in self._notices]
-        return tag("div", shown, class_="notices", role="status", aria_live="polite")
 
 
 #: what was made of a snapshot already: visits that see the same share it
@@ -419,27 +399,6 @@ def _once(snapshot: Snapshot, key: tuple[Any, ...], make: Callable[[], Any]) -> 
     if key not in known:
         known[key] = make()
     return known[key]
-
-
-def _notice(posted: _Posted) -> Html:
-    notice = posted.notice
-    look = JOB_LOOK[JobState.COMPLETE if notice.ok else JobState.FAILED]
-    offers: list[Html] = [
-        button(label, intent, kind="quiet once", number=posted.number, **data)
-        for label, intent, data in notice.offers
-    ]
-    offers += [link(where, label, class_="button") for label, where in notice.links]
-    close = button("Dismiss", "dismiss", number=posted.number)
-    css = "complete" if notice.ok else "failed"
-    return tag(
-        "div",
-        tag("span", icon(look.icon, 14), class_=f"c-{css}"),
-        tag("span", notice.text),
-        offers,
-        close,
-        class_="notice",
-        data_key=f"notice-{posted.number}",
-    )
 
 
 __all__ = ["Source", "Visit"]

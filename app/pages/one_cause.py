@@ -1,0 +1,170 @@
+"""Causes of dead letters as a list, and one of them opened: its standing, what its letters share."""
+
+from typing import Final
+
+from app import palette
+from app.explanation import Explanation
+from app.pages.address import href
+from app.pages.markup import (
+    Html,
+    button,
+    clipped,
+    facts,
+    heading,
+    join,
+    link,
+    moment,
+    panel,
+    records,
+    row,
+    safe_text,
+    table,
+    tag,
+)
+from app.pages.overview import stale, without_type
+from app.pages.scene import Scene
+
+MAX_CAUSES: Final = 12
+
+
+def opened(scene: Scene, found: Explanation | None) -> Html:
+    """One cause, and why it strikes."""
+    return join(_cause(scene, found), _why(scene, found))
+
+
+def causes(scene: Scene) -> Html | None:
+    """The causes that have letters now, commonest first; nothing when there is none."""
+    snapshot = scene.snapshot
+    causes = snapshot.causes[snapshot.causes["count"] > 0]
+    if causes.empty:
+        return None
+    made = []
+    for cause in records(causes.head(MAX_CAUSES)):
+        where = href("dead-letters", cause=cause["fingerprint"])
+        kind = str(cause["error_type"] or "Error")
+        said = tag("span", tag("b", safe_text(kind, 60)), " ", safe_text(without_type(cause), 240),
+                   class_="clip", title=str(cause["error"])[:300])  # fmt: skip
+        act = None
+        if scene.may_act:
+            act = button(
+                "Retry …", "ask", mark=palette.ICONS["retry"], what="retry-group",
+                cause=cause["fingerprint"], label=f"Retry the {cause['count']} letters of {kind[:60]}",
+            )  # fmt: skip
+        made.append(
+            row(
+                str(cause["fingerprint"]),
+                (link(where, palette.count(cause["count"]), class_="strong",
+                      aria_label=f"Show the {cause['count']} letters of {kind[:60]}"), "num"),
+                (link(where, said), "wide"),
+                (clipped(cause["functions"], 80, kind="soft"), "opt"),
+                (moment(cause["first_seen"], scene.now), "soft opt"),
+                (moment(cause["last_seen"], scene.now), "soft opt"),
+                (act, "act"),
+            )
+        )  # fmt: skip
+    rest = len(causes) - len(made)
+    return panel(
+        heading("Causes", "commonest first", f"and {rest} rarer ones" if rest > 0 else ""),
+        table([("Letters", "num"), ("Cause", ""), ("Functions", "opt"), ("First", "opt"),
+               ("Last", "opt"), ("", "act")], made, caption="Causes, commonest first", empty=""),
+        label="Causes", css=stale(snapshot, "queue", "streams"),
+    )  # fmt: skip
+
+
+def _cause(scene: Scene, found: Explanation | None) -> Html:
+    """One cause, opened."""
+    fingerprint = scene.address.get("cause")
+    known_causes = scene.snapshot.causes
+    rows = records(known_causes[known_causes["fingerprint"] == fingerprint])
+    back = link(scene.address.but(cause="", page="").href, "All causes", class_="button plain")
+    if not rows:
+        nothing = "No open letter has this cause now."
+        return panel(heading("Cause"), tag("p", nothing, " ", back, class_="empty"), label="Cause")
+    cause = rows[0]
+    acts = None
+    if scene.may_act:
+        data = {"cause": fingerprint}
+        acts = tag(
+            "span",
+            button("Retry all …", "ask", kind="primary", mark=palette.ICONS["retry"],
+                   what="retry-group", **data),
+            button("Discard all …", "ask", what="discard-group", **data),
+            class_="end",
+        )  # fmt: skip
+    return panel(
+        tag("header", tag("h2", safe_text(cause["error_type"] or "Error", 80)),
+            tag("span", back, acts, class_="end"), class_="head"),
+        tag("p", safe_text(without_type(cause), 600), class_="body break"),
+        facts([
+            ("Open or being retried", palette.count(cause["count"])),
+            ("Functions", safe_text(cause["functions"], 200)),
+            ("First seen", moment(cause["first_seen"], scene.now)),
+            ("Last seen", moment(cause["last_seen"], scene.now)),
+            ("Fingerprint", tag("code", fingerprint)),
+            *_standing(scene, found),
+        ]),
+        label="Cause", css=stale(scene.snapshot, "queue", "streams"), data_key="cause",
+    )  # fmt: skip
+
+
+def _standing(scene: Scene, found: Explanation | None) -> list[tuple[str, object]]:
+    if found is None:
+        return []
+    cause = found.cause
+    states = []
+    if scene.may_act:
+        states = [
+            button(word, "cause-state", kind="plain once", cause=cause.fingerprint, state=state)
+            for state, word in (("known", "Known"), ("ignored", "Ignore"), ("resolved", "Resolved"))
+            if state != cause.state
+        ]
+    state = tag("span", str(cause.state), " ", states)
+    return [
+        ("Deaths ever", palette.count(cause.count)),
+        ("1 h / 24 h", f"{found.periods.get('1h', 0)} / {found.periods.get('24h', 0)}"),
+        ("Status", state),
+        ("Owner", clipped(cause.owner, 80)),
+    ]
+
+
+def _why(scene: Scene, found: Explanation | None) -> Html | None:
+    """What the letters of a cause have in common, how retries went, what changed before it began."""
+    if found is None:
+        return None
+    shared = [
+        row(
+            f"{s['argument']}={s['value']}",
+            (tag("code", safe_text(s["argument"], 80)), ""),
+            (clipped(s["value"], 120, kind="mono"), "wide"),
+            (f"{s['failed_share']:.0%}", "num"),
+            (f"{s['ok_share']:.0%}", "num"),
+        )
+        for s in records(found.shared.head(6))
+    ]
+    odds = records(found.odds)
+    tried = (
+        f"{odds[0]['odds']:.0%} of {odds[0]['retries']} retries ended well "
+        f"(95 %: {odds[0]['low']:.0%} to {odds[0]['high']:.0%})."
+        if odds and odds[0]["retries"] else "No retry of it has ended yet, so there are no odds."
+    )  # fmt: skip
+    changes = [
+        tag("p", moment(c["at"], scene.now), " ", safe_text(f"{c['kind']}: {c['what']}", 160), " ",
+            tag("span", safe_text(c["who"], 60), class_="soft"),
+            tag("span", f" {palette.duration(c['before_s'])} before it began", class_="note"))
+        for c in records(found.changes.head(5))
+    ]  # fmt: skip
+    nothing = found.shared_note or "No argument tells its failures from successes."
+    note = (
+        f"{found.failures} failures against {found.successes} successes" if found.successes else ""
+    )
+    return panel(
+        heading("Why it strikes", note),
+        tag("p", tag("b", "Retry odds: "), tried, class_="body"),
+        table([("Argument", ""), ("Value", ""), ("Of its failures", "num"), ("Of successes", "num")],
+              shared, caption="Shared arguments", empty=nothing),
+        tag("div", changes, class_="body") if changes else None,
+        label="Why it strikes",
+    )  # fmt: skip
+
+
+__all__ = ["causes", "opened"]
