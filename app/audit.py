@@ -5,9 +5,10 @@ shows lines altered, removed or moved. It has no key: who may rewrite the whole 
 so keep the newest ``hash`` elsewhere (``AuditReport.head``) where that matters.
 """
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
@@ -91,6 +92,15 @@ async def recent(redis: Redis, limit: int = 100, before: str = "+") -> list[Audi
     """Return the newest lines, newest first; pass ``(<id>`` as *before* for the next page."""
     rows = await redis.xrevrange(keys.AUDIT, max=before, min="-", count=limit)
     return [_line(entry_id, fields) for entry_id, fields in rows]
+
+
+def decoded(entries: Iterable[tuple[str, Mapping[str, str]]]) -> list[AuditLine]:
+    """Decode raw entries of the audit stream; what is not ours is left out."""
+    lines = []
+    for entry_id, fields in entries:
+        with contextlib.suppress(BadRecord):
+            lines.append(_line(entry_id, fields))
+    return lines
 
 
 async def verify(redis: Redis) -> AuditReport:

@@ -18,6 +18,8 @@ FRAMES_KEPT: Final = 5
 QUOTED_DATA: Final = 24
 
 _HEAD: Final = "Traceback (most recent call last):"
+_GROUP: Final = "Exception Group Traceback (most recent call last):"
+_FIRST_OF_GROUP: Final = "+---------------- 1 ----------------"
 #: order matters: what contains digits or slashes for a reason of its own goes first
 _VARYING: Final = (
     (
@@ -42,8 +44,26 @@ _VARYING: Final = (
         re.compile(r"(?<![\w/\\<>.~])(?:~|\.{1,2}|[A-Za-z]:)?[/\\][^\s\"'`:;,()<>\[\]{}]++"),
         "<path>",
     ),
+    (re.compile(r"\bb'[^'\n]*+'"), "b'<text>'"),
+    (re.compile(r"<path>:\d{1,9}"), "<path>"),
     (re.compile(r"(?<![\w.])\d{1,18}\.\d{1,18}(?![\w.])"), "#"),
+    # where in the data it was, not what was wrong with it
+    (re.compile(r"\b(line|column|col|char|character|position|offset|row|index) \d{1,9}"), r"\1 #"),
+    (re.compile(r"\b(saw|size|length|got) \d{1,9}"), r"\1 #"),
+    (re.compile(r"\(\d{1,9} sub-exceptions?\)"), "(# sub-exceptions)"),
+    (re.compile(r"\b(Task|Thread|Process|ForkProcess|SpawnProcess)-\d{1,9}"), r"\1-#"),
+    # pydantic; the value is bounded, and what follows it is asked for
+    (re.compile(r"input_value=[^\n]{0,200}?, input_type="), "input_value=<text>, input_type="),
+    (
+        re.compile(
+            r"(literal for int\(\) with base \d{1,2}|could not convert string to \w{1,20}"
+            r"|\b(?:string|value|literal|date|datetime|time|number|input)): ['\"].{0,400}"
+        ),
+        r"\1: <text>",
+    ),
 )
+#: SQLAlchemy puts the statement's parameters, and nothing but an address, behind its words
+_PARAMETERS: Final = "[parameters:"
 _WORD: Final = re.compile(r"[A-Za-z0-9]++")
 _DIGITS: Final = re.compile(r"\d{4,}+")
 _HEX: Final = frozenset("0123456789abcdefABCDEF")
@@ -56,14 +76,14 @@ _QUOTED: Final = (
 
 def fingerprint(error_type: str, message: str, traceback_text: str) -> str:
     """16 hex digits, equal for errors of one cause; equal across processes and install paths."""
-    parts = [error_type[:200], normalise(message), *frames(traceback_text)]
+    parts = [error_type[:200], normalise(message), *frames(_without(traceback_text, message))]
     text = "\x1f".join(parts).encode("utf-8", "surrogatepass")
     return hashlib.sha256(text).hexdigest()[:16]
 
 
 def normalise(message: str) -> str:
     """*message* with ids, times, addresses, paths, long numbers and long quotations replaced."""
-    text = " ".join(message[:LOOKED_AT].split())
+    text = " ".join(message[:LOOKED_AT].partition(_PARAMETERS)[0].split())
     for pattern, word in _VARYING:
         text = pattern.sub(word, text)
     text = _WORD.sub(_plain_word, text)
@@ -73,11 +93,22 @@ def normalise(message: str) -> str:
 
 
 def frames(traceback_text: str) -> tuple[str, ...]:
-    """Innermost frames of the last exception, outermost first: ``basename:function``."""
+    """Innermost frames of the last exception, outermost first: ``basename:function``.
+
+    Of an exception group, the frames of the group: which of its exceptions comes last is chance.
+    """
     tail = traceback_text[-LOOKED_AT:]
     if len(tail) < len(traceback_text):
         tail = tail.partition("\n")[2]  # its first line is cut somewhere
-    last = tail.rpartition(_HEAD)[2]
+        found = _innermost(tail)
+        # a message that fills the tail hides the frames: they are where the text begins
+        return found or _innermost(traceback_text[:LOOKED_AT].rpartition("\n")[0])
+    return _innermost(tail)
+
+
+def _innermost(text: str) -> tuple[str, ...]:
+    last = text.rpartition(_GROUP)[2].partition(_FIRST_OF_GROUP)[0]
+    last = last.rpartition(_HEAD)[2]
     found: list[str] = []
     for line in reversed(last.splitlines()):
         text = line.lstrip(" |+-\t")
@@ -92,6 +123,15 @@ def frames(traceback_text: str) -> tuple[str, ...]:
         if len(found) == FRAMES_KEPT:
             break
     return tuple(reversed(found))
+
+
+def _without(traceback_text: str, message: str) -> str:
+    """*traceback_text* without the *message* at its end, which may quote another traceback."""
+    end = len(traceback_text) - traceback_text.endswith("\n")
+    if not message or not traceback_text.startswith(message, max(0, end - len(message))):
+        return traceback_text
+    end = max(0, end - len(message))
+    return traceback_text[max(0, end - LOOKED_AT - 1) : end]
 
 
 def _plain_word(match: re.Match[str]) -> str:

@@ -12,6 +12,7 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
+from app.causes import Cause
 from app.records import DeadLetter, JobRun, Outcome, WorkerInfo
 
 TIME: Final = "datetime64[us, UTC]"
@@ -110,15 +111,24 @@ DEAD_LETTER_COLUMNS: Final[Columns] = {
     "decision_reason": "str",
     "correlation_id": "str",
 }
-#: One row per fingerprint among the dead letters above, most frequent first.
+#: One row per fingerprint among the dead letters above and per cause seen lately, most open letters
+#: first.
 CAUSE_COLUMNS: Final[Columns] = {
     "fingerprint": "str",
+    "state": "str",  #: causes.CauseState
     "error_type": "str",
     "error": "str",
-    "count": "int64",
+    "count": "int64",  #: open and retrying letters among those listed
     "functions": "str",  #: names, comma separated
     "first_seen": TIME,
     "last_seen": TIME,
+    "total": "float64",  #: deaths since it was first seen; NaN: not counted yet
+    "this_hour": "float64",  #: deaths since the full hour (UTC)
+    "today": "float64",  #: deaths since midnight (UTC)
+    "regressions": "float64",
+    "sources": "str",  #: queues and streams, comma separated
+    "owner": "str",
+    "note": "str",
 }
 STREAM_COLUMNS: Final[Columns] = {
     "stream": "str",
@@ -344,24 +354,63 @@ def dead_letters_frame(letters: Iterable[DeadLetter]) -> pd.DataFrame:
     )
 
 
-def causes_frame(dead_letters: pd.DataFrame) -> pd.DataFrame:
-    """One row per fingerprint of *dead_letters*, most frequent first; the newest error speaks."""
-    if dead_letters.empty:
-        return empty_frame(CAUSE_COLUMNS)
-    newest_first = dead_letters.sort_values("died", ascending=False, kind="stable")
-    groups = newest_first.groupby("fingerprint", sort=False)
-    frame = groups.agg(
-        error_type=("error_type", "first"),
-        error=("error", "first"),
-        count=("id", "size"),
-        functions=("name", lambda names: ", ".join(sorted(set(names)))),
-        first_seen=("died", "min"),
-        last_seen=("died", "max"),
-    ).reset_index()
-    frame = frame.sort_values(
-        ["count", "last_seen"], ascending=False, ignore_index=True, kind="stable"
-    )
-    return frame[list(CAUSE_COLUMNS)].astype(dict(CAUSE_COLUMNS))
+def causes_frame(
+    dead_letters: pd.DataFrame, kept: Iterable[tuple[Cause, float, float]] = ()
+) -> pd.DataFrame:
+    """One row per fingerprint of *dead_letters* and of *kept*, most letters first.
+
+    *kept*: causes with their deaths of this hour and of today. The newest error speaks.
+    """
+    known = {cause.fingerprint: (cause, hour, day) for cause, hour, day in kept}
+    rows: dict[str, dict[str, Any]] = {}
+    for letter in dead_letters.itertuples(index=False):
+        row = rows.setdefault(
+            str(letter.fingerprint),
+            {"count": 0, "functions": [], "sources": [], "first": letter.died, "last": letter.died}
+            | {"error_type": letter.error_type, "error": letter.error},
+        )
+        row["count"] += 1
+        row["functions"].append(letter.name)
+        row["sources"].append(letter.source)
+        if letter.died > row["last"]:
+            row |= {"last": letter.died, "error_type": letter.error_type, "error": letter.error}
+        row["first"] = min(row["first"], letter.died)
+    made = [_cause_row(name, rows.get(name), known.get(name)) for name in {**rows, **known}]
+    made.sort(key=lambda row: (-row["count"], -(row["last_seen"] or 0)))
+    return frame_of(made, CAUSE_COLUMNS)
+
+
+def _cause_row(
+    name: str, row: Mapping[str, Any] | None, kept: tuple[Cause, float, float] | None
+) -> dict[str, Any]:
+    """One cause: *row* of its listed letters, *kept* of what was counted."""
+    made: dict[str, Any] = {"fingerprint": name, "state": "new", "count": 0}
+    first: list[float] = []
+    last: list[float] = []
+    functions: set[str] = set()
+    sources: set[str] = set()
+    if row is not None:
+        made |= {"count": row["count"], "error_type": row["error_type"], "error": row["error"]}
+        first += [row["first"].timestamp() * 1000] if row["first"] is not pd.NaT else []
+        last += [row["last"].timestamp() * 1000] if row["last"] is not pd.NaT else []
+        functions |= set(row["functions"])
+        sources |= set(row["sources"])
+    if kept is not None:
+        cause, hour, day = kept
+        made |= {"state": cause.state.value, "total": cause.count, "this_hour": hour, "today": day}
+        made |= {"regressions": cause.regressions, "owner": cause.owner, "note": cause.note}
+        if row is None:
+            made |= {"error_type": cause.error_type, "error": cause.error}
+        first += [cause.first_ms] if cause.first_ms else []
+        last += [cause.last_ms] if cause.last_ms else []
+        functions |= set(cause.functions)
+        sources |= set(cause.sources)
+    return made | {
+        "functions": ", ".join(sorted(functions)),
+        "sources": ", ".join(sorted(sources)),
+        "first_seen": min(first, default=None),
+        "last_seen": max(last, default=None),
+    }
 
 
 def percentiles_s(values_s: Sequence[float], quantiles: Sequence[float]) -> list[float]:

@@ -190,6 +190,34 @@ def dead_payload(source: str, letter_id: str) -> str:
     return f"arqscope:{{{source}}}:dead:payload:{letter_id}"
 
 
+# --- causes: groups of dead letters of all sources, on the queue Redis -------------------------
+
+#: ZSET fingerprint → ms last seen · dead-letter processor · none · newest 2,000 (untouched go first)
+CAUSES: Final = "arqscope:causes"
+#: ZSET ``stream/letter@died`` → died ms, deaths of events counted · processor · none · newest 20,000
+CAUSES_COUNTED: Final = "arqscope:causes:counted"
+
+
+def cause(fingerprint: str) -> str:
+    """HASH of one cause (causes.Cause) · processor, actions · none · one per member of CAUSES."""
+    return f"arqscope:cause:{fingerprint}"
+
+
+def cause_counts(fingerprint: str) -> str:
+    """HASH ``h<hour>``, ``d<day>`` → deaths, ``r<hour>`` → retries · processor · none · 72 hours,
+    30 days and 25 hours of each cause."""
+    return f"arqscope:cause-counts:{fingerprint}"
+
+
+def samples(queue: str, function: str) -> str:
+    """LIST of arguments of jobs that ended well (JSON ≤ 2 KB) · workers · 7 d · 200 per function."""
+    return f"arqscope:{{{queue}}}:samples:{function}"
+
+
+#: ZSET ``worker|source|version`` → ms it started · dead-letter processor · none · newest 1,000
+STARTS: Final = "arqscope:starts"
+
+
 def sweep(source: str, operation_id: str) -> str:
     """HASH cursor, counts and canaries of an operation on dead letters, written by the script that
     acts · operations · 7 d after its last step · operations of a week."""
@@ -258,6 +286,24 @@ DLQ_ALERTS: Final = "dlq:alerts"
 DLQ_ESCALATIONS: Final = "dlq:escalations"
 DLQ_DISCARDED: Final = "dlq:discarded"
 DLQ_ARCHIVE: Final = "dlq:archive"
+#: ZSET alert id → ms last changed · dead-letter processor, actions · none · newest 1,000
+ALERTS: Final = "arqscope:alerts"
+#: ZSET delivery ``channel|alert|change`` → ms due · dead-letter processor · none · newest 500
+ALERTS_OUTBOX: Final = "arqscope:alerts:outbox"
+#: HASH delivery → tries made · dead-letter processor · none · members of ALERTS_OUTBOX
+ALERTS_TRIES: Final = "arqscope:alerts:tries"
+#: HASH ``rule|source`` → state of a metric rule (JSON) · dead-letter processor · 1 d · rules x sources
+ALERT_RULES: Final = "arqscope:alerts:rules"
+
+
+def alert(alert_id: str) -> str:
+    """HASH of one alert (alerts.Alert) · processor, actions · 7 d after the last change · ALERTS."""
+    return f"arqscope:alert:{alert_id}"
+
+
+def alert_seen(notices: str, mark: str) -> str:
+    """STRING count of notices held back in a window · dead-letter processor · the window · causes."""
+    return f"{notices}:seen:{mark}"
 
 
 def notified(stream: str, identity: str, effect: str) -> str:

@@ -15,10 +15,14 @@ import pandas as pd
 
 from app import actions
 from app.actions import ActionReport, Actor, Connections
+from app.alert_history import backtest
+from app.alert_rules import alert_rules
+from app.causes import known_queues
 from app.collector import Callback, Collector
 from app.connections import connect as connect_redis
 from app.enqueue import Enqueued, JobRequest
 from app.errors import InvalidRequest, RedisUnavailable
+from app.explanation import Explanation, explanation
 from app.settings import Settings
 from app.snapshot import Snapshot
 
@@ -207,6 +211,27 @@ class Scope:
         return self._loop.call(
             actions.discard_letter(self._connections, self.settings, self._actor, source, letter_id)
         )
+
+    # -- analyses ------------------------------------------------------------------------------
+
+    def explain(self, fingerprint: str) -> Explanation:
+        """Explain a cause: shared arguments, retry odds, other queues, what changed; NotFound."""
+        made, settings = self._connections, self.settings
+
+        async def ask() -> Explanation:
+            queues = await known_queues(made.queue, settings.queue_names)
+            return await explanation(
+                made.queue, made.streams, settings.stream_name, queues, fingerprint
+            )
+
+        return self._loop.call(ask())
+
+    def backtest(self, metric: str, **rule: Any) -> pd.DataFrame:
+        """Say when a rule (as in [[alerts]]) would have fired over the last hour; SettingsError."""
+        made = alert_rules([{"metric": metric, **rule}], "the rule")[0]
+        snapshot = self.snapshot
+        is_stream = metric in ("lag", "lag_s")
+        return backtest(snapshot.stream_history if is_stream else snapshot.history, [made])
 
     # -- components ----------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ import pandas as pd
 from redis.asyncio import Redis
 
 from app import frames, readings
+from app.causes import Cause
 from app.history import ColumnLog, Latency
 from app.records import JobRun, WorkerInfo
 from app.settings import Settings
@@ -22,6 +23,8 @@ SLOW_EVERY: Final = 5
 #: commands a timed sample may send to all three Redis together (TARGETS T4); what must be read every
 #: time comes first, what changes slowly shares the rest in turn
 COMMANDS: Final = 70
+#: of those samples, the one that reads the causes: not the one that asks for INFO
+CAUSES_TURN: Final = 3
 _DUE_KEPT: Final = 2000
 RUNS_SHOWN: Final = 1000
 EVENTS_SHOWN: Final = 200
@@ -92,6 +95,7 @@ class Observation:
         self._registered: set[str] = set()
         self._paused: set[str] = set()
         self._letters: dict[str, readings.Letters] = {}
+        self._causes: list[tuple[Cause, float, float]] = []
         self._letter_totals: dict[str, tuple[int, ...]] = {}
         self._letter_rota = Rota()
         self._minute_rota = Rota()
@@ -130,8 +134,8 @@ class Observation:
 
     @property
     def _spare(self) -> int:
-        """Commands left for what is read in turn: 4 per queue and stream and 7 more are fixed."""
-        return max(8, COMMANDS - 4 * (len(self.queues) + len(self.streams)) - 7)
+        """Commands left for what is read in turn: 4 per queue and stream and 8 more are fixed."""
+        return max(8, COMMANDS - 4 * (len(self.queues) + len(self.streams)) - 8)
 
     def _wants_info(self, source: str) -> bool:
         turn = 0 if source == "queue" else 2
@@ -162,6 +166,7 @@ class Observation:
             registered=set(self.queues) - set(strangers),
             letters=letters,
             minutes=minutes,
+            causes=self._full or self._tick % SLOW_EVERY == CAUSES_TURN,
             info=self._wants_info("queue"),
             sort=self._sort("queue"),
         )
@@ -185,6 +190,9 @@ class Observation:
             )
         self._take_runs(reading)
         self._take_letters(reading.letters, reading.totals)
+        if reading.causes is not None and reading.causes != self._causes:
+            self._causes = reading.causes
+            self._stale.add("causes")
         if reading.workers is not None:
             self._stale |= {"workers", "running"}
         fresh = [name for name in sorted(reading.registered) if name not in self.queues]
@@ -278,7 +286,8 @@ class Observation:
         if "dead_letters" in self._stale:
             newest = (letter for found in self._letters.values() for letter in found.newest)
             kept["dead_letters"] = frames.dead_letters_frame(newest)
-            kept["causes"] = frames.causes_frame(kept["dead_letters"])
+        if "causes" in self._stale:
+            kept["causes"] = frames.causes_frame(kept["dead_letters"], self._causes)
         if "events" in self._stale:
             kept["events"] = frames.frame_of(self._events, frames.EVENT_COLUMNS)
         self._stale.clear()

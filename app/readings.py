@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from app import keys
+from app.causes import Cause
 from app.errors import BadRecord
 from app.records import TOTALS, DeadLetter, JobRun, LetterState, WorkerInfo
 
@@ -23,6 +24,8 @@ MAX_WORKERS: Final = 200
 MAX_QUEUES: Final = 200
 #: dead letters listed per source and state
 MAX_LETTERS: Final = 500
+#: causes listed, those seen last
+MAX_CAUSES: Final = 200
 #: claims sampled per queue for the due times of running jobs
 MAX_CLAIMS: Final = 200
 EVENTS_PER_TICK: Final = 200
@@ -39,6 +42,12 @@ _LETTER_FIELDS: Final = (
     "id", "kind", "source", "name", "state", "reason", "error_type", "error", "fingerprint",
     "attempts", "died_ms", "changed_ms", "redrives", "decision", "decision_reason", "actor",
     "correlation_id",
+)  # fmt: skip
+
+
+_CAUSE_FIELDS: Final = (
+    "fingerprint", "state", "owner", "note", "error_type", "error", "functions", "sources",
+    "first_ms", "last_ms", "count", "regressions", "changed_ms", "actor",
 )  # fmt: skip
 
 
@@ -151,6 +160,8 @@ class QueueReading:
     minutes: dict[str, dict[str, int]] = field(default_factory=dict)  #: the last two, merged
     due_ms: dict[str, float] = field(default_factory=dict)  #: of running jobs
     letters: dict[str, Letters] = field(default_factory=dict)
+    #: causes seen last, with their deaths of this hour and today; None: not asked for
+    causes: list[tuple[Cause, float, float]] | None = None
     info: dict[str, Any] | None = None
     commands: int = 0
     bad: int = 0  #: records that did not decode
@@ -167,6 +178,7 @@ async def queue_reading(
     jump: Iterable[str] = (),
     letters: Iterable[str] = (),
     minutes: Iterable[str] = (),
+    causes: bool = False,
     info: bool = True,
     sort: str = "SORT",
 ) -> QueueReading:
@@ -210,12 +222,38 @@ async def queue_reading(
         )
     for queue in letters:
         ask_letters(batch, queue, reading.letters, bad, sort)
+    if causes:
+        _ask_causes(batch, reading, now_ms, bad, sort)
     if info:
         batch.ask(lambda reply: setattr(reading, "info", reply), "INFO")
     reading.commands = await batch.run()
     reading.bad = sum(bad)
     reading.trouble = batch.trouble
     return reading
+
+
+def _ask_causes(
+    batch: Batch, reading: QueueReading, now_ms: int, bad: list[int], sort: str
+) -> None:
+    """Ask for the causes seen last, with their deaths of this hour and of today."""
+    pattern, counts = keys.cause("*->"), keys.cause_counts("*->")
+    gets = [part for name in _CAUSE_FIELDS for part in ("GET", pattern + name)]
+    for field_name in (f"h{now_ms // 3_600_000}", f"d{now_ms // 86_400_000}"):
+        gets += ["GET", counts + field_name]
+    names = (*_CAUSE_FIELDS, "hour", "day")
+
+    def take(reply: Any) -> None:
+        reading.causes = []
+        for row in rows_of(reply, names):
+            try:
+                cause = Cause.from_fields(row)
+            except BadRecord:
+                bad.append(bool(row))
+                continue
+            today = (float(_number(row.get("hour", 0))), float(_number(row.get("day", 0))))
+            reading.causes.append((cause, *today))
+
+    batch.ask(take, sort, keys.CAUSES, "BY", "nosort", "LIMIT", 0, MAX_CAUSES, *gets, "DESC")
 
 
 def _ask_depth(batch: Batch, queue: str, reading: QueueReading, now_ms: int) -> None:

@@ -144,6 +144,7 @@ class DeadLetter:
     actor: str = ""
     correlation_id: str = ""
     history: str = "[]"  #: JSON list of {attempt, started_ms, finished_ms, error}
+    arguments: str = "{}"  #: flat texts as JSON (``arguments``), ≤ 2 KB, without secrets
 
     def to_fields(self) -> dict[str, str]:
         """Encode for HSET."""

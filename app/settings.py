@@ -233,10 +233,20 @@ class Settings(BaseModel):
         validation_alias=AliasChoices("ARQSCOPE_READ_ONLY", "read_only"),
         description="refuse every action, show everything",
     )
+    alert_channels: SecretStr | None = Field(
+        default=None,
+        validation_alias=AliasChoices("ARQSCOPE_ALERT_CHANNELS", "alert_channels"),
+        description="where alerts are sent: name=apprise-address, separated by spaces",
+    )
+    alert_hosts: str = Field(
+        default="",
+        validation_alias=AliasChoices("ARQSCOPE_ALERT_HOSTS", "alert_hosts"),
+        description="hosts alerts may be sent to, e.g. hooks.example.com *.example.org 10.1.2.0/24",
+    )
     config_file: Path = Field(
         default=Path("arqscope.toml"),
         validation_alias=AliasChoices("ARQSCOPE_CONFIG_FILE", "config_file"),
-        description="TOML file with further queues and streams",
+        description="TOML file with further queues, streams, rules and alerts",
     )
     data_dir: Path = Field(
         default=Path(".arqscope"),
@@ -340,6 +350,11 @@ class Settings(BaseModel):
             if policy.name == name:
                 return policy
         raise NotFound("stream", name, self.stream_names)
+
+    @property
+    def alert_host_list(self) -> tuple[str, ...]:
+        """Hosts, host globs and networks alerts may be sent to."""
+        return tuple(self.alert_hosts.replace(",", " ").split())
 
     @property
     def consumer_name(self) -> str:

@@ -16,7 +16,9 @@ from typing import Any, Final
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from app import keys, logs, redrive
+from app import causes, keys, logs, redrive
+from app.alert_rules import AlertRule, load_alert_rules
+from app.causes import Standing
 from app.connections import Connections, connect
 from app.errors import ArqscopeError, BadRecord
 from app.payload import safe_str
@@ -25,11 +27,14 @@ from app.redrive import POLICY, Shelf, Verdict
 from app.scripts import script
 from app.settings import Settings
 from workers import overflow
-from workers.alerts import push_notice
+from workers.alert_watch import INTERVAL_S, AlertWatch, live_workers
+from workers.alerts import Alerts, without_alert
+from workers.cancellation import end
+from workers.channels import Channel, Deliveries, Sender, channels_of
 from workers.heartbeat import Heartbeat
-from workers.open_letters import Place, open_page, undecided
+from workers.open_letters import Place, mark_counted, open_page, unsettled
 from workers.operations import OperationRunner
-from workers.policies import Action, Decision, Rule, decide, load_rules
+from workers.policies import UNKNOWN, Action, Decision, Rule, decide_all, load_rules
 
 log = logging.getLogger("arqscope.dead_letters")
 
@@ -61,11 +66,14 @@ class DeadLetterProcessor:
         streams: Redis,
         cache: Redis,
         rules: Sequence[Rule] | None = None,
+        channels: Sequence[Channel] = (),
     ) -> None:
         self._settings = settings
         self._queue = queue
         self._streams = streams
-        self._cache = cache
+        self._alerts = Alerts(cache, [channel.name for channel in channels])
+        watched: tuple[AlertRule, ...] = load_alert_rules(settings.config_file)
+        self._watch = AlertWatch(queue, streams, self._alerts, watched)
         self._rules = load_rules(settings.config_file) if rules is None else tuple(rules)
         self._token = secrets.token_hex(8)
         self._places: dict[str, Place] = {}
@@ -124,6 +132,29 @@ class DeadLetterProcessor:
             self.trouble = ""
         return count
 
+    async def watch(self) -> None:
+        """Watch metrics and alerts beside the rounds, which it never holds up, until cancelled."""
+        is_failing = False
+        while True:
+            try:
+                if self.leads:
+                    await self.watch_once()
+                else:
+                    self._watch.forget()
+                is_failing = False
+            except Exception as error:
+                if not is_failing:
+                    log.warning("metrics not watched", extra={"error": safe_str(error, 200)})
+                is_failing = True
+            await asyncio.sleep(INTERVAL_S)
+
+    async def watch_once(self) -> None:
+        """Step the metric rules, end alerts that are over, remember which workers started."""
+        queues = [shelf.source for shelf in await self._shelves() if shelf.kind == "job"]
+        await self._watch.look(queues, self._settings.stream_name)
+        await self._alerts.end_quiet(self._queue, time.time() * 1000)
+        await causes.note_starts(self._queue, await live_workers(self._queue))
+
     def describe(self) -> Mapping[str, Any]:
         """What the heartbeat says of this process."""
         state = "running" if self.leads else "quiet"
@@ -152,18 +183,12 @@ class DeadLetterProcessor:
             if page and not await self._hold(LEASE_MS):
                 raise LeaseLost
             rows = await open_page(shelf, place)
+            letters = _decoded(await unsettled(shelf, rows))
             gone = 0
-            for raw, died_ms in await undecided(shelf, rows):
-                try:
-                    letter = DeadLetter.from_fields(raw)
-                except BadRecord as error:
-                    log.warning(
-                        "dead letter unreadable", extra={"letter": raw["id"], "error": str(error)}
-                    )
-                    continue
-                done = await self._settle(shelf, letter)
+            for letter, standing, decision in await self._decide(shelf, letters):
+                done = await self._settle(shelf, letter, decision, standing)
                 if done is None:
-                    place.leave(died_ms)
+                    place.leave(letter.died_ms)
                 else:
                     count += 1
                     gone += done
@@ -171,11 +196,29 @@ class DeadLetterProcessor:
                 break
         return count
 
-    async def _settle(self, shelf: Shelf, letter: DeadLetter) -> int | None:
+    async def _decide(
+        self, shelf: Shelf, letters: Sequence[DeadLetter]
+    ) -> list[tuple[DeadLetter, Standing, Decision]]:
+        """Count the deaths with their causes, then decide about the letters nobody decided about."""
+        noted = await causes.note_deaths(self._queue, letters, time.time() * 1000)
+        if shelf.kind == "event":  # their records lie on another Redis than the causes
+            await mark_counted(shelf, letters)
+        waiting = [
+            (letter, standing)
+            for letter, (standing, _) in zip(letters, noted, strict=True)
+            if not letter.decision
+        ]
+        decisions, plan = decide_all(waiting, self._rules, self._settings, _is_due)
+        # planned before it is done: a kill in between spends a little of a budget, never more than it
+        await causes.plan_retries(self._queue, plan)
+        return [(*pair, decision) for pair, decision in zip(waiting, decisions, strict=True)]
+
+    async def _settle(
+        self, shelf: Shelf, letter: DeadLetter, decision: Decision, standing: Standing = UNKNOWN
+    ) -> int | None:
         """Carry out what is decided. 1: no longer open, 0: open and decided, None: left for later."""
-        decision = decide(letter, self._rules, self._settings)
         if decision.action is Action.RETRY:
-            if shelf.kind == "event" and time.time() < letter.died_ms / 1000 + decision.delay_s:
+            if not _is_due(letter, decision):
                 return None  # a stream has no future: the copy is appended when its time has come
             done = await redrive.redrive(
                 shelf, letter.id, self._verdict(shelf, letter, decision), delay_s=decision.delay_s
@@ -191,7 +234,10 @@ class DeadLetterProcessor:
                 reason="cannot be retried: its payload is gone",
                 rule=decision.rule,
             )
-        if not await self._notify(letter, decision):
+        silent = without_alert(decision, standing)
+        if silent is not None:
+            decision = silent
+        elif not await self._notify(letter, decision, standing):
             return None
         verdict = self._verdict(shelf, letter, decision)
         state = _CLOSED.get(decision.action)
@@ -213,13 +259,13 @@ class DeadLetterProcessor:
             seen_redrives=letter.redrives,
         )
 
-    async def _notify(self, letter: DeadLetter, decision: Decision) -> bool:
+    async def _notify(self, letter: DeadLetter, decision: Decision, standing: Standing) -> bool:
         """Put a notice on the action's list, once per cause and window; False when it cannot be put."""
         if self._alerts_down:
             return False
         try:
-            await push_notice(self._cache, letter, decision)
-        except (RedisError, OSError):
+            await self._alerts.of_letter(letter, decision, standing)
+        except (ArqscopeError, RedisError, OSError):
             self._alerts_down = True
             return False
         return True
@@ -234,7 +280,7 @@ class DeadLetterProcessor:
             if reopened:
                 log.error("retries lost", extra={"source": shelf.source, "letters": reopened[:20]})
         await redrive.trim_closed(shelf, self._settings.failed_job_ttl)
-        await overflow.relieve(shelf, self._settings, self._cache)
+        await overflow.relieve(shelf, self._settings, self._alerts)
 
     # -- odds and ends -------------------------------------------------------------------------
 
@@ -268,16 +314,44 @@ class DeadLetterProcessor:
         self.trouble = text
 
 
+def _is_due(letter: DeadLetter, decision: Decision) -> bool:
+    """Whether a retry can be started now: a job's waits on its queue, an event's with its letter."""
+    return letter.kind == "job" or time.time() >= letter.died_ms / 1000 + decision.delay_s
+
+
+def _decoded(rows: Sequence[tuple[dict[str, Any], float]]) -> list[DeadLetter]:
+    letters = []
+    for raw, _ in rows:
+        try:
+            letters.append(DeadLetter.from_fields(raw))
+        except BadRecord as error:
+            log.warning("dead letter unreadable", extra={"letter": raw["id"], "error": str(error)})
+    return letters
+
+
 async def serve(settings: Settings, stop: asyncio.Event) -> None:
     """Run one processor with its own connections and heartbeat until *stop*."""
     queue, streams, cache = (
-        connect(settings.url(role), timeout_s=5.0) for role in ("queue", "streams", "cache")
+        connect(settings.url(role), timeout_s=timeout_s)
+        # alerts can wait, letters cannot: a cache that hangs costs a round little
+        for role, timeout_s in (("queue", 5.0), ("streams", 5.0), ("cache", 1.0))
     )
-    processor = DeadLetterProcessor(settings, queue, streams, cache)
+    channels = channels_of(settings)
+    processor = DeadLetterProcessor(settings, queue, streams, cache, channels=channels)
+    sender = Sender(settings.alert_host_list)
+    deliveries = Deliveries(cache, channels, sender, lambda: processor.leads)
+    beside = [asyncio.create_task(processor.watch(), name="alert-watch")]
+    if channels:
+        beside.append(asyncio.create_task(deliveries.run(), name="alert-deliveries"))
     runner = OperationRunner(Connections(queue=queue, streams=streams, cache=cache))
 
     def describe() -> Mapping[str, Any]:
-        facts = {**processor.describe(), "operations": len(runner.driven)}
+        facts = {
+            **processor.describe(),
+            "operations": len(runner.driven),
+            "alerts_sent": deliveries.sent,
+            "alerts_trouble": deliveries.trouble,
+        }
         if runner.trouble and not facts["trouble"]:
             facts |= {"state": "degraded", "trouble": runner.trouble}
         return facts
@@ -287,6 +361,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
     try:
         await asyncio.gather(processor.run(stop), runner.run(stop))
     finally:
+        await end(beside)
         await heartbeat.stop()
         for client in (queue, streams, cache):
             await client.aclose()

@@ -142,6 +142,7 @@ class Worker(arq.worker.Worker):
             self._side_tasks.clear()
             if not self.burst:
                 await heartbeat.stop()
+            await self.runner.sampler.stop()
             await outbox.stop()
             if self.options.job_events is not None:
                 await self.options.job_events.close()

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import redis.exceptions
 
+from app.arguments import encoded, flat
 from app.errors import BadRecord, InvalidRequest, PermanentError, RedisRefused, RedisUnavailable
 from app.events import ENTRY_ID, Event
 from app.fingerprint import fingerprint
@@ -232,7 +233,13 @@ def letter_of(
         "worker": worker,
         "enqueued_ms": delivery.id.partition("-")[0],
         "correlation_id": event.trace_id if event else "",
+        "arguments": _arguments(event) if event else "{}",
     }
+
+
+def _arguments(event: Event) -> str:
+    about = {"userId": event.user_id, "workspaceId": event.workspace_id, "origin": event.source}
+    return encoded(flat([event.data], {name: value for name, value in about.items() if value}))
 
 
 def attempts_spent(delivery: Delivery, reason: str) -> int:

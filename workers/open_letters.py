@@ -5,14 +5,15 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from app import keys
-from app.records import LetterState
+from app.records import DeadLetter, LetterState
 from app.redrive import Shelf
+from app.scripts import script
 
 PAGE: Final = 200
 #: what deciding needs of a record; tracebacks and histories stay in Redis
 _FIELDS: Final = (
     *("id", "kind", "source", "name", "state", "reason", "error_type", "error", "fingerprint"),
-    *("attempts", "redrives", "died_ms", "decision", "correlation_id"),
+    *("attempts", "redrives", "died_ms", "decision", "correlation_id", "cause_ms"),
 )
 
 Row = tuple[str, float]  #: letter id, ms it died
@@ -63,8 +64,11 @@ async def open_page(shelf: Shelf, place: Place) -> list[Row]:
     return rows
 
 
-async def undecided(shelf: Shelf, rows: Sequence[Row]) -> list[tuple[dict[str, Any], float]]:
-    """Return the fields of those of *rows* nobody decided about, with the ms they died."""
+async def unsettled(shelf: Shelf, rows: Sequence[Row]) -> list[tuple[dict[str, Any], float]]:
+    """Return the fields of those of *rows* nobody decided about or whose death is not counted.
+
+    With each, the ms it died.
+    """
     if not rows:
         return []
     async with shelf.redis.pipeline(transaction=False) as pipe:
@@ -74,6 +78,17 @@ async def undecided(shelf: Shelf, rows: Sequence[Row]) -> list[tuple[dict[str, A
     found = []
     for (letter_id, died_ms), values in zip(rows, records, strict=True):
         raw = {k: v for k, v in zip(_FIELDS, values, strict=True) if v is not None}
-        if not raw.get("decision") and raw.get("state") == LetterState.NEW:
+        if raw.get("state") != LetterState.NEW:
+            continue
+        if not raw.get("decision") or raw.get("cause_ms") != raw.get("died_ms"):
             found.append((raw | {"id": letter_id}, died_ms))
     return found
+
+
+async def mark_counted(shelf: Shelf, letters: Sequence[DeadLetter]) -> None:
+    """Write into the records of *letters* that their deaths are counted; the gone stay gone."""
+    if not letters:
+        return
+    names = [keys.dead_record(shelf.source, letter.id) for letter in letters]
+    deaths = [letter.died_ms for letter in letters]
+    await script(__file__, "mark_counted").run(shelf.redis, names, deaths)

@@ -1,20 +1,16 @@
 """What happens to a source with more open dead letters than the cap: the oldest go to a file, and it is told."""
 
-import json
 import logging
-from datetime import UTC, datetime
 from typing import Final
 
-from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from app import keys
+from app.errors import ArqscopeError
 from app.payload import safe_str
 from app.redrive import Shelf
-from app.scripts import script
 from app.settings import Settings
 from app.spill import spill
-from workers.alerts import LIST_KEPT, LIST_TTL_S, WINDOW_S
+from workers.alerts import Alerts
 
 log = logging.getLogger("arqscope.dead_letters")
 
@@ -22,7 +18,7 @@ log = logging.getLogger("arqscope.dead_letters")
 FOLDER: Final = "dead-letters"
 
 
-async def relieve(shelf: Shelf, settings: Settings, cache: Redis) -> int:
+async def relieve(shelf: Shelf, settings: Settings, alerts: Alerts) -> int:
     """Move what is beyond the cap to a file and put an alert on ``dlq:alerts``; returns how many.
 
     A file that cannot be written is told too: the letters stay in Redis, over the cap.
@@ -33,7 +29,7 @@ async def relieve(shelf: Shelf, settings: Settings, cache: Redis) -> int:
     except OSError as error:
         text = f"dead letters over the cap cannot be moved to {folder}: {safe_str(error, 200)}"
         log.error("dead letters not spilled", extra={"source": shelf.source, "error": text})
-        await _tell(cache, shelf, text, "critical")
+        await _tell(alerts, shelf, text, "critical")
         return 0
     if moved.letters and moved.file is not None:
         text = (
@@ -41,28 +37,12 @@ async def relieve(shelf: Shelf, settings: Settings, cache: Redis) -> int:
             f"moved to {moved.file.name}; `arqscope dlq import` brings them back"
         )
         log.warning("dead letters spilled", extra={"source": shelf.source, "told": text})
-        await _tell(cache, shelf, text, "warning")
+        await _tell(alerts, shelf, text, "warning")
     return moved.letters
 
 
-async def _tell(cache: Redis, shelf: Shelf, text: str, severity: str) -> None:
-    notice = {
-        "timestamp": datetime.now(UTC).isoformat(timespec="milliseconds"),
-        "action": "ALERT",
-        "severity": severity,
-        "kind": shelf.kind,
-        "source": shelf.source,
-        "errorType": "DeadLetterCap",
-        "error": text,
-        "reason": "more open dead letters than ARQSCOPE_DEAD_LETTER_CAP",
-        "rule": "cap",
-    }
-    name = keys.DLQ_ALERTS
+async def _tell(alerts: Alerts, shelf: Shelf, text: str, severity: str) -> None:
     try:
-        await script(__file__, "push_alert").run(
-            cache,
-            [name, f"{name}:seen:cap:{shelf.source}:{severity}"],
-            [json.dumps(notice), WINDOW_S * 1000, LIST_KEPT, LIST_TTL_S * 1000],
-        )
-    except (RedisError, OSError) as error:  # it is in the log
+        await alerts.of_cap(shelf, text, severity)
+    except (ArqscopeError, RedisError, OSError) as error:  # it is in the log
         log.error("alert not put", extra={"source": shelf.source, "error": safe_str(error, 200)})

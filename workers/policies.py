@@ -6,12 +6,13 @@ prefixes, parts and shell-style globs: nothing an operator or an error message c
 
 import fnmatch
 import tomllib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
+from app.causes import HOURS_PLANNED, Standing
 from app.errors import SettingsError
 from app.records import DeadLetter
 from app.settings import Settings
@@ -21,6 +22,8 @@ MESSAGE_LOOKED_AT: Final = 4_096
 #: s an automatic retry is delayed at most
 DELAY_CAP_S: Final = 3_600.0
 BACKOFF: Final = 2.0
+#: automatic retries of one cause per hour; the rest is put off to the hours after
+CAUSE_RETRIES_PER_HOUR: Final = 600
 
 
 class Action(StrEnum):
@@ -56,6 +59,7 @@ class Rule:
     retries: int | None = None  #: automatic retries of one letter; None: RETRY_ATTEMPTS
     delay_s: float | None = None  #: before the first; None: RETRY_DELAY
     backoff: float = BACKOFF  #: each further retry waits so many times longer
+    cause_per_hour: int = CAUSE_RETRIES_PER_HOUR  #: automatic retries of one cause per hour
 
     def fits(self, letter: DeadLetter) -> bool:
         """Whether every condition holds."""
@@ -81,7 +85,10 @@ class Decision:
     delay_s: float
     reason: str  #: a sentence for people
     rule: str
+    hours_off: int = 0  #: hours a RETRY was put off because its cause's budget was spent
 
+
+UNKNOWN: Final = Standing()
 
 BUILT_IN_RULES: Final = (
     Rule(
@@ -164,25 +171,70 @@ BUILT_IN_RULES: Final = (
 )
 
 
-def decide(letter: DeadLetter, rules: Sequence[Rule], settings: Settings) -> Decision:
+def decide(
+    letter: DeadLetter,
+    rules: Sequence[Rule],
+    settings: Settings,
+    standing: Standing = UNKNOWN,
+) -> Decision:
     """Decide about an open letter by the first rule that fits.
 
-    A RETRY that has used up its budget becomes an ALERT, so that no letter goes round for ever.
+    A RETRY that has used up the letter's budget becomes an ALERT, so that no letter goes round for
+    ever. One beyond its cause's budget of the hour is put off to the first hour with room.
     """
     rule = next((rule for rule in rules if rule.fits(letter)), BUILT_IN_RULES[-1])
+    named = f"rule {rule.name!r}"
     if rule.action is not Action.RETRY:
-        reason = f"rule {rule.name!r}: {letter.error_type or letter.reason}"
+        reason = f"{named}: {letter.error_type or letter.reason}"
         return Decision(action=rule.action, delay_s=0.0, reason=reason, rule=rule.name)
     budget = settings.retry_attempts
     if rule.retries is not None:
         budget = min(budget, rule.retries)
     if letter.redrives >= budget:
-        reason = f"rule {rule.name!r}: still fails after {letter.redrives} of {budget} retries"
+        reason = f"{named}: still fails after {letter.redrives} of {budget} retries"
         return Decision(action=Action.ALERT, delay_s=0.0, reason=reason, rule=rule.name)
     first_s = settings.retry_delay / 1000 if rule.delay_s is None else rule.delay_s
     delay_s = min(DELAY_CAP_S, first_s * rule.backoff ** min(letter.redrives, 50))
-    reason = f"rule {rule.name!r}: retry {letter.redrives + 1} of {budget} after {delay_s:g} s"
-    return Decision(action=Action.RETRY, delay_s=delay_s, reason=reason, rule=rule.name)
+    per_hour = rule.cause_per_hour
+    # a stream has no future: an event that cannot be retried this hour is for a person
+    hours = standing.planned if letter.kind == "job" else standing.planned[:1]
+    off = next((n for n, planned in enumerate(hours) if planned < per_hour), None)
+    if off is None:
+        reason = f"{named}: {per_hour} retries per hour of this cause are spent"
+        return Decision(action=Action.ALERT, delay_s=0.0, reason=reason, rule=rule.name)
+    put_off = ""
+    if off:  # spread over that hour, so that it does not begin with a crowd
+        later_s = standing.hour_left_s + 3_600 * (off - 1 + standing.planned[off] / per_hour)
+        delay_s = max(delay_s, round(later_s, 1))
+        put_off = f", put off: {per_hour} an hour of this cause"
+    reason = f"{named}: retry {letter.redrives + 1} of {budget} after {delay_s:g} s{put_off}"
+    return Decision(
+        action=Action.RETRY, delay_s=delay_s, reason=reason, rule=rule.name, hours_off=off
+    )
+
+
+def decide_all(
+    letters: Sequence[tuple[DeadLetter, Standing]],
+    rules: Sequence[Rule],
+    settings: Settings,
+    is_due: Callable[[DeadLetter, Decision], bool] = lambda *_: True,
+) -> tuple[list[Decision], dict[tuple[str, int], int]]:
+    """Decide about *letters* in turn, and say how many retries of which cause fall into which hour.
+
+    What the processor does and what ``arqscope dlq policy --test`` shows. Keys of the plan are
+    (fingerprint, epoch hour). A retry that is not due will be decided again, and is not planned.
+    """
+    plan: dict[tuple[str, int], int] = {}
+    decisions = []
+    for letter, standing in letters:
+        mine = [plan.get((letter.fingerprint, standing.hour + n), 0) for n in range(HOURS_PLANNED)]
+        planned = tuple(map(sum, zip(standing.planned, mine, strict=True)))
+        decision = decide(letter, rules, settings, replace(standing, planned=planned))
+        if decision.action is Action.RETRY and is_due(letter, decision):
+            slot = (letter.fingerprint, standing.hour + decision.hours_off)
+            plan[slot] = plan.get(slot, 0) + 1
+        decisions.append(decision)
+    return decisions, plan
 
 
 def load_rules(path: Path) -> tuple[Rule, ...]:
@@ -220,6 +272,7 @@ _NUMBERS: Final = {
     "retries": (int, 0, 100),
     "delay_s": (int | float, 0, DELAY_CAP_S),
     "backoff": (int | float, 1, 10),
+    "cause_per_hour": (int, 1, 100_000),
 }
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from arq.jobs import SerializationError, deserialize_job_raw
 from arq.worker import Function, JobExecutionFailed, Retry, RetryJob
 
+from app.arguments import encoded, flat
 from app.errors import ArqscopeError, BadPayload, PermanentError
 from app.fingerprint import fingerprint
 from app.payload import MAX_PAYLOAD_BYTES, JobPayload, safe_str
@@ -23,7 +24,8 @@ from workers.job_context import JobHandle
 from workers.job_events import JobEnd
 from workers.outcomes import ABORTED, COMPLETE, DEAD, LAID_BACK, RETRY, SHUTDOWN, Ending, Outbox
 from workers.retry_policy import GiveUp, RetryPolicy, after_failure
-from workers.successors import encoded
+from workers.samples import Sampler
+from workers.successors import encoded as encoded_successors
 
 if TYPE_CHECKING:
     from workers.engine import Worker
@@ -71,6 +73,7 @@ class Runner:
         self._leases = leases
         self._runs: dict[str, _Run] = {}
         self._queue = worker.queue_name
+        self.sampler = Sampler(worker.pool, worker.queue_name)
         self.mean_run_ms = 0.0  #: of the latest runs, exponentially weighted
         self._codec = worker.options.codec if worker.job_deserializer is None else None
 
@@ -174,11 +177,16 @@ class Runner:
         if handle.next_jobs or "then" in run.job.options:
             added = handle.next_jobs or ()
             try:
-                nexts = encoded(run.claim.id, self._queue, run.job, added, result, self._codec)
+                nexts = encoded_successors(
+                    run.claim.id, self._queue, run.job, added, result, self._codec
+                )
             except PermanentError as error:
                 self._bury(run, "permanent", error)
                 return
         self._worker.jobs_complete += 1
+        job = run.job
+        if self.sampler.due(job.function, run.started_at):
+            self.sampler.take(job.function, job.args, job.kwargs, run.started_at)
         self._put(run, COMPLETE, self._result(run, attempt, True, result), letter=nexts)
 
     def _end_failed(self, run: _Run, error: BaseException) -> None:
@@ -289,6 +297,7 @@ class Runner:
             "enqueued_ms": str(job.enqueued_ms),
             "correlation_id": str(job.options.get("cid", "")),
             "history": json.dumps(attempts.failures),
+            "arguments": _arguments(job),
         }
         # Lua's JSON decoder refuses escaped lone surrogates, which errors about file names may hold
         return json.dumps(letter, ensure_ascii=False).encode("utf-8", "replace").decode()
@@ -525,6 +534,14 @@ async def _hook(hook: Any, ctx: dict[str, Any]) -> None:
         await hook(ctx)
     except Exception:
         log.exception("hook raised", extra={"hook": getattr(hook, "__name__", "?")})
+
+
+def _arguments(job: JobPayload) -> str:
+    """Return a dead job's arguments as flat texts: they are read where nothing may unpickle."""
+    try:
+        return encoded(flat(job.args, job.kwargs))
+    except Exception:  # __str__ of a user's argument may raise anything
+        return "{}"
 
 
 def _is_current(task: "asyncio.Task[None] | None") -> bool:

@@ -4,7 +4,9 @@ Every action checks the actor's role and the read-only mode, writes its audit li
 in an ActionReport whether anything changed. Asked twice, it acts once.
 """
 
+from app.actions.alerts import acknowledge_alert, silence_alert
 from app.actions.asking import ActionReport, Actor, Role, may_act
+from app.actions.causes import change_cause
 from app.actions.events import notify, publish_event, publish_events
 from app.actions.jobs import abort_job, cancel_job, promote_job, submit_jobs
 from app.actions.letters import (
@@ -37,8 +39,10 @@ __all__ = [
     "Role",
     "abort_job",
     "abort_operation",
+    "acknowledge_alert",
     "archive_letter",
     "cancel_job",
+    "change_cause",
     "change_pending",
     "clean_queue",
     "control_workers",
@@ -55,6 +59,7 @@ __all__ = [
     "resume_queue",
     "retry_letter",
     "set_concurrency",
+    "silence_alert",
     "start_operation",
     "submit_jobs",
     "undo_discard",

@@ -7,7 +7,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import __version__
 from app.api import (
+    alerts,
     audit,
+    causes,
     documentation,
     events,
     frames,
@@ -72,8 +74,10 @@ def create_api(runtime: Runtime) -> FastAPI:
         stats,
         jobs,
         queues,
+        causes,
         letters,
         operations,
+        alerts,
         events,
         streams,
         notifications,

@@ -93,12 +93,6 @@ async def letters(
     return Response(records_json(found.head(limit)), media_type="application/json")
 
 
-@router.get("/dead-letters/causes")
-async def causes(now: Now, _: Caller) -> Response:
-    """Group the open dead letters by cause, most frequent first."""
-    return Response(records_json(now.causes), media_type="application/json")
-
-
 @router.get("/dead-letters/{source}")
 async def letters_of(
     source: SourceName,

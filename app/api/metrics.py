@@ -66,7 +66,7 @@ class _Source(MetricSource):
         causes = GaugeMetricFamily(
             "arqscope_dead_by_cause", "open dead letters", labels=["fingerprint", "error_type"]
         )
-        for row in now.causes.head(_MAX_CAUSES).itertuples(index=False):
+        for row in now.causes[now.causes["count"] > 0].head(_MAX_CAUSES).itertuples(index=False):
             causes.add_metric([str(row.fingerprint), str(row.error_type)], float(str(row.count)))
         yield causes
         yield from self._streams()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import typer
 
-from app.cli import dlq, jobs, operations, processes, queues, streams
+from app.cli import alerts, causes, dlq, jobs, operations, processes, queues, streams
 from app.errors import ArqscopeError, InvalidRequest, NotFound
 
 app = typer.Typer(
@@ -24,6 +24,8 @@ app.add_typer(jobs.app, name="jobs")
 app.add_typer(dlq.app, name="dlq")
 app.add_typer(streams.app, name="streams")
 app.add_typer(operations.app, name="operations")
+app.add_typer(alerts.app, name="alerts")
+causes.add_to(dlq.app)
 dlq.app.add_typer(operations.app, name="operations")
 
 

@@ -158,7 +158,7 @@ class LetterList:
         return "No dead letters. A job that uses up its attempts appears here, with its payload."
 
     def _causes(self, snapshot: Snapshot, now: pd.Timestamp) -> Html | None:
-        causes = snapshot.causes
+        causes = snapshot.causes[snapshot.causes["count"] > 0]
         if causes.empty:
             return None
         listed = []

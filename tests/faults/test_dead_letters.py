@@ -28,6 +28,7 @@ from tests.faults.nursery import ROOT, plain_environment
 from tests.faults.rig import QUEUE, Rig, sized
 from tests.letters import ANN, BOB, bury, bury_many
 from tests.waiting import until
+from workers.alerts import Alerts
 from workers.engine import EngineOptions, Worker
 from workers.overflow import relieve
 from workers.policies import BUILT_IN_RULES, Action, decide
@@ -289,7 +290,7 @@ async def test_a_queue_over_the_cap_keeps_every_letter(
         patch.setattr(spill, "_run", run_or_die)
         while True:
             try:
-                if not await relieve(shelf, settings, connections.cache):
+                if not await relieve(shelf, settings, Alerts(connections.cache)):
                     break
             except Killed:
                 continue

@@ -27,6 +27,7 @@ from tests.letters import ANN, BOB, QUEUE, both_servers, bury, bury_event, field
 from tests.waiting import until
 from workers.dead_letter_processor import DeadLetterProcessor, LeaseLost
 from workers.engine import EngineOptions, Worker
+from workers.policies import BUILT_IN_RULES, decide
 from workers.retry_policy import RetryPolicy
 
 
@@ -100,7 +101,7 @@ async def test_retries_are_not_held_up_by_a_cache_that_is_away(connections, sett
     assert await places(redis, "net") == ["retrying"]
     assert (await field(redis, "auth", "decision")) == ""
     assert "alerts" in processor.trouble
-    processor._cache = connections.cache
+    processor._alerts.cache = connections.cache
     assert await processor.round() == 1
     assert await field(redis, "auth", "decision") == "ALERT"
     assert processor.trouble == ""
@@ -131,7 +132,9 @@ async def test_only_the_holder_of_the_lease_decides(connections, settings):
     await redis.set(keys.lease("dead-letters"), second._token)  # it paused, and the lease ran out
     letter = await redrive.read_letter(Shelf(redis, QUEUE, "job"), "j1")
     with pytest.raises(LeaseLost):
-        await first._settle(Shelf(redis, QUEUE, "job"), letter)
+        await first._settle(
+            Shelf(redis, QUEUE, "job"), letter, decide(letter, BUILT_IN_RULES, settings)
+        )
 
     assert await places(redis, "j1") == ["open"]
     assert await second.round() == 1

@@ -738,8 +738,7 @@ def _has_policy(path: str, method: str) -> bool:
 
     verbs: dict[str, Any] = {
         "/jobs/": "cancel", "/dead-letters/": "retry", "/queues/": "pause",
-        "/operations/": "pause",
-        "/streams/": "claim",
+        "/operations/": "pause", "/alerts/": "ack", "/streams/": "claim",
     }  # fmt: skip
     for prefix, verb in verbs.items():
         if path.startswith(prefix):

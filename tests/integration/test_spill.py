@@ -13,6 +13,7 @@ from app.errors import ActionRefused, BadRecord, NotFound
 from app.redrive import Shelf
 from tests.letters import ANN, QUEUE, both_servers, bury_event, bury_many, field, places
 from workers import overflow
+from workers.alerts import Alerts
 
 
 @pytest.fixture
@@ -103,7 +104,9 @@ async def test_a_disk_that_is_full_leaves_the_letters_open(connections, settings
     (tmp_path / "data").write_text("a file, not a folder")
     crowded = settings.model_copy(update={"data_dir": tmp_path / "data", "dead_letter_cap": 100})
 
-    assert await overflow.relieve(Shelf(redis, QUEUE, "job"), crowded, connections.cache) == 0
+    assert (
+        await overflow.relieve(Shelf(redis, QUEUE, "job"), crowded, Alerts(connections.cache)) == 0
+    )
 
     assert len(await open_ids(redis)) == 300
     assert await field(redis, "j0000", "state") == "new"
@@ -117,8 +120,8 @@ async def test_what_spills_is_told_once_a_window(connections, settings):
     shelf = Shelf(redis, QUEUE, "job")
     for _ in range(2):
         await bury_oldest_first(redis, 150)
-        assert await overflow.relieve(shelf, crowded, connections.cache) == 50
-    assert await overflow.relieve(shelf, crowded, connections.cache) == 0
+        assert await overflow.relieve(shelf, crowded, Alerts(connections.cache)) == 50
+    assert await overflow.relieve(shelf, crowded, Alerts(connections.cache)) == 0
 
     [alert] = await connections.cache.lrange(keys.DLQ_ALERTS, 0, -1)
 

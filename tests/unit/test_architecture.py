@@ -79,9 +79,10 @@ def test_nothing_is_pinned_to_a_machine():
 
 #: what workers may know of app: the vocabulary and the producers
 SHARED = {
-    "audit", "connections", "enqueue", "errors", "events", "fingerprint", "keys", "logs", "next_jobs",
-    "notifications", "operation_drive", "operations", "payload", "publisher", "records", "redrive",
-    "scripts", "settings", "spill", "triggers", "__version__",
+    "alert_rules", "alerts", "arguments", "audit", "causes", "connections", "enqueue", "errors",
+    "events", "fingerprint", "keys", "logs", "next_jobs", "notifications", "operation_drive",
+    "operations", "payload", "publisher", "records", "redrive", "scripts", "settings", "spill",
+    "triggers", "__version__",
 }  # fmt: skip
 
 
