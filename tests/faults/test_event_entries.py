@@ -231,14 +231,14 @@ def test_a_hostile_pattern_or_type_costs_no_time(row: Row) -> None:
         registry.on("(a+)+$")
     took_ms = []
     for hostile in ("a" * 1_000_000 + "!", "a." * 500_000, "a" * 127 + "!"):
-        began = time.perf_counter()
+        began = time.thread_time()
         with pytest.raises(BadRecord):
             Event.from_entry("1-1", {"type": hostile, "data": "{}"})
-        took_ms.append((time.perf_counter() - began) * 1000)
+        took_ms.append((time.thread_time() - began) * 1000)
     deep = ".".join("a" * 64)
-    began = time.perf_counter()
+    began = time.thread_time()
     assert registry.matching(deep)
-    took_ms.append((time.perf_counter() - began) * 1000)
+    took_ms.append((time.thread_time() - began) * 1000)
 
     row.figure(slowest_ms=max(took_ms))
     assert max(took_ms) < 5

@@ -184,15 +184,12 @@ async def test_a_slow_redis_takes_no_event_from_a_living_processor(
         await rig.stop()
 
     verdict = await rig.verdict()
-    begun = ledger.counts(rig.entries(), "start")
-    row.figure(
-        event_lease_s=rig.lease_s,
-        false_takeovers=sum(n - 1 for n in begun.values()),
-        **verdict.figures(),
-    )
+    begun = {(entry.id, entry.pid) for entry in rig.entries("start")}
+    again = len(begun) - len({entry_id for entry_id, _ in begun})
+    row.figure(event_lease_s=rig.lease_s, false_takeovers=again, **verdict.figures())
     assert alive == [True, True]
     assert verdict.holds, verdict.said()
-    assert set(begun.values()) == {1}
+    assert again == 0  # one that waits for Redis begins again in the same process
 
 
 @pytest.mark.row("R17")
