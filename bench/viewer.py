@@ -80,11 +80,14 @@ class Viewer:
                 self.late_ms.append(time.time() * 1000 - float(taken))
 
     async def close(self) -> None:
-        """Leave."""
-        if self.socket is not None:
-            self.socket.close()
+        """Leave; the connection is gone afterwards, whether or not the server says goodbye."""
         if self._reading is not None:
             self._reading.cancel()
+        if self.socket is not None:
+            protocol: Any = self.socket.protocol
+            self.socket.close()
+            if protocol is not None:
+                protocol.stream.close()
 
 
 __all__ = ["Viewer"]

@@ -21,13 +21,14 @@ from app.api.frames import records_json
 from app.api.history import epoch_ms
 from app.api.jobs import JobId, QueueName
 from app.api.stats import require
+from app.api.strict_json import StrictRoute
 from app.connections import GONE, explained
 from app.errors import NotFound
 from app.foreign import foreign_frame
 from app.reader import job_facts
 from app.server import Runtime
 
-router = APIRouter(tags=["analyses"])
+router = APIRouter(tags=["analyses"], route_class=StrictRoute)
 
 #: minutes before and after a deploy that are compared
 AROUND: int = 60

@@ -57,7 +57,17 @@ class PublishedEvent(BaseModel):
     eventId: str = ""
 
 
-@router.post("/events", status_code=201, response_model=PublishedEvent | list[PublishedEvent])
+@router.post(
+    "/events",
+    status_code=201,
+    response_model=PublishedEvent | list[PublishedEvent],
+    responses={
+        200: {
+            "model": PublishedEvent | list[PublishedEvent],
+            "description": "published before; nothing was changed",
+        }
+    },
+)
 async def publish(
     asked: Annotated[
         EventOrEvents,

@@ -198,7 +198,9 @@ async def test_json_lines_tell_everything_but_secrets(connections, settings):
     rows = {row["id"]: row for row in map(json.loads, text.splitlines())}
     assert set(rows) == {"j1", "j2", "j3"}
     assert rows["j1"]["arguments"] == {"args": [{"tenant": 42, "password": "***"}], "kwargs": {}}
-    assert rows["j2"]["arguments"]["note"] == "pickled, not decoded"
+    assert (
+        rows["j2"]["arguments"]["note"] == "pickled by a stock producer; shown without executing it"
+    )
     assert b"hunter2" not in text
     assert b"abc123" not in text
     assert b":pw@" not in text
