@@ -12,7 +12,7 @@ from app import audit, frames, keys
 from app.album import Album
 from app.batch import Batch, into
 from app.errors import BadRecord, InvalidRequest, NotFound
-from app.historian import MINUTES_KEPT_MS, MOMENTS
+from app.historian import HOURS_KEPT_MS, MINUTES_KEPT_MS, MOMENTS
 from app.payload import raw_bytes
 from app.readings import event_row
 from app.records import JobRun
@@ -64,11 +64,17 @@ async def history(
     first = int(start_ms / 1000) // step_s * step_s
     steps = min(points + 1, -(-int(end_ms / 1000 - first) // step_s))
     span_s = row_s * (60 if by_minute else 24)
-    numbers = range(first // span_s, int(end_ms / 1000) // span_s + 1)
+    # Beside what is kept nothing can be found, however wide the range: it must not cost a key each.
+    kept_ms = MINUTES_KEPT_MS if by_minute else HOURS_KEPT_MS
+    numbers = range(
+        max(first, int(now_ms - kept_ms) // 1000 - span_s) // span_s,
+        min(int(end_ms / 1000), int(now_ms) // 1000 + span_s) // span_s + 1,
+    )
     make = keys.history_minutes if by_minute else keys.history_hours
-    got: dict[str, Any] = {}
+    got: dict[str, Any] = {"chunks": []}
     batch = Batch(redis)
-    batch.ask(into(got, "chunks"), "MGET", *(make(source, number) for number in numbers))
+    if numbers:
+        batch.ask(into(got, "chunks"), "MGET", *(make(source, number) for number in numbers))
     batch.ask(into(got, "open"), "HGETALL", keys.history_open(source))
     await batch.run()
     canvas = Canvas(first, step_s, steps)

@@ -2,7 +2,7 @@
 
 import re
 import time
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Any, Final
 
 import pandas as pd
@@ -10,7 +10,9 @@ from fastapi import APIRouter, Path, Query
 from fastapi.responses import Response
 
 from app import frames, past
+from app.api import answers
 from app.api.access import Caller, Now, Shared
+from app.api.moments import Moment, epoch_ms
 from app.connections import GONE, explained
 from app.errors import ActionRefused, NotFound
 from app.server import Runtime
@@ -43,7 +45,7 @@ def safe_csv(frame: pd.DataFrame) -> str:
 
 
 @router.get("/frames")
-async def frame_names(now: Now, _: Caller) -> dict[str, Any]:
+async def frame_names(now: Now, _: Caller) -> dict[str, dict[str, str]]:
     """List the frames with their columns and types."""
     return {
         name: {str(column): str(dtype) for column, dtype in now.frame(name).dtypes.items()}
@@ -51,14 +53,14 @@ async def frame_names(now: Now, _: Caller) -> dict[str, Any]:
     }
 
 
-@router.get("/frames/{name}.{kind}")
+@router.get("/frames/{name}.{kind}", response_model=list[dict[str, Any]])
 async def frame(
     name: Annotated[str, Path(max_length=64)],
     kind: Annotated[str, Path(max_length=8)],
     now: Now,
     shared: Shared,
     _: Caller,
-    at: Annotated[datetime | None, Query(description="as of this moment, ISO 8601")] = None,
+    at: Annotated[Moment | None, Query(description="as of this moment, ISO 8601")] = None,
 ) -> Response:
     """Return one frame of the newest snapshot, or as of a moment, as ``.json``, ``.csv`` or ``.parquet``."""
     if name not in frames.FRAMES:
@@ -66,7 +68,7 @@ async def frame(
     if kind not in KINDS:
         raise NotFound("format", kind, KINDS)
     if at is not None:
-        now = await _as_of(shared, at if at.tzinfo else at.replace(tzinfo=UTC))
+        now = await _as_of(shared, at)
     found = now.frame(name)
     if kind == "json":
         return Response(records_json(found), media_type="application/json", headers=_UNSAFE_HEADERS)
@@ -101,14 +103,12 @@ def parquet(frame: pd.DataFrame) -> bytes:
 async def _as_of(shared: Runtime, at: datetime) -> Snapshot:
     redis = shared.connections
     try:
-        return await past.as_of(
-            redis.queue, redis.streams, at.timestamp() * 1000, now_ms=time.time() * 1000
-        )
+        return await past.as_of(redis.queue, redis.streams, epoch_ms(at), now_ms=time.time() * 1000)
     except GONE as error:
         raise explained(error, "redis://queue") from error
 
 
-@router.get("/workers")
+@router.get("/workers", response_model=answers.many(answers.WorkerRow))
 async def workers(now: Now, _: Caller) -> Response:
     """Return the live processes, as the last heartbeats told."""
     return Response(records_json(now.workers), media_type="application/json")
