@@ -25,7 +25,9 @@ UNDER_WAY_S: Final = 60
 #: a longer answer is not kept: asked again, the request is carried out again, which its ids make safe
 MAX_ANSWER_BYTES: Final = 262_144
 MAX_KEY_CHARS: Final = 255
-_KEY: Final = re.compile(rf"[!-~]{{1,{MAX_KEY_CHARS}}}")
+#: what a header can carry everywhere, without blanks at its ends, which a header loses on its way
+KEY_PATTERN: Final = rf"[!-~](?:[ -~]{{0,{MAX_KEY_CHARS - 2}}}[!-~])?"
+_KEY: Final = re.compile(KEY_PATTERN)
 _WHERE: Final = "redis://cache"
 
 
@@ -83,7 +85,7 @@ async def claim(redis: Redis, caller: str, key: str, digest: str) -> Claim | Kep
         raise InvalidRequest(
             "the Idempotency-Key is not one",
             field="Idempotency-Key",
-            hint=f"1 to {MAX_KEY_CHARS} visible ASCII characters, e.g. a UUID",
+            hint=f"1 to {MAX_KEY_CHARS} printable ASCII characters, e.g. a UUID",
         )
     name = keys.idempotent(hashlib.sha256(f"{caller}\0{key}".encode()).hexdigest())
     made = Claim(redis, name, digest, secrets.token_hex(8), time.monotonic())

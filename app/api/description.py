@@ -6,6 +6,7 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
 from app.api.problems import EXAMPLES
+from app.idempotency import KEY_PATTERN, MAX_KEY_CHARS
 
 _SCHEMES: Final = {
     "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
@@ -22,7 +23,12 @@ _IDEMPOTENCY_KEY: Final = {
     "in": "header",
     "required": False,
     "description": "Sent again with the same key, the same request gets the answer it had.",
-    "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
+    "schema": {
+        "type": "string",
+        "minLength": 1,
+        "maxLength": MAX_KEY_CHARS,
+        "pattern": f"^{KEY_PATTERN}$",
+    },
     "example": "0b1f7a52-order-1204",
 }
 #: answers that are not JSON, by path
