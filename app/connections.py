@@ -5,6 +5,7 @@ object must be the asyncio one. Producers and the server fail within 2 s; worker
 clients a process has of one server share a gate for when it refuses their password.
 """
 
+import asyncio
 import functools
 import socket
 from dataclasses import dataclass
@@ -88,6 +89,14 @@ class _Prepared:
         """Connect, in turn while the server refuses the password."""
         if not self.is_connected:  # type: ignore[attr-defined]
             await _gate_of(self).pass_through(super().connect)  # type: ignore[misc]
+
+    async def on_connect(self) -> None:
+        """Greet the server. A connection that is being made needs no health check: where a password
+        is missing, redis-py's check would connect, greet and check again, without end.
+        """
+        now = asyncio.get_running_loop().time()
+        self.next_health_check = now + self.health_check_interval  # type: ignore[attr-defined]
+        await super().on_connect()  # type: ignore[misc]
 
     async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
         """Send; a connection that died unseen is a ConnectionError, whatever the event loop calls it.
