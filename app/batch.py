@@ -4,11 +4,12 @@ Also the SORT that joins a set with the hashes of its members in one command.
 """
 
 import functools
+import weakref
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import hiredis
-from redis.asyncio import Redis
+from redis.asyncio import ConnectionPool, Redis
 from redis.exceptions import (
     AuthenticationError,
     ConnectionError,  # noqa: A004 - redis-py's name
@@ -17,6 +18,8 @@ from redis.exceptions import (
 
 #: what a command asks that has no key yet: its value stays what it was
 _NO_KEY: Final = "no such key"
+#: what the servers of these clients call the SORT that only reads
+_sorts: weakref.WeakKeyDictionary[ConnectionPool, str] = weakref.WeakKeyDictionary()
 
 
 class Batch:
@@ -113,6 +116,22 @@ def sorted_records(
     gets = [part for name in names for part in ("GET", name if name == "#" else pattern + name)]
     order = ["DESC"] if newest else []
     return [sort, key, "BY", "nosort", "LIMIT", 0, limit, *gets, *order]
+
+
+async def sort_command(redis: Redis) -> str:
+    """SORT_RO where the server has it (7.0): SORT counts as a write, which a login that only reads lacks.
+
+    Asked once per client.
+    """
+    pool = redis.connection_pool
+    if pool not in _sorts:
+        try:
+            told = await cast(Any, redis.info("server"))
+        except ResponseError:  # a login without INFO
+            return "SORT"
+        major = str(told.get("redis_version", "0")).partition(".")[0]
+        _sorts[pool] = "SORT_RO" if major.isdigit() and int(major) >= 7 else "SORT"
+    return _sorts[pool]
 
 
 def rows_of(reply: Sequence[Any], names: Sequence[str]) -> list[dict[str, str]]:
