@@ -18,6 +18,7 @@ from typing import Any, Final, cast
 
 import arq.worker
 from arq.connections import ArqRedis, create_pool
+from redis import SSLConnection
 from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -300,7 +301,8 @@ class Worker(arq.worker.Worker):
             self.runner.lay_back_stubborn()
         try:
             # what Redis will not take now stays leased, falls due by itself, and runs again
-            await asyncio.wait_for(self.outbox.drained(), timeout=self.options.lease_s)
+            async with asyncio.timeout(self.options.lease_s):
+                await self.outbox.drained()
         except TimeoutError:
             log.error("outcomes not recorded", extra={"count": len(self.outbox)})
 
@@ -364,7 +366,8 @@ class Worker(arq.worker.Worker):
 
     async def _wait(self, event: asyncio.Event, limit_s: float) -> None:
         try:
-            await asyncio.wait_for(event.wait(), limit_s)
+            async with asyncio.timeout(limit_s):
+                await event.wait()
         except TimeoutError:
             return
 
@@ -405,6 +408,9 @@ class Worker(arq.worker.Worker):
         kwargs = self.pool.connection_pool.connection_kwargs
         names = ("host", "port", "db", "username", "password")
         plain: dict[str, Any] = {name: kwargs[name] for name in names if name in kwargs}
+        tls = {name: value for name, value in kwargs.items() if name.startswith("ssl_")}
+        if tls:
+            plain |= tls | {"connection_class": SSLConnection}
         return LeaseKeeper(
             self.options.url,
             self.queue_name,

@@ -15,6 +15,7 @@ from app.alert_history import FIRING_COLUMNS
 from app.analyses import conservation, utilisation
 from app.analyses.verdicts import Hold
 from app.causes import Cause
+from app.columns import TIME, Column, Schema
 from app.explain import CHANGE_COLUMNS, ELSEWHERE_COLUMNS, ODDS_COLUMNS, SHARED_COLUMNS
 from app.foreign import FOREIGN_COLUMNS
 
@@ -27,27 +28,32 @@ def many(row: Any) -> Any:
 
 
 _TYPES: Final[Mapping[str, Any]] = {
-    "str": str | None,
-    "category": str | None,
     "float64": float | None,
     "int64": int,
     "bool": bool,
-    frames.TIME: datetime | None,
+    TIME: datetime | None,
 }
 
 
-def _row(name: str, columns: frames.Columns, about: str, **more: Any) -> type[BaseModel]:
+def _row(name: str, columns: Mapping[str, Any], about: str) -> Any:
     """Return the model of one row of a frame: its columns, null where nobody could know."""
+    told: Mapping[str, Column] = columns.about if isinstance(columns, Schema) else {}
     kinds: dict[str, Any] = {
-        column: (_TYPES.get(dtype) if isinstance(dtype, str) else str | None, ...)
+        column: (_TYPES.get(str(dtype), str | None), Field(description=_told(told.get(column))))
         for column, dtype in columns.items()
     }
-    made: type[BaseModel] = create_model(name, __doc__=about, **kinds, **more)
-    return made
+    return create_model(name, __doc__=about, **kinds)
+
+
+def _told(column: Column | None) -> str | None:
+    if column is None:
+        return None
+    return f"{column.meaning} ({column.unit})" if column.unit else column.meaning
 
 
 QueueRow: Any = _row("QueueRow", frames.QUEUE_COLUMNS, "One queue: depths now, counters, rates.")
 WorkerRow: Any = _row("WorkerRow", frames.WORKER_COLUMNS, "One live process.")
+JobFrameRow: Any = _row("JobFrameRow", frames.JOB_COLUMNS, "One job of a queue.")
 RunningRow: Any = _row("RunningRow", frames.RUNNING_COLUMNS, "One running job.")
 LetterRow: Any = _row(
     "LetterRow", frames.DEAD_LETTER_COLUMNS, "One dead letter, without its payload."
@@ -303,3 +309,18 @@ class TriggerRule(BaseModel):
     when: dict[str, list[Any]]
     delay_s: float
     options: dict[str, Any]
+
+
+class FrameColumn(BaseModel):
+    """What one column of a frame holds."""
+
+    dtype: str
+    unit: str
+    meaning: str
+
+
+class FrameSchema(BaseModel):
+    """What a frame's rows and columns are."""
+
+    row: str
+    columns: dict[str, FrameColumn]
