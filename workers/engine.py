@@ -10,6 +10,7 @@ import inspect
 import json
 import logging
 import random
+import signal
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -100,12 +101,20 @@ class Worker(arq.worker.Worker):
         self._side_tasks: list[asyncio.Task[Any]] = []
         self._wakeups: Wakeups | None = None
         self._claiming: Redis | None = None
+        self._main: asyncio.Task[Any] | None = None  #: what runs ``main``
 
     # -- life ----------------------------------------------------------------------------------
 
     async def main(self) -> None:
         """Run until stopped (or, in burst mode, until the queue is empty)."""
         self.loop = asyncio.get_running_loop()
+        self._main = asyncio.current_task()
+        try:
+            await self._main_until_stopped()
+        finally:
+            self._main = None
+
+    async def _main_until_stopped(self) -> None:
         await self._connect()
         if self.job_serializer is None and self.options.codec is not None:
             self.pool.job_serializer = self.options.codec.encode
@@ -134,17 +143,21 @@ class Worker(arq.worker.Worker):
         self._spawn(supervise(self, on_trouble=self._on_trouble, on_slots=self._slot_free.set))
         if self.options.job_events is not None:
             self._spawn(self.options.job_events.run())
-        if self.cron_jobs:
-            await self.heart_beat()
         try:
+            await self.heart_beat()
             await self._work()
             await self._finish_running()
+        except BaseException:  # cancelled, or broken: what runs goes back before its leases end
+            self._draining = True
+            self._signals = 2
+            await self._finish_running()
+            raise
         finally:
             await end(self._side_tasks)
             self._side_tasks.clear()
             if not self.burst:
                 await heartbeat.stop()
-            await self.runner.sampler.stop()
+            await self.runner.endings.sampler.stop()
             await outbox.stop()
             if self.options.job_events is not None:
                 await self.options.job_events.close()
@@ -154,7 +167,11 @@ class Worker(arq.worker.Worker):
                 await self._claiming.aclose(close_connection_pool=True)
 
     async def close(self) -> None:
-        """Run the shutdown hook and close the connections."""
+        """Stop as on a signal where it still runs, run the shutdown hook, close the connections."""
+        if self._main is not None and self._main is not asyncio.current_task():
+            if not self._draining:
+                self.handle_sig(signal.SIGUSR1)
+            await asyncio.wait([self._main])
         if not self._pool:
             return
         if self.on_shutdown:
@@ -179,6 +196,22 @@ class Worker(arq.worker.Worker):
     def handle_sig_wait_for_completion(self, signum: Signals) -> None:
         """Do as ``handle_sig``: this worker always lets running jobs end within the drain time."""
         self.handle_sig(signum)
+
+    async def start_jobs(self, job_ids: list[bytes]) -> None:
+        """Refuse: a job started past the claim has no lease; ``main`` starts what is due."""
+        if job_ids:
+            raise RuntimeError(
+                "start_jobs() would run jobs without a lease; use main() in burst mode"
+            )
+
+    async def run_job(self, job_id: str, score: int) -> None:  # noqa: ARG002 - as arq calls it
+        """Refuse, as ``start_jobs`` does."""
+        await self.start_jobs([job_id.encode()])
+
+    @property
+    def codec(self) -> Codec | None:
+        """What payloads and results are read and written with; None: arq's serializers."""
+        return self.options.codec if self.job_deserializer is None else None
 
     @property
     def draining(self) -> bool:

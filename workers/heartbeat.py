@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
 from app import __version__, keys
 from app.payload import safe_str
@@ -90,7 +89,7 @@ class Heartbeat:
                 pipe.delete(keys.worker(self.id))
                 pipe.zrem(keys.WORKERS, self.id)
                 await pipe.execute()
-        except (RedisError, OSError, TimeoutError) as error:
+        except Exception as error:
             log.warning("heartbeat not removed", extra={"error": safe_str(error, 200)})
 
     def info(self) -> WorkerInfo:
@@ -138,7 +137,7 @@ class Heartbeat:
             try:
                 await self.beat()
                 self._is_failing = False
-            except (RedisError, OSError) as error:
+            except Exception as error:  # redis-py also raises AttributeError, RuntimeError …
                 if not self._is_failing:
                     log.warning("heartbeat failed", extra={"error": safe_str(error, 200)})
                 self._is_failing = True
