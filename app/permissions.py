@@ -78,7 +78,7 @@ POLICIES: Final = (
     _policy(rf"/notifications/{_NAME}", frozenset({"GET"}), Access.VIEWER),
     # changing
     _policy(rf"/jobs/{_NAME}", _POST, Access.OPERATOR),
-    _policy(rf"/jobs/{_NAME}/{_NAME}/(cancel|abort|promote)", _POST, Access.OPERATOR),
+    _policy(rf"/jobs/{_NAME}/{_NAME}/(cancel|abort|promote|reschedule)", _POST, Access.OPERATOR),
     _policy(rf"/queues/{_NAME}/(pause|resume|clean|concurrency)", _POST, Access.OPERATOR),
     _policy(rf"/dead-letters/{_NAME}/{_NAME}/(retry|discard|undo|archive)", _POST, Access.OPERATOR),
     _policy(r"/(deploys|foreign)", _POST, Access.OPERATOR),

@@ -1,6 +1,6 @@
 """The worker: arq's, with its loop, claim, run and finish replaced. Same Redis format, no losses.
 
-``claims`` hands over due jobs, ``runner`` runs one and says how it ended, ``outcomes`` commits the
+``claims`` hands over due jobs, ``runner`` runs one, ``endings`` says how it ended, ``outcomes`` commits the
 endings, ``leases`` keeps what runs claimed; this module is the loop that ties them together.
 """
 
@@ -18,22 +18,20 @@ from signal import Signals
 from typing import Any, Final, cast
 
 import arq.worker
-from arq.connections import ArqRedis, create_pool
-from redis.asyncio import ConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
+from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from app import __version__
-from app.connections import is_refusal, pool_arguments, prepared
+from app.connections import is_refusal
 from app.errors import SettingsError
 from app.payload import Codec, safe_str
+from workers import pools
 from workers.admission import Admission
 from workers.cancellation import STOP_GRACE_S, end
 from workers.claims import Claimer
-from workers.heartbeat import Heartbeat
+from workers.heartbeat import GOODBYE_S, Heartbeat, sources_alive
 from workers.job_events import JobEvents
-from workers.leases import LeaseKeeper
+from workers.leases import LeaseKeeper, renewal_timeout_s
 from workers.outcomes import Outbox
 from workers.retry_policy import RetryPolicy
 from workers.runner import Runner
@@ -130,7 +128,13 @@ class Worker(arq.worker.Worker):
             on_trouble=self._on_trouble,
             on_control=self._obey,
         )
-        leases = self._leases = self._make_leases()
+        lease_s = self.options.lease_s
+        leases = self._leases = LeaseKeeper(
+            pools.for_renewals(self.pool.connection_pool, timeout_s=renewal_timeout_s(lease_s)),
+            self.queue_name,
+            lease_s=lease_s,
+            on_lost=self._leases_lost,
+        )
         self._runner = Runner(self, outbox, leases)
         if self.on_startup:
             await self.on_startup(self.ctx)
@@ -144,7 +148,7 @@ class Worker(arq.worker.Worker):
         if self.options.job_events is not None:
             self._spawn(self.options.job_events.run())
         try:
-            await self.heart_beat()
+            await self._first_beat()
             await self._work()
             await self._finish_running()
         except BaseException:  # cancelled, or broken: what runs goes back before its leases end
@@ -166,6 +170,13 @@ class Worker(arq.worker.Worker):
             if self._claiming is not None:
                 await self._claiming.aclose(close_connection_pool=True)
 
+    async def _first_beat(self) -> None:
+        """Do what arq does before its first look: health sentinel, cron jobs that are due."""
+        try:
+            await self.heart_beat()
+        except (RedisError, OSError) as error:  # supervision beats again
+            self._on_trouble(f"no first beat: {safe_str(error, 200)}")
+
     async def close(self) -> None:
         """Stop as on a signal where it still runs, run the shutdown hook, close the connections."""
         if self._main is not None and self._main is not asyncio.current_task():
@@ -174,6 +185,7 @@ class Worker(arq.worker.Worker):
             await asyncio.wait([self._main])
         if not self._pool:
             return
+        await self._withdraw_health()
         if self.on_shutdown:
             try:
                 await self.on_shutdown(self.ctx)
@@ -181,6 +193,15 @@ class Worker(arq.worker.Worker):
                 log.exception("on_shutdown raised")
         await self.pool.aclose(close_connection_pool=True)
         self._pool = None
+
+    async def _withdraw_health(self) -> None:
+        """Remove arq's health sentinel, unless another worker of the queue lives by it."""
+        try:
+            async with asyncio.timeout(GOODBYE_S):
+                if self.queue_name not in await sources_alive(self.pool, "worker"):
+                    await self.pool.delete(self.health_check_key)
+        except Exception as error:  # it expires by itself
+            log.warning("health sentinel not removed", extra={"error": safe_str(error, 200)})
 
     def handle_sig(self, signum: Signals) -> None:
         """Drain: claim nothing more, let running jobs end; a second signal cancels them now."""
@@ -228,7 +249,7 @@ class Worker(arq.worker.Worker):
             crashes=self.options.policy.crashes,
         )
         pause_s = 0.05
-        claiming = self._claiming = self._client_that_does_not_repeat()
+        claiming = self._claiming = pools.for_claims(self.pool.connection_pool)
         unsure_until = next_look = 0.0  # a claim that failed may still have been carried out, or be
         while not self._draining:
             wanted = self.admission.claimable()
@@ -277,14 +298,6 @@ class Worker(arq.worker.Worker):
                 await self._wait(self._slot_free, min(POLL_S, self.poll_delay_s))
                 continue
             await self.wakeups.idle(found.next_due_ms, paused=found.paused)
-
-    def _client_that_does_not_repeat(self) -> Redis:
-        """Make the client for claims: one repeated unasked would hide that its first reply was lost."""
-        source = self.pool.connection_pool
-        arguments = dict(source.connection_kwargs)
-        arguments["connection_class"] = source.connection_class
-        arguments["retry"] = Retry(NoBackoff(), 0)
-        return Redis.from_pool(ConnectionPool(**arguments))
 
     def _burst_is_over(self) -> bool:
         return self.burst and 0 <= self.max_burst_jobs <= self.jobs_started()
@@ -402,26 +415,8 @@ class Worker(arq.worker.Worker):
             return
 
     async def _connect(self) -> None:
-        # ids are bytes to Redis; what is not UTF-8 must come back as it was
-        recipe = pool_arguments(timeout_s=6.0, retries=1) | {"encoding_errors": "surrogateescape"}
-        if self._pool is None and self.options.url:
-            pool = prepared(ConnectionPool.from_url(self.options.url, **recipe))
-            self._pool = ArqRedis(
-                pool,
-                job_serializer=self.job_serializer,
-                job_deserializer=self.job_deserializer,
-                default_queue_name=self.queue_name,
-                expires_extra_ms=self.expires_extra_ms,
-            )
-        elif self._pool is None:
-            self._pool = await create_pool(
-                self.redis_settings,
-                job_deserializer=self.job_deserializer,
-                job_serializer=self.job_serializer,
-                default_queue_name=self.queue_name,
-                expires_extra_ms=self.expires_extra_ms,
-            )
-            prepared(self._pool.connection_pool).connection_kwargs.update(recipe)
+        if self._pool is None:
+            self._pool = await pools.pool_of(self)
         pause_s = 0.1
         while not self._draining:
             try:
@@ -433,18 +428,6 @@ class Worker(arq.worker.Worker):
             else:
                 self.trouble = ""
                 return
-
-    def _make_leases(self) -> LeaseKeeper:
-        kwargs = self.pool.connection_pool.connection_kwargs
-        names = ("host", "port", "db", "username", "password")
-        plain: dict[str, Any] = {name: kwargs[name] for name in names if name in kwargs}
-        return LeaseKeeper(
-            self.options.url,
-            self.queue_name,
-            lease_s=self.options.lease_s,
-            on_lost=self._leases_lost,
-            connection=None if self.options.url else plain,
-        )
 
     def _leases_lost(self, ids: list[str]) -> None:
         self.loop.call_soon_threadsafe(self.runner.lost, ids)

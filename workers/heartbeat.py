@@ -43,6 +43,17 @@ def rss_bytes() -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
+async def sources_alive(redis: Redis, role: str) -> set[str]:
+    """Queues or streams that a living process of *role* serves, of the 500 that beat last."""
+    since_ms = int(time.time() * 1000) - TTL_MS
+    ids: list[bytes] = await redis.zrevrangebyscore(keys.WORKERS, "+inf", since_ms, 0, 500)
+    async with redis.pipeline(transaction=False) as pipe:
+        for raw in ids:
+            pipe.hmget(keys.worker(raw.decode("utf-8", "replace")), ["role", "source"])
+        found = await pipe.execute() if ids else []
+    return {source.decode("utf-8", "replace") for kind, source in found if kind == role.encode()}
+
+
 class Heartbeat:
     """Publish this process as a WorkerInfo until stopped.
 

@@ -92,6 +92,26 @@ async def concurrency(queue: QueueName, asked: Slots, shared: Shared, caller: Ca
     )
 
 
+class Later(BaseModel):
+    """When a waiting job shall be due, from now."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"delay": 3600000}]})
+
+    delay: float = Field(ge=0, le=365 * 86_400_000, description="ms")
+
+
+@router.post("/jobs/{queue}/{job_id}/reschedule", tags=["jobs"])
+async def reschedule(
+    queue: QueueName, job_id: JobId, asked: Later, shared: Shared, caller: Caller
+) -> Report:
+    """Give a waiting or deferred job another due time."""
+    return report(
+        await actions.reschedule_job(
+            shared.connections, shared.settings, caller, queue, job_id, asked.delay / 1000
+        )
+    )
+
+
 @router.post("/jobs/{queue}/{job_id}/{verb}", tags=["jobs"])
 async def steer(
     queue: QueueName,

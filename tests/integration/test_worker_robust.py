@@ -226,8 +226,19 @@ async def test_a_worker_with_arqs_defaults_passes_arqs_health_check(
 
     assert await async_check_health(redis_settings(redis_server.url), queue_name=QUEUE) == 0
 
+    second = make_worker(burst=False)
+    beside = asyncio.create_task(second.main())
+    await until(lambda: _beats(raw_redis, 2))
     await worker.close()
     await running
+    assert await raw_redis.exists(worker.health_check_key)  # the second lives by it
+    await second.close()
+    await beside
+    assert not await raw_redis.exists(worker.health_check_key)
+
+
+async def _beats(redis: Redis, count: int) -> bool:
+    return await redis.zcard(keys.WORKERS) == count
 
 
 async def test_jobs_cannot_be_started_past_the_claim(
