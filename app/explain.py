@@ -13,6 +13,7 @@ from typing import Any, Final, cast
 import pandas as pd
 
 from app import frames
+from app.columns import TIME
 
 #: below these nothing is said: any share of so few is chance
 MIN_FAILURES: Final = 8
@@ -56,13 +57,13 @@ ELSEWHERE_COLUMNS: Final[Mapping[str, Any]] = {
     "letters": "int64",
     "open": "int64",
     "functions": "str",
-    "first_seen": frames.TIME,
-    "last_seen": frames.TIME,
+    "first_seen": TIME,
+    "last_seen": TIME,
     "same": "bool",  #: the same fingerprint; else the same error from another place
 }
 #: One row per thing that happened, newest first.
 CHANGE_COLUMNS: Final[Mapping[str, Any]] = {
-    "at": frames.TIME,
+    "at": TIME,
     "kind": "str",  #: deploy · restart · action
     "what": "str",
     "who": "str",

@@ -1,5 +1,7 @@
 """Read history: a range of one source as a frame, what happened in it, and the page as of a moment."""
 
+import asyncio
+import contextlib
 import json
 import zlib
 from collections.abc import Mapping, Sequence
@@ -11,6 +13,9 @@ from redis.asyncio import Redis
 from app import audit, frames, keys
 from app.album import Album
 from app.batch import Batch, into
+from app.canvas import Canvas
+from app.chunks import Chunk
+from app.columns import Schema, moment, text
 from app.errors import BadRecord, InvalidRequest, NotFound
 from app.historian import MINUTES_KEPT_MS, MOMENTS
 from app.payload import raw_bytes
@@ -18,7 +23,7 @@ from app.readings import event_row
 from app.records import JobRun
 from app.sample import Sample
 from app.snapshot import Snapshot
-from app.tiers import Canvas, Chunk, TierRow
+from app.tiers import TierRow
 
 #: steps a range is divided into at most
 MAX_POINTS: Final = 2_000
@@ -34,14 +39,14 @@ ANNOTATED: Final = frozenset(
         "start_operation", "import_letters", "drain_queue",
     }
 )  # fmt: skip
-#: One row per deploy, pause or operation of a range, oldest first.
-ANNOTATION_COLUMNS: Final[frames.Columns] = {
-    "at": frames.TIME,
-    "kind": "str",  #: deploy, or the action's name
-    "source": "str",  #: queue or stream; empty: all
-    "text": "str",
-    "actor": "str",
-}
+ANNOTATION_COLUMNS: Final = Schema(
+    "One row per deploy, pause or operation of a range, oldest first.",
+    at=moment("when it happened"),
+    kind=text("deploy, or the action's name"),
+    source=text("queue or stream; empty: all"),
+    text=text("what it was, in words"),
+    actor=text("who did it; empty: it was seen by heartbeats"),
+)
 
 
 async def history(
@@ -50,8 +55,10 @@ async def history(
     """History of a queue or stream as TIER_COLUMNS on a regular grid of at most *points* steps.
 
     One round trip. Minutes while they are kept (7 d), else hours; ``attrs`` say ``tier`` and
-    ``step_s``. Percentiles of packed minutes are those of their five minutes, of hours of three hours. Counts are exact, percentiles within records.BUCKET_ERROR, means rounded to five
-    digits; a step nobody saw is NaN. Raises InvalidRequest for an empty range or too many points.
+    ``step_s``. Counts are exact, means rounded to five digits, percentiles within
+    records.BUCKET_ERROR: of packed minutes those of their five minutes, of packed hours those of
+    their three hours. A step nobody saw is NaN. Raises InvalidRequest for an empty range or too
+    many points.
     """
     if not start_ms < end_ms:
         raise InvalidRequest("the range is empty", field="start", hint="start before end")
@@ -68,29 +75,32 @@ async def history(
     make = keys.history_minutes if by_minute else keys.history_hours
     got: dict[str, Any] = {}
     batch = Batch(redis)
-    batch.ask(into(got, "chunks"), "MGET", *(make(source, number) for number in numbers))
+    batch.ask_bytes(into(got, "chunks"), "MGET", *(make(source, number) for number in numbers))
     batch.ask(into(got, "open"), "HGETALL", keys.history_open(source))
     await batch.run()
-    canvas = Canvas(first, step_s, steps)
-    for number, text in zip(numbers, got["chunks"], strict=True):
-        if text is not None:
-            try:
-                canvas.put(Chunk.of(raw_bytes(text)), number * span_s, row_s)
-            except BadRecord:
-                continue  # a gap, as if nobody had seen it
-    _put_open(canvas, got["open"], by_minute=by_minute)
-    frame = canvas.frame(source)
+    chunks = [
+        (number * span_s, packed) for number, packed in zip(numbers, got["chunks"], strict=True)
+    ]
+
+    def draw() -> pd.DataFrame:
+        canvas = Canvas(first, step_s, steps)
+        for start_s, packed in chunks:
+            if packed is not None:
+                with contextlib.suppress(BadRecord):  # a gap, as if nobody had seen it
+                    canvas.put(Chunk.of(packed), start_s, row_s)
+        _put_open(canvas, got["open"], by_minute=by_minute)
+        return canvas.frame(source)
+
+    frame = await asyncio.to_thread(draw)  # a week takes 40 ms: the loop has others to serve
     frame.attrs.update(tier="minutes" if by_minute else "hours", step_s=step_s)
     return frame
 
 
 def _put_open(canvas: Canvas, fields: Mapping[str, str], *, by_minute: bool) -> None:
     rows: dict[str, dict[int, TierRow]] = {"m": {}, "h": {}}
-    for name, text in fields.items():
-        try:
-            rows[name[0]][int(name[1:])] = TierRow.from_json(text)
-        except (BadRecord, KeyError, ValueError):
-            continue
+    for name, row in fields.items():
+        with contextlib.suppress(BadRecord, KeyError, ValueError):
+            rows[name[0]][int(name[1:])] = TierRow.from_json(row)
     if not by_minute and rows["h"]:
         canvas.put(Chunk.of_rows(rows["h"]), 0, 3600)
     minutes = rows["m"]
@@ -153,9 +163,9 @@ async def as_of(
 ) -> Snapshot:
     """The snapshot the pages would have shown at *at_ms*: the last moment stored before it.
 
-    Moments are stored every minute for 2 h, every hour for 7 d and every day for 90 d; ``taken_at`` says which it is. Runs and handled events come from their streams, as far as
-    these reach back; lists hold at most 100 workers, jobs and letters. NotFound when nothing was
-    stored near.
+    Moments are stored every minute for 2 h, every hour for 7 d and every day for 90 d; ``taken_at``
+    says which it is. Runs and handled events come from their streams, as far as these reach back;
+    lists hold at most 100 workers, jobs and letters. NotFound when nothing was stored near.
     """
     candidates = [
         (int(at_ms // 60_000) // every - back, kind, every)
@@ -236,4 +246,6 @@ def _as_log(logs: Sequence[pd.DataFrame]) -> pd.DataFrame:
     joined = pd.concat(logs, ignore_index=True).rename(columns={"source": "queue"})
     joined["queue"] = joined["queue"].astype("category")
     joined = joined.sort_values("at", kind="stable", ignore_index=True)
-    return joined[list(frames.HISTORY_COLUMNS)]
+    joined = joined[list(frames.HISTORY_COLUMNS)]
+    joined.attrs["step_s"] = logs[0].attrs["step_s"]
+    return joined
