@@ -69,6 +69,7 @@ POLICIES: Final = (
     _policy(r"/alerts(/rules)?", _READ, Access.VIEWER),
     _policy(r"/alerts/backtest", _POST, Access.VIEWER),
     _policy(rf"/(events|workers|audit|frames|frames/{_NAME})", _READ, Access.VIEWER),
+    _policy(rf"/runs/{_NAME}", _READ, Access.VIEWER),
     _policy(rf"/operations(/{_NAME})?", _READ, Access.VIEWER),
     _policy(rf"/streams(/{_NAME}(/(groups|entries))?)?", _READ, Access.VIEWER),
     _policy(rf"/streams/{_NAME}/(entries|statuses)/{_NAME}", _READ, Access.VIEWER),
