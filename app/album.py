@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from app import frames
+from app import frames, record_rows
 from app.causes import Cause
 from app.history import ColumnLog
 from app.records import JobRun
@@ -33,19 +33,23 @@ class Album:
             self._running = sample.running
         if sample.queue_answered:
             rows, now_ms = self._running, sample.now_ms
-            kept["running"] = Lazy(lambda: frames.running_since(rows, now_ms))
+            kept["running"] = Lazy(lambda: record_rows.running_since(rows, now_ms))
         if sample.letters is not None:
             kept["dead_letters"] = _made(sample.letters, frames.DEAD_LETTER_COLUMNS)
         if sample.causes is not None:
             self._causes = [(Cause.from_fields(c), h, d) for c, h, d in sample.causes]
         if sample.letters is not None or sample.causes is not None:
             letters, causes = kept["dead_letters"], self._causes
-            kept["causes"] = Lazy(lambda: frames.causes_frame(letters(), causes))
+            kept["causes"] = Lazy(lambda: record_rows.causes_frame(letters(), causes))
         if sample.events is not None:
             kept["events"] = _made(sample.events, frames.EVENT_COLUMNS)
+        if sample.functions is not None:
+            kept["functions"] = _made(sample.functions, frames.FUNCTION_COLUMNS)
+        if sample.operations is not None:
+            kept["operations"] = _made(sample.operations, frames.OPERATION_COLUMNS)
         if runs is not None:
             newest = tuple(runs)
-            kept["runs"] = Lazy(lambda: frames.runs_frame(newest))
+            kept["runs"] = Lazy(lambda: record_rows.runs_frame(newest))
         kept["queues"] = _made(sample.queues, frames.QUEUE_COLUMNS)
         kept["streams"] = _made(sample.streams, frames.STREAM_COLUMNS)
         kept["groups"] = _made(sample.groups, frames.GROUP_COLUMNS)

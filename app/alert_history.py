@@ -8,6 +8,7 @@ import pandas as pd
 
 from app import frames
 from app.alert_rules import MIN_RUNS, AlertRule, RuleState, step
+from app.columns import TIME
 from app.errors import InvalidRequest
 
 #: One row per firing, oldest first; ``resolved`` is NaT when the history ends before.
@@ -15,8 +16,8 @@ FIRING_COLUMNS: Final[Mapping[str, Any]] = {
     "rule": "str",
     "source": "str",
     "severity": "str",
-    "fired": frames.TIME,
-    "resolved": frames.TIME,
+    "fired": TIME,
+    "resolved": TIME,
     "duration_s": "float64",
     "peak": "float64",
 }

@@ -9,7 +9,7 @@ import pandas as pd
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from app import audit, causes, explain, frames, keys
+from app import audit, causes, explain, frames, keys, record_rows
 from app.arguments import decoded
 from app.batch import Batch, rows_of, sorted_records
 from app.causes import Cause, CauseState
@@ -167,7 +167,7 @@ async def _letters(redis: Redis, sources: Sequence[str]) -> list[DeadLetter]:
 
 
 def _table(letters: Sequence[DeadLetter]) -> pd.DataFrame:
-    return frames.dead_letters_frame(letters)
+    return record_rows.dead_letters_frame(letters)
 
 
 def _commonest(letters: Sequence[DeadLetter]) -> tuple[str, str]:

@@ -17,6 +17,7 @@ from redis.exceptions import RedisError
 
 from app import frames, keys
 from app.batch import Batch, into
+from app.columns import Schema, number, text
 from app.connections import is_refusal
 
 #: keys one look passes at most, a step of it, and the pause after each: at most a few percent of Redis
@@ -30,22 +31,21 @@ _HEALTH: Final = re.compile(
 #: arq's health record lives one second longer than the interval it is written at
 _HEALTH_EXTRA_MS: Final = 1_000
 
-#: One row per foreign queue. Counters are those of the stock worker that wrote the health record last,
-#: since it started; NaN: no record.
-FOREIGN_COLUMNS: Final[frames.Columns] = {
-    "queue": "str",
-    "depth": "float64",  #: waiting, deferred, and (stock workers leave them in) running
-    "due": "float64",
-    "deferred": "float64",
-    "oldest_wait_s": "float64",  #: of the oldest due job, running ones included
-    "running_at_least": "float64",  #: of the 200 oldest due jobs, those with a lock
-    "ongoing": "float64",  #: as the health record says
-    "complete": "float64",
-    "failed": "float64",
-    "retried": "float64",
-    "health_expires_s": "float64",  #: s until the record expires; NaN: no worker wrote one
-    "health": "str",  #: the record, as written
-}
+FOREIGN_COLUMNS: Final = Schema(
+    "One row per queue of stock arq; counters are of the worker that wrote the health record last.",
+    queue=text("name of the queue"),
+    depth=number("jobs", "waiting, deferred, and (stock workers leave them in) running"),
+    due=number("jobs", "due now, running ones included"),
+    deferred=number("jobs", "due later"),
+    oldest_wait_s=number("s", "age of the oldest due job, running ones included"),
+    running_at_least=number("jobs", "of the 200 oldest due jobs, those with a lock"),
+    ongoing=number("jobs", "running in that worker; NaN: no record"),
+    complete=number("jobs", "ended well since that worker started; NaN: no record"),
+    failed=number("jobs", "failed since that worker started; NaN: no record"),
+    retried=number("jobs", "retried since that worker started; NaN: no record"),
+    health_expires_s=number("s", "until the record expires; NaN: no worker wrote one"),
+    health=text("the record, as written"),
+)
 #: due jobs whose locks are looked at
 _HEAD: Final = 200
 

@@ -1,22 +1,20 @@
-"""Records to frames, and frames to frames. Pure: no Redis, no clock, no global.
+"""Frames: what each is, its columns with dtypes, units and meanings; rows to frames. Pure.
 
 Every frame's columns and dtypes are a constant here; an empty frame has them too. Times are
 ``datetime64[us, UTC]``, sizes bytes, durations seconds unless the name says otherwise. A number
-nobody could read is NaN, never 0.
+nobody could read is NaN, never 0. Percentiles are nearest-rank: exact where all runs are at hand,
+else from log buckets and within ``records.BUCKET_ERROR`` (4.8 %; the method is cited there).
 """
 
-import json
-import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import numpy as np
 import pandas as pd
 
-from app.causes import Cause
-from app.records import DeadLetter, JobRun, Outcome, WorkerInfo
+from app.columns import TIME, Column, Schema, flag, moment, named, number, text, whole
+from app.records import Outcome
 
-TIME: Final = "datetime64[us, UTC]"
 #: fixed to the enum, so that a colour does not move when an outcome is absent
 OUTCOME: Final = pd.CategoricalDtype([outcome.value for outcome in Outcome])
 
@@ -24,188 +22,246 @@ _NAT: Final = np.iinfo("int64").min
 
 Columns = Mapping[str, Any]
 
-#: One row per queue: depths now, counters since ever, rates over the last tick, its workers.
-QUEUE_COLUMNS: Final[Columns] = {
-    "queue": "str",
-    "waiting": "float64",  #: due now, not claimed (jobs whose lease ran out included)
-    "deferred": "float64",  #: due later
-    "running": "float64",  #: claimed by a worker whose lease holds
-    "accepted": "float64",
-    "complete": "float64",
-    "failed": "float64",  #: runs that raised or timed out
-    "retried": "float64",
-    "dead_total": "float64",
-    "aborted": "float64",
-    "dead_open": "float64",
-    "dead_retrying": "float64",
-    "resolved": "float64",
-    "discarded": "float64",
-    "oldest_wait_s": "float64",
-    "complete_per_s": "float64",
-    "failed_per_s": "float64",
-    "workers": "float64",
-    "slots": "float64",
-    "busy": "float64",
-    "paused": "bool",
-}
-#: One row per live process.
-WORKER_COLUMNS: Final[Columns] = {
-    "id": "str",
-    "role": "str",
-    "host": "str",
-    "pid": "int64",
-    "source": "str",
-    "version": "str",
-    "since": TIME,
-    "beat": TIME,
-    "slots": "int64",
-    "busy": "int64",
-    "state": "str",
-    "trouble": "str",
-    "rss_bytes": "int64",
-    "cpu_s": "float64",
-    "loop_lag_ms": "float64",
-    "jobs": "str",  #: JSON list of {id, function, started_ms, attempt}
-}
-#: One row per running job, at most 200.
-RUNNING_COLUMNS: Final[Columns] = {
-    "job_id": "str",
-    "queue": "str",
-    "function": "str",
-    "attempt": "int64",
-    "worker": "str",
-    "started": TIME,
-    "due": TIME,
-    "running_s": "float64",
-}
-#: One row per finished run, the last 1000, newest last.
-RUN_COLUMNS: Final[Columns] = {
-    "job_id": "str",
-    "queue": "str",
-    "function": "str",
-    "outcome": OUTCOME,
-    "attempt": "int64",
-    "worker": "str",
-    "enqueued": TIME,
-    "due": TIME,
-    "started": TIME,
-    "finished": TIME,
-    "wait_s": "float64",
-    "run_s": "float64",
-    "error": "str",
-}
-#: One row per open or retrying dead letter, newest first, at most 500 per source and state.
-DEAD_LETTER_COLUMNS: Final[Columns] = {
-    "id": "str",
-    "kind": "str",
-    "source": "str",
-    "name": "str",
-    "state": "str",
-    "reason": "str",
-    "error_type": "str",
-    "error": "str",
-    "fingerprint": "str",
-    "attempts": "int64",
-    "redrives": "int64",
-    "died": TIME,
-    "decision": "str",
-    "decision_reason": "str",
-    "correlation_id": "str",
-}
-#: One row per fingerprint among the dead letters above and per cause seen lately, most open letters
-#: first.
-CAUSE_COLUMNS: Final[Columns] = {
-    "fingerprint": "str",
-    "state": "str",  #: causes.CauseState
-    "error_type": "str",
-    "error": "str",
-    "count": "int64",  #: open and retrying letters among those listed
-    "functions": "str",  #: names, comma separated
-    "first_seen": TIME,
-    "last_seen": TIME,
-    "total": "float64",  #: deaths since it was first seen; NaN: not counted yet
-    "this_hour": "float64",  #: deaths since the full hour (UTC)
-    "today": "float64",  #: deaths since midnight (UTC)
-    "regressions": "float64",
-    "sources": "str",  #: queues and streams, comma separated
-    "owner": "str",
-    "note": "str",
-}
-STREAM_COLUMNS: Final[Columns] = {
-    "stream": "str",
-    "length": "float64",
-    "first_id": "str",
-    "last_id": "str",
-    "processed": "float64",
-    "dead": "float64",
-    "unmatched": "float64",
-    "per_s": "float64",
-    "dead_open": "float64",
-    "dead_retrying": "float64",
-    "resolved": "float64",
-    "discarded": "float64",
-}
-#: One row per consumer group; ``lag`` is what the group has not been given yet.
-GROUP_COLUMNS: Final[Columns] = {
-    "stream": "str",
-    "group": "str",
-    "consumers": "float64",
-    "pending": "float64",
-    "lag": "float64",
-    "lag_is_estimate": "bool",
-    "lag_s": "float64",
-}
-#: One row per handled event, the last 200, newest last.
-EVENT_COLUMNS: Final[Columns] = {
-    "id": "str",
-    "at": TIME,
-    "type": "str",
-    "handlers": "str",
-    "outcome": "str",
-    "ms": "float64",
-    "correlation_id": "str",
-}
-#: One row per Redis role.
-REDIS_COLUMNS: Final[Columns] = {
-    "role": "str",
-    "up": "bool",
-    "version": "str",
-    "memory_bytes": "float64",
-    "max_memory_bytes": "float64",  #: NaN: no limit, or unknown
-    "policy": "str",
-    "aof": "bool",
-    "clients": "float64",
-    "ops_per_s": "float64",
-    "uptime_s": "float64",
-    "problem": "str",
-}
-#: One row per queue and sample of the last hour, oldest first.
-HISTORY_COLUMNS: Final[Columns] = {
-    "at": TIME,
-    "queue": "category",
-    "waiting": "float64",
-    "running": "float64",
-    "deferred": "float64",
-    "complete_per_s": "float64",
-    "failed_per_s": "float64",
-    "wait_p50_s": "float64",
-    "wait_p95_s": "float64",
-    "run_p50_s": "float64",
-    "run_p95_s": "float64",
-    "dead_open": "float64",
-}
-#: One row per stream and sample of the last hour, oldest first; lag of the slowest group.
-STREAM_HISTORY_COLUMNS: Final[Columns] = {
-    "at": TIME,
-    "stream": "category",
-    "processed_per_s": "float64",
-    "lag": "float64",
-    "lag_s": "float64",
-}
+
+QUEUE_COLUMNS: Final = Schema(
+    "One row per queue: depths now, counters since ever, rates over the last tick, its workers.",
+    queue=text("name of the queue"),
+    waiting=number("jobs", "due now and not claimed; jobs whose lease ran out included"),
+    deferred=number("jobs", "due later; retries that wait included"),
+    running=number("jobs", "claimed by a worker whose lease holds"),
+    accepted=number("jobs", "enqueued by our producers since ever, redrives included"),
+    complete=number("jobs", "ended well since ever"),
+    failed=number("runs", "raised or timed out since ever, whatever came of it"),
+    retried=number("runs", "scheduled again since ever"),
+    dead_total=number("jobs", "became dead letters since ever"),
+    aborted=number("jobs", "aborted and left so"),
+    dead_open=number("letters", "dead letters that wait for a decision"),
+    dead_retrying=number("letters", "dead letters whose retry is under way"),
+    resolved=number("letters", "dead letters whose retry ended well"),
+    discarded=number("letters", "dead letters given up, less those taken back"),
+    oldest_wait_s=number("s", "since when the job waits that is due longest; 0: none is due"),
+    complete_per_s=number("jobs/s", "ended well since the sample before"),
+    failed_per_s=number("runs/s", "raised or timed out since the sample before"),
+    workers=number("workers", "live workers that serve it"),
+    slots=number("slots", "jobs its workers may run at once"),
+    busy=number("slots", "of these, taken"),
+    paused=flag("whether its workers were told to take no new job"),
+)
+JOB_COLUMNS: Final = Schema(
+    "One row per job of a page: jobs of one queue in one state, read when asked for.",
+    job_id=text("id of the job"),
+    queue=text("queue it is of"),
+    state=text("queued, deferred, running, complete, failed or aborted"),
+    function=text("name of its function; empty: its payload cannot be decoded"),
+    arguments=text("its positional and keyword arguments as JSON, at most 2 KB"),
+    note=text("why its payload could not be decoded, or how it was; empty: it is ours"),
+    due=moment("when it is due, or was when it was claimed"),
+    started=moment("when its run began"),
+    finished=moment("when its run ended"),
+    attempt=whole("", "number of the run, 1 is the first; 0: it did not run yet"),
+    worker=text("id of the worker that runs or ran it"),
+    error=text("type and message of what ended its run, at most 300 characters"),
+)
+FUNCTION_COLUMNS: Final = Schema(
+    "One row per queue and function with runs since the full minute before this one (60 to 120 s).",
+    queue=text("name of the queue"),
+    function=text("name of the function"),
+    runs=number("runs", "ended in the window, whatever came of them"),
+    complete=number("runs", "of these, ended well"),
+    retried=number("runs", "of these, scheduled again"),
+    dead=number("runs", "of these, the job became a dead letter"),
+    aborted=number("runs", "of these, aborted"),
+    shutdown=number("runs", "of these, interrupted by a stopping worker"),
+    wait_p50_s=number("s", "from due to started, median; within 4.8 %"),
+    wait_p95_s=number("s", "from due to started, 95th percentile; within 4.8 %"),
+    run_p50_s=number("s", "from started to ended, median; within 4.8 %"),
+    run_p95_s=number("s", "from started to ended, 95th percentile; within 4.8 %"),
+    run_p99_s=number("s", "from started to ended, 99th percentile; within 4.8 %"),
+    run_mean_s=number("s", "from started to ended, mean; within 4.8 %"),
+    e2e_p50_s=number("s", "from accepted to ended for good, median; within 4.8 %"),
+    e2e_p95_s=number("s", "from accepted to ended for good, 95th percentile; within 4.8 %"),
+)
+WORKER_COLUMNS: Final = Schema(
+    "One row per live process, as its last heartbeat told (every 5 s).",
+    id=text("host, pid and a random part"),
+    role=text("worker, events or dead-letters"),
+    host=text("name of its machine"),
+    pid=whole("", "its process id there"),
+    source=text("queue or stream it serves"),
+    version=text("version of the deployment it runs"),
+    since=moment("when it started"),
+    beat=moment("when it was heard of last"),
+    slots=whole("slots", "jobs it may run at once"),
+    busy=whole("slots", "of these, taken"),
+    state=text("running, quiet, draining or degraded"),
+    trouble=text("why it is degraded"),
+    rss_bytes=whole("bytes", "memory it has resident"),
+    cpu_s=number("s", "CPU time it has used since it started"),
+    loop_lag_ms=number("ms", "how late its event loop woke up last"),
+    jobs=text("what it runs: JSON list of {id, function, started_ms, attempt}"),
+)
+RUNNING_COLUMNS: Final = Schema(
+    "One row per running job that a heartbeat told of, longest first, at most 200.",
+    job_id=text("id of the job"),
+    queue=text("queue it is of"),
+    function=text("name of its function"),
+    attempt=whole("", "number of the run, 1 is the first"),
+    worker=text("id of the worker that runs it"),
+    started=moment("when the run began"),
+    due=moment("when it was due; NaT: not looked up yet"),
+    running_s=number("s", "for how long it runs"),
+)
+RUN_COLUMNS: Final = Schema(
+    "One row per finished run, the newest 1,000 that were read, newest last.",
+    job_id=text("id of the job"),
+    queue=text("queue it is of"),
+    function=text("name of its function"),
+    outcome=Column(OUTCOME, "", "complete, retry, dead, aborted or shutdown"),
+    attempt=whole("", "number of the run, 1 is the first"),
+    worker=text("id of the worker that ran it"),
+    enqueued=moment("when the job was accepted"),
+    due=moment("when the run was due"),
+    started=moment("when the run began"),
+    finished=moment("when the run ended"),
+    wait_s=number("s", "from due to started"),
+    run_s=number("s", "from started to ended"),
+    error=text("type and message of what it raised, at most 300 characters"),
+)
+DEAD_LETTER_COLUMNS: Final = Schema(
+    "One row per open or retrying dead letter, newest first, at most 500 per source and state.",
+    id=text("id of the job or entry that died"),
+    kind=text("job or event"),
+    source=text("queue or stream it died on"),
+    name=text("function or event type"),
+    state=text("new or retrying"),
+    reason=text(
+        "attempts, permanent, timeout, crash, expired, malformed, unknown-function, aborted"
+    ),
+    error_type=text("type of the last error"),
+    error=text("message of the last error"),
+    fingerprint=text("hash that letters of one cause share"),
+    attempts=whole("runs", "runs it had"),
+    redrives=whole("retries", "times it was retried since it died first"),
+    died=moment("when it died"),
+    decision=text("what the dead-letter processor decided"),
+    decision_reason=text("why"),
+    correlation_id=text("id shared by event, job, letter and retry"),
+)
+CAUSE_COLUMNS: Final = Schema(
+    "One row per fingerprint among the dead letters listed and per cause seen lately, most letters first.",
+    fingerprint=text("hash that letters of one cause share"),
+    state=text("new, known, ignored, resolved or regressed"),
+    error_type=text("type of the newest error"),
+    error=text("message of the newest error"),
+    count=whole("letters", "open and retrying letters among those listed"),
+    functions=text("functions and event types, comma separated"),
+    first_seen=moment("when it struck first"),
+    last_seen=moment("when it struck last"),
+    total=number("deaths", "since it was first seen; NaN: not counted yet"),
+    this_hour=number("deaths", "since the full hour (UTC)"),
+    today=number("deaths", "since midnight (UTC)"),
+    regressions=number("times", "it struck again after it was resolved"),
+    sources=text("queues and streams, comma separated"),
+    owner=text("who looks after it"),
+    note=text("what was said about it"),
+)
+STREAM_COLUMNS: Final = Schema(
+    "One row per event stream.",
+    stream=text("name of the stream"),
+    length=number("entries", "held now"),
+    first_id=text("id of the oldest entry held"),
+    last_id=text("id of the newest entry ever"),
+    processed=number("events", "handled since ever"),
+    dead=number("events", "became dead letters since ever"),
+    unmatched=number("events", "no handler wanted, since ever"),
+    per_s=number("events/s", "handled since the sample before"),
+    dead_open=number("letters", "dead letters that wait for a decision"),
+    dead_retrying=number("letters", "dead letters whose replay is under way"),
+    resolved=number("letters", "dead letters whose replay ended well"),
+    discarded=number("letters", "dead letters given up, less those taken back"),
+)
+GROUP_COLUMNS: Final = Schema(
+    "One row per consumer group of a stream.",
+    stream=text("name of the stream"),
+    group=text("name of the group"),
+    consumers=number("consumers", "known to the group"),
+    pending=number("entries", "given to a consumer and not acknowledged yet"),
+    lag=number("entries", "the group has not been given yet"),
+    lag_is_estimate=flag("whether Redis could not tell the lag and it is estimated from ids"),
+    lag_s=number("s", "age of the oldest entry the group has not been given; 0: none"),
+)
+EVENT_COLUMNS: Final = Schema(
+    "One row per handled event, the newest 200 that were read, newest last.",
+    id=text("id of the stream entry"),
+    at=moment("when it was appended"),
+    type=text("type of the event"),
+    handlers=text("handlers that had it, comma separated"),
+    outcome=text("what became of it"),
+    ms=number("ms", "that its handlers took"),
+    correlation_id=text("id shared by event, job, letter and retry"),
+)
+REDIS_COLUMNS: Final = Schema(
+    "One row per Redis role.",
+    role=text("queue, streams or cache"),
+    up=flag("whether it answered this sample"),
+    version=text("its version"),
+    memory_bytes=number("bytes", "memory its data takes"),
+    max_memory_bytes=number("bytes", "limit of its memory; NaN: none, or unknown"),
+    policy=text("what it evicts when the limit is reached"),
+    aof=flag("whether it keeps an append-only file"),
+    clients=number("connections", "open now"),
+    ops_per_s=number("commands/s", "it executes, by its own count"),
+    uptime_s=number("s", "since it was started"),
+    problem=text("why it did not answer, passwords masked"),
+)
+OPERATION_COLUMNS: Final = Schema(
+    "One row per bulk operation, newest first, at most 50.",
+    id=text("id of the operation"),
+    kind=text("what it does"),
+    source=text("queue or stream it acts on"),
+    filter=text("what it is about, as JSON"),
+    state=text("waiting, canary, running, paused, done, aborted or stopped"),
+    matched=whole("items", "it was about when it was asked for"),
+    done=whole("items", "acted on"),
+    skipped=whole("items", "looked at and not matching any more"),
+    failed=whole("items", "that could not be acted on, or whose canary failed"),
+    rate_per_s=number("items/s", "its limit; NaN: none"),
+    canary=whole("items", "sent first; 0: no canary"),
+    actor=text("who asked for it"),
+    reason=text("why"),
+    created=moment("when it was asked for"),
+    started=moment("when it was taken up"),
+    finished=moment("when it ended"),
+    note=text("why it stands where it stands"),
+)
+HISTORY_COLUMNS: Final = Schema(
+    "One row per queue and sample of the last hour, oldest first.",
+    at=moment("when the sample was taken"),
+    queue=named("name of the queue"),
+    waiting=number("jobs", "due and not claimed"),
+    running=number("jobs", "claimed by a worker whose lease holds"),
+    deferred=number("jobs", "due later"),
+    complete_per_s=number("jobs/s", "ended well since the sample before"),
+    failed_per_s=number("runs/s", "raised or timed out since the sample before"),
+    wait_p50_s=number("s", "from due to started, median of the last minute's runs"),
+    wait_p95_s=number("s", "from due to started, 95th percentile of the last minute's runs"),
+    run_p50_s=number("s", "from started to ended, median of the last minute's runs"),
+    run_p95_s=number("s", "from started to ended, 95th percentile of the last minute's runs"),
+    dead_open=number("letters", "dead letters that wait for a decision"),
+)
+STREAM_HISTORY_COLUMNS: Final = Schema(
+    "One row per stream and sample of the last hour, oldest first; lag of the slowest group.",
+    at=moment("when the sample was taken"),
+    stream=named("name of the stream"),
+    processed_per_s=number("events/s", "handled since the sample before"),
+    lag=number("entries", "the slowest group has not been given yet"),
+    lag_s=number("s", "age of the oldest of these"),
+)
 
 #: every frame of a snapshot by name
-FRAMES: Final[Mapping[str, Columns]] = {
+FRAMES: Final[Mapping[str, Schema]] = {
     "queues": QUEUE_COLUMNS,
+    "functions": FUNCTION_COLUMNS,
     "workers": WORKER_COLUMNS,
     "running": RUNNING_COLUMNS,
     "runs": RUN_COLUMNS,
@@ -215,9 +271,12 @@ FRAMES: Final[Mapping[str, Columns]] = {
     "groups": GROUP_COLUMNS,
     "events": EVENT_COLUMNS,
     "redis": REDIS_COLUMNS,
+    "operations": OPERATION_COLUMNS,
     "history": HISTORY_COLUMNS,
     "stream_history": STREAM_HISTORY_COLUMNS,
 }
+#: frames that are read when asked for, a page or a range at a time; ``tiers`` and ``past`` have more
+ASKED_FRAMES: Final[Mapping[str, Schema]] = {"jobs": JOB_COLUMNS}
 
 
 def empty_frame(columns: Columns) -> pd.DataFrame:
@@ -253,186 +312,9 @@ def printable(value: object) -> str:
     """Text that Arrow, JSON and a browser accept, whatever bytes a producer wrote."""
     if value is None:
         return ""
-    text = value if isinstance(value, str) else str(value)
+    shown = value if isinstance(value, str) else str(value)
     try:
-        text.encode()
+        shown.encode()
     except UnicodeEncodeError:
-        return text.encode("utf-8", "replace").decode()
-    return text
-
-
-def _time(ms: float) -> float | None:
-    """Epoch ms, or None for 0 and for what no timestamp can hold."""
-    return ms if 0 < ms < 253_402_300_800_000 else None
-
-
-def runs_frame(runs: Iterable[JobRun]) -> pd.DataFrame:
-    """One row per run, oldest first by the time it finished."""
-    ordered = sorted(runs, key=lambda run: run.finished_ms)
-    return frame_of(
-        (
-            {
-                "job_id": run.job_id,
-                "queue": run.queue,
-                "function": run.function,
-                "outcome": run.outcome.value,
-                "attempt": run.attempt,
-                "worker": run.worker,
-                "enqueued": _time(run.enqueued_ms),
-                "due": _time(run.due_ms),
-                "started": _time(run.started_ms),
-                "finished": _time(run.finished_ms),
-                "wait_s": run.wait_s,
-                "run_s": run.runtime_s,
-                "error": run.error,
-            }
-            for run in ordered
-        ),
-        RUN_COLUMNS,
-    )
-
-
-def worker_rows(workers: Iterable[WorkerInfo]) -> list[dict[str, Any]]:
-    """Rows of the workers frame, by role, source and id; times are epoch ms."""
-    ordered = sorted(workers, key=lambda w: (w.role, w.source, w.id))
-    return [
-        {name: getattr(w, name) for name in WORKER_COLUMNS if hasattr(w, name)}
-        | {"since": _time(w.since_ms), "beat": _time(w.beat_ms)}
-        for w in ordered
-    ]
-
-
-def workers_frame(workers: Iterable[WorkerInfo]) -> pd.DataFrame:
-    """One row per live process, by role, source and id."""
-    return frame_of(worker_rows(workers), WORKER_COLUMNS)
-
-
-def running_rows(
-    workers: Iterable[WorkerInfo], due_ms: Mapping[str, float] | None = None, limit: int = 200
-) -> list[dict[str, Any]]:
-    """Rows of the running frame without ``running_s``, longest first; ``due`` where it is known."""
-    due_ms = due_ms or {}
-    rows = [
-        {
-            "job_id": job.get("id"),
-            "queue": worker.source,
-            "function": job.get("function"),
-            "attempt": int(job.get("attempt") or 0),
-            "worker": worker.id,
-            "started": _time(float(job.get("started_ms") or 0)),
-            "due": due_ms.get(str(job.get("id"))),
-        }
-        for worker in workers
-        for job in running_jobs(worker)
-    ]
-    rows.sort(key=lambda row: row["started"] or math.inf)
-    return rows[:limit]
-
-
-def running_since(rows: Iterable[Mapping[str, Any]], now_ms: float) -> pd.DataFrame:
-    """The running frame of *rows* at *now_ms*."""
-    return frame_of(
-        (
-            {
-                **row,
-                "running_s": None
-                if row["started"] is None
-                else max(0.0, (now_ms - row["started"]) / 1000),
-            }
-            for row in rows
-        ),
-        RUNNING_COLUMNS,
-    )
-
-
-def running_frame(
-    workers: Iterable[WorkerInfo],
-    now_ms: float,
-    due_ms: Mapping[str, float] | None = None,
-    limit: int = 200,
-) -> pd.DataFrame:
-    """One row per job a live worker says it runs, longest first; ``due`` where it is known."""
-    return running_since(running_rows(workers, due_ms, limit), now_ms)
-
-
-def running_jobs(worker: WorkerInfo) -> list[dict[str, Any]]:
-    """The jobs a heartbeat lists; none when it cannot be read."""
-    try:
-        jobs = json.loads(worker.jobs)
-    except ValueError:
-        return []
-    return [job for job in jobs if isinstance(job, dict)] if isinstance(jobs, list) else []
-
-
-def letter_rows(letters: Iterable[DeadLetter]) -> list[dict[str, Any]]:
-    """Rows of the dead letters frame, newest first; times are epoch ms."""
-    ordered = sorted(letters, key=lambda letter: -letter.died_ms)
-    return [
-        {name: getattr(letter, name) for name in DEAD_LETTER_COLUMNS if hasattr(letter, name)}
-        | {"state": letter.state.value, "died": _time(letter.died_ms)}
-        for letter in ordered
-    ]
-
-
-def dead_letters_frame(letters: Iterable[DeadLetter]) -> pd.DataFrame:
-    """One row per dead letter, newest first."""
-    return frame_of(letter_rows(letters), DEAD_LETTER_COLUMNS)
-
-
-def causes_frame(
-    dead_letters: pd.DataFrame, kept: Iterable[tuple[Cause, float, float]] = ()
-) -> pd.DataFrame:
-    """One row per fingerprint of *dead_letters* and of *kept*, most letters first.
-
-    *kept*: causes with their deaths of this hour and of today. The newest error speaks.
-    """
-    known = {cause.fingerprint: (cause, hour, day) for cause, hour, day in kept}
-    rows: dict[str, dict[str, Any]] = {}
-    for letter in dead_letters.itertuples(index=False):
-        row = rows.setdefault(
-            str(letter.fingerprint),
-            {"count": 0, "functions": [], "sources": [], "first": letter.died, "last": letter.died}
-            | {"error_type": letter.error_type, "error": letter.error},
-        )
-        row["count"] += 1
-        row["functions"].append(letter.name)
-        row["sources"].append(letter.source)
-        if letter.died > row["last"]:
-            row |= {"last": letter.died, "error_type": letter.error_type, "error": letter.error}
-        row["first"] = min(row["first"], letter.died)
-    made = [_cause_row(name, rows.get(name), known.get(name)) for name in {**rows, **known}]
-    made.sort(key=lambda row: (-row["count"], -(row["last_seen"] or 0)))
-    return frame_of(made, CAUSE_COLUMNS)
-
-
-def _cause_row(
-    name: str, row: Mapping[str, Any] | None, kept: tuple[Cause, float, float] | None
-) -> dict[str, Any]:
-    """One cause: *row* of its listed letters, *kept* of what was counted."""
-    made: dict[str, Any] = {"fingerprint": name, "state": "new", "count": 0}
-    first: list[float] = []
-    last: list[float] = []
-    functions: set[str] = set()
-    sources: set[str] = set()
-    if row is not None:
-        made |= {"count": row["count"], "error_type": row["error_type"], "error": row["error"]}
-        first += [row["first"].timestamp() * 1000] if row["first"] is not pd.NaT else []
-        last += [row["last"].timestamp() * 1000] if row["last"] is not pd.NaT else []
-        functions |= set(row["functions"])
-        sources |= set(row["sources"])
-    if kept is not None:
-        cause, hour, day = kept
-        made |= {"state": cause.state.value, "total": cause.count, "this_hour": hour, "today": day}
-        made |= {"regressions": cause.regressions, "owner": cause.owner, "note": cause.note}
-        if row is None:
-            made |= {"error_type": cause.error_type, "error": cause.error}
-        first += [cause.first_ms] if cause.first_ms else []
-        last += [cause.last_ms] if cause.last_ms else []
-        functions |= set(cause.functions)
-        sources |= set(cause.sources)
-    return made | {
-        "functions": ", ".join(sorted(functions)),
-        "sources": ", ".join(sorted(sources)),
-        "first_seen": min(first, default=None),
-        "last_seen": max(last, default=None),
-    }
+        return shown.encode("utf-8", "replace").decode()
+    return shown

@@ -61,7 +61,7 @@ class Historian:
         """Take a sample, ours or the leader's, so that whoever leads next knows this minute."""
         self.minutes.add(sample)
         self._newest = sample
-        for name in ("workers", "running", "letters", "causes"):
+        for name in ("workers", "running", "letters", "causes", "functions", "operations"):
             rows = getattr(sample, name)
             if rows is not None:
                 self._lists[name] = rows

@@ -5,25 +5,27 @@ per page (``Page.window``) and says when that ended before the page was full (``
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, cast
 
+import pandas as pd
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from app import keys
 from app.batch import Batch, into
 from app.contents import Arguments, arguments_of, function_of
-from app.cursors import Page, bad_cursor, claim_of, limited, run_of, split_cursor, stream_page
+from app.cursors import Page, bad_cursor, claim_of, limited, run_of, stream_page
 from app.errors import InvalidRequest
+from app.frames import JOB_COLUMNS, frame_of
+from app.job_walk import PREVIEW_BYTES, Stretch
 from app.payload import Codec, raw_bytes
 from app.records import JobRun, JobState, Outcome
 from app.redaction import redacted
-from app.scripts import script
 
-#: payload bytes read per job of a page; a larger one shows its function only
-PREVIEW_BYTES: Final = 4096
+#: characters of a job's arguments in the jobs frame
+ARGUMENTS_SHOWN: Final = 2_048
 #: waiting jobs one page of a filtered list looks at, and a script call of it
 WINDOW: Final = 100_000
 STRETCH: Final = 2_000
@@ -35,8 +37,6 @@ RUNS_WINDOW: Final = 2_000
 RUNS_FILTERED: Final = 10_000
 #: running jobs looked at for one page of a filtered list
 RUNNING_WINDOW: Final = 2_000
-#: characters of arguments in a table cell
-MAX_CELL: Final = 500
 
 JobsOf = Literal["waiting", "deferred", "running", "complete", "failed", "aborted"]
 _ENDED: Final[Mapping[str, tuple[Outcome, ...]]] = {
@@ -120,7 +120,7 @@ async def jobs_page(
         low = max(wanted.since_ms, low or wanted.since_ms)
     if wanted.until_ms is not None:
         high = min(wanted.until_ms, high or wanted.until_ms)
-    stretch = await _Stretch.begin(redis, queue, low, high, cursor)
+    stretch = await Stretch.begin(redis, queue, low, high, cursor)
     if wanted.looks_inside:
         rows = await _searched(stretch, limit, wanted, now_ms, codec)
     else:
@@ -139,66 +139,40 @@ async def jobs_page(
     )
 
 
-class _Stretch:
-    """A walk along a queue by rank, which costs the same wherever it begins."""
+def jobs_frame(rows: Iterable[JobRow]) -> pd.DataFrame:
+    """The rows of a page as the jobs frame, in their order."""
+    return frame_of(
+        (
+            {
+                "job_id": row.id,
+                "queue": row.queue,
+                "state": row.state.value,
+                "function": row.function,
+                "arguments": _arguments_text(row.arguments),
+                "note": row.arguments.note,
+                "due": row.due_ms or None,
+                "started": row.started_ms or None,
+                "finished": row.finished_ms or None,
+                "attempt": row.attempt,
+                "worker": row.worker,
+                "error": row.error,
+            }
+            for row in rows
+        ),
+        JOB_COLUMNS,
+    )
 
-    def __init__(self, redis: Redis, queue: str, rank: int, high: float) -> None:
-        self.redis, self.queue = redis, queue
-        self.looked = 0
-        self.ended = False
-        self._rank, self._high = rank, high
-        self._last: float | None = None
 
-    @classmethod
-    async def begin(
-        cls, redis: Redis, queue: str, low: int | None, high: int | None, cursor: str | None
-    ) -> "_Stretch":
-        below, seen = "-inf" if low is None else f"({low}", 0
-        if cursor is not None:
-            score, seen = split_cursor(cursor)
-            below = f"({score}"
-        rank = 0 if below == "-inf" else int(await redis.zcount(queue, "-inf", below))
-        return cls(redis, queue, rank + seen, float("inf") if high is None else float(high))
-
-    async def next(self, count: int) -> list[tuple[str, float]]:
-        """The next *count* ids with their scores."""
-        found: Any = await self.redis.zrange(
-            self.queue, self._rank, self._rank + count - 1, withscores=True
-        )
-        pairs = [(str(i), float(s)) for i, s in found if float(s) <= self._high]
-        self._passed(len(pairs), pairs[-1][1] if pairs else None, len(pairs) < count)
-        return pairs
-
-    async def search(
-        self, count: int, matches: int, needles: Sequence[str]
-    ) -> list[tuple[str, float, bytes]]:
-        """Of the next *count* jobs those that hold the *needles*, with the head of their payload."""
-        high = "1e18" if self._high == float("inf") else f"{self._high:.0f}"
-        arguments = [self._rank, count, high, keys.ARQ_JOB, PREVIEW_BYTES, matches, *needles]
-        reply = await script(__file__, "jobs_window").run(self.redis, [self.queue], arguments)
-        looked, last, ended, *flat = reply
-        self._passed(int(looked), float(last) if last else None, ended == "1")
-        return [
-            (str(flat[i]), float(flat[i + 1]), raw_bytes(flat[i + 2]))
-            for i in range(0, len(flat), 3)
-        ]
-
-    def _passed(self, count: int, last: float | None, ended: bool) -> None:
-        self.looked += count
-        self._rank += count
-        self._last = last if last is not None else self._last
-        self.ended = ended
-
-    async def cursor(self) -> str | None:
-        """Where the next page goes on; None at the end."""
-        if self.ended or self._last is None:
-            return None
-        below = int(await self.redis.zcount(self.queue, "-inf", f"({self._last:.0f}"))
-        return f"{self._last:.0f}:{max(0, self._rank - below)}"
+def _arguments_text(arguments: Arguments) -> str:
+    if not (arguments.args or arguments.kwargs):
+        return ""
+    told = {"args": list(arguments.args), "kwargs": dict(arguments.kwargs)}
+    text = json.dumps(redacted(told), default=str, ensure_ascii=False)
+    return text if len(text) <= ARGUMENTS_SHOWN else text[: ARGUMENTS_SHOWN - 1] + "…"
 
 
 async def _searched(
-    stretch: _Stretch, limit: int, wanted: JobFilter, now_ms: int, codec: Codec | None
+    stretch: Stretch, limit: int, wanted: JobFilter, now_ms: int, codec: Codec | None
 ) -> list[JobRow]:
     needles = [*_needles(wanted.function), *_needles(wanted.text)]
     found: list[tuple[str, float]] = []
@@ -223,7 +197,7 @@ async def _searched(
 
 
 async def _plain_search(
-    stretch: _Stretch, matches: int, wanted: JobFilter
+    stretch: Stretch, matches: int, wanted: JobFilter
 ) -> list[tuple[str, float, bytes]]:
     pairs = await stretch.next(min(PLAIN_STRETCH, matches * 10))
     heads: dict[str, Any] = {}
@@ -306,16 +280,6 @@ def rows_from(
             )
         )
     return rows
-
-
-def arguments_text(arguments: Arguments) -> str:
-    """Arguments as short JSON for a table cell, secrets masked; the note where there are none."""
-    if arguments.note:
-        return arguments.note
-    carried = redacted({"args": arguments.args, "kwargs": arguments.kwargs})
-    one = carried["args"][0] if len(carried["args"]) == 1 and not carried["kwargs"] else carried
-    text = json.dumps(one, default=str, ensure_ascii=False)
-    return text if len(text) <= MAX_CELL else text[: MAX_CELL - 1] + "…"
 
 
 async def _running_page(

@@ -3,6 +3,7 @@
 Reads through ``readings``; the rows it makes are ``sample_rows``, the frames of them ``album``.
 """
 
+import heapq
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
@@ -11,17 +12,19 @@ from typing import Any, Final
 import pandas as pd
 from redis.asyncio import Redis
 
-from app import frames, readings
+from app import readings, record_rows
 from app.batch import Batch
 from app.causes import Cause
 from app.clock import Passed
 from app.latency import Latency
+from app.operations import Operation
 from app.records import JobRun
-from app.sample import Sample
+from app.sample import Rows, Sample
 from app.sample_rows import (
     aborted,
     depth_row,
     foreign_row,
+    function_rows,
     group_row,
     redis_row,
     stream_history_rows,
@@ -37,8 +40,12 @@ SLOW_EVERY: Final = 5
 COMMANDS: Final = 70
 #: of those samples, the one that reads the causes: not the one that asks for INFO
 CAUSES_TURN: Final = 3
+#: and the one that reads the operations
+OPERATIONS_TURN: Final = 1
 _DUE_KEPT: Final = 2000
 RUNS_SHOWN: Final = 1000
+#: functions listed, over all queues
+MAX_FUNCTIONS: Final = 500
 EVENTS_SHOWN: Final = 200
 _LETTER_TOTALS: Final = ("dead", "redriven", "resolved", "discarded", "archived", "undone")
 
@@ -72,6 +79,8 @@ class Observation:
         self._paused: set[str] = set()
         self._letters: dict[str, readings.Letters] = {}
         self._causes: list[tuple[Cause, float, float]] = []
+        self._operations: list[Operation] = []
+        self._functions: dict[str, Rows] = {}
         self._letter_totals: dict[str, tuple[int, ...]] = {}
         self._letter_rota = Rota()
         self._minute_rota = Rota()
@@ -84,7 +93,7 @@ class Observation:
         self._groups: list[tuple[str, str]] = []
         self._infos: dict[str, Mapping[str, str]] = {}
         self._rates = Rates()
-        self._stale = {"letters", "events", "causes"}
+        self._stale = {"letters", "events", "causes", "operations", "functions"}
 
     # -- reading -----------------------------------------------------------------------------
 
@@ -149,6 +158,7 @@ class Observation:
             letters=letters,
             minutes=minutes,
             causes=self._full or self._tick % SLOW_EVERY == CAUSES_TURN,
+            operations=self._full or self._tick % SLOW_EVERY == OPERATIONS_TURN,
             info=self._wants_info("queue"),
             sort=self._sort("queue"),
             heard=self._heard,
@@ -171,7 +181,9 @@ class Observation:
         self._queue_line.note(sent_s, heard_s, reading.time_s)
         for queue, histogram in ((q, reading.minutes.get(q, {})) for q in minutes):
             self._latency.setdefault(queue, Latency()).histogram = histogram
+            self._functions[queue] = function_rows(queue, histogram)
         if minutes:
+            self._stale.add("functions")
             self._new_due = True
             self._running_due_ms = dict(
                 [*self._running_due_ms.items(), *reading.due_ms.items()][-_DUE_KEPT:]
@@ -181,6 +193,9 @@ class Observation:
         if reading.causes is not None and reading.causes != self._causes:
             self._causes = reading.causes
             self._stale.add("causes")
+        if reading.operations is not None and reading.operations != self._operations:
+            self._operations = reading.operations
+            self._stale.add("operations")
         self.foreign -= reading.registered
         fresh = [
             name
@@ -293,13 +308,19 @@ class Observation:
             groups=group_rows,
             redis=[redis_row(r, self._infos.get(r, {}), problems.get(r)) for r in roles],
             stream_history=stream_history_rows(stream_rows, group_rows),
-            workers=None if workers is None else frames.worker_rows(workers),
-            running=None if workers is None else frames.running_rows(workers, self._running_due_ms),
-            letters=frames.letter_rows(newest) if "letters" in stale else None,
+            workers=None if workers is None else record_rows.worker_rows(workers),
+            running=None
+            if workers is None
+            else record_rows.running_rows(workers, self._running_due_ms),
+            letters=record_rows.letter_rows(newest) if "letters" in stale else None,
             causes=[(c.to_fields(), hour, day) for c, hour, day in self._causes]
             if "causes" in stale
             else None,
             events=list(self._events) if "events" in stale else None,
+            functions=self._function_rows() if "functions" in stale else None,
+            operations=record_rows.operation_rows(self._operations)
+            if "operations" in stale
+            else None,
         )
 
     def _queue_rows(self) -> list[dict[str, Any]]:
@@ -335,6 +356,11 @@ class Observation:
             row |= serving | latency.row(self._now_ms)
             rows.append(foreign_row(row) if queue in self.foreign else row)
         return rows
+
+    def _function_rows(self) -> Rows:
+        """Those of the busiest functions of all queues."""
+        rows = [row for queue in self.queues for row in self._functions.get(queue, ())]
+        return heapq.nlargest(MAX_FUNCTIONS, rows, key=lambda row: row["runs"])
 
     def _stream_rows(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         reading = self._stream

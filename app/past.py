@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 from app import audit, frames, keys
 from app.album import Album
 from app.batch import Batch, into
+from app.columns import Schema, moment, text
 from app.errors import BadRecord, InvalidRequest, NotFound
 from app.historian import MINUTES_KEPT_MS, MOMENTS
 from app.payload import raw_bytes
@@ -35,14 +36,14 @@ ANNOTATED: Final = frozenset(
         "start_operation", "import_letters", "drain_queue",
     }
 )  # fmt: skip
-#: One row per deploy, pause or operation of a range, oldest first.
-ANNOTATION_COLUMNS: Final[frames.Columns] = {
-    "at": frames.TIME,
-    "kind": "str",  #: deploy, or the action's name
-    "source": "str",  #: queue or stream; empty: all
-    "text": "str",
-    "actor": "str",
-}
+ANNOTATION_COLUMNS: Final = Schema(
+    "One row per deploy, pause or operation of a range, oldest first.",
+    at=moment("when it happened"),
+    kind=text("deploy, or the action's name"),
+    source=text("queue or stream; empty: all"),
+    text=text("what it was, in words"),
+    actor=text("who did it; empty: it was seen by heartbeats"),
+)
 
 
 async def history(
@@ -93,10 +94,10 @@ class Grid:
         row_s = 60 if self.by_minute else 3600
         span_s = row_s * (60 if self.by_minute else 24)
         canvas = Canvas(self.first_s, self.step_s, self.steps)
-        for number, text in zip(self.numbers, chunks, strict=True):
-            if text is not None:
+        for number, packed in zip(self.numbers, chunks, strict=True):
+            if packed is not None:
                 try:
-                    canvas.put(Chunk.of(raw_bytes(text)), number * span_s, row_s)
+                    canvas.put(Chunk.of(raw_bytes(packed)), number * span_s, row_s)
                 except BadRecord:
                     continue  # a gap, as if nobody had seen it
         _put_open(canvas, still_open, by_minute=self.by_minute)
@@ -128,9 +129,9 @@ def grid_of(start_ms: float, end_ms: float, *, now_ms: float, points: int = 1000
 
 def _put_open(canvas: Canvas, fields: Mapping[str, str], *, by_minute: bool) -> None:
     rows: dict[str, dict[int, TierRow]] = {"m": {}, "h": {}}
-    for name, text in fields.items():
+    for name, row in fields.items():
         try:
-            rows[name[0]][int(name[1:])] = TierRow.from_json(text)
+            rows[name[0]][int(name[1:])] = TierRow.from_json(row)
         except (BadRecord, KeyError, ValueError):
             continue
     if not by_minute and rows["h"]:

@@ -5,7 +5,6 @@ exactly that plan. So ``explain()`` cannot differ from what Redis sees.
 """
 
 import difflib
-import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -14,12 +13,13 @@ import numpy as np
 import pandas as pd
 from pydantic_core import from_json
 
-from app import frames, job_list, keys, past
+from app import frames, job_list, keys, past, record_rows
 from app.batch import rows_of, sorted_records
+from app.columns import TIME
 from app.cursors import letter_of
 from app.errors import BadRecord, InvalidRequest
 from app.letter_filter import age_s, moment_ms
-from app.operations import Operation, OperationState
+from app.operations import Operation
 from app.payload import Codec
 from app.records import DeadLetter, JobRun
 from app.snapshot import Snapshot
@@ -43,39 +43,6 @@ _ROW_BYTES: Final = {
     "operations": 600,
 }
 
-#: One row per job of a queue: where it stands and what it carries, secrets masked.
-JOB_COLUMNS: Final[frames.Columns] = {
-    "id": "str",
-    "queue": "str",
-    "state": "str",
-    "function": "str",
-    "arguments": "str",  #: as JSON, at most 500 characters
-    "due": frames.TIME,
-    "started": frames.TIME,
-    "finished": frames.TIME,
-    "attempt": "int64",
-    "worker": "str",
-    "error": "str",
-}
-#: One row per bulk action, newest first.
-OPERATION_COLUMNS: Final[frames.Columns] = {
-    "id": "str",
-    "kind": "str",
-    "source": "str",
-    "filter": "str",  #: as JSON
-    "state": "str",  #: operations.OperationState
-    "matched": "int64",
-    "done": "int64",
-    "skipped": "int64",
-    "failed": "int64",
-    "rate_per_s": "float64",  #: NaN: as fast as it goes
-    "canary": "int64",
-    "reason": "str",
-    "actor": "str",
-    "created": frames.TIME,
-    "finished": frames.TIME,
-    "note": "str",
-}
 ENDED: Final[Mapping[str, tuple[str, ...]]] = {
     "complete": ("complete",),
     "failed": ("retry", "dead"),
@@ -145,9 +112,9 @@ class Ask:
         """Columns of the answer."""
         match self.what:
             case "jobs":
-                return JOB_COLUMNS
+                return frames.JOB_COLUMNS
             case "operations":
-                return OPERATION_COLUMNS
+                return frames.OPERATION_COLUMNS
             case "history":
                 names = ("at", "source", self.metric) if self.metric else tuple(TIER_COLUMNS)
                 return {name: TIER_COLUMNS[name] for name in names}
@@ -179,7 +146,7 @@ class Ask:
             )
         if self.what in _TIME:
             return _TIME[self.what]
-        return next((n for n, kind in self.columns.items() if kind == frames.TIME), "")
+        return next((n for n, kind in self.columns.items() if kind == TIME), "")
 
     @property
     def reads(self) -> int:
@@ -474,11 +441,11 @@ def _ended_plan(ask: Ask, snapshot: Snapshot) -> Plan:
 
 
 def ended_jobs(runs: pd.DataFrame, state: str) -> pd.DataFrame:
-    """Runs as JOB_COLUMNS."""
-    made = runs.rename(columns={"job_id": "id"}).assign(state=state, arguments="")
-    made["state"] = made["state"].astype("str")
-    made["arguments"] = made["arguments"].astype("str")
-    return made[list(JOB_COLUMNS)].reset_index(drop=True)
+    """Runs as the jobs frame."""
+    made = runs.assign(state=state, arguments="", note="")
+    return made[list(frames.JOB_COLUMNS)].astype(
+        {"state": "str", "arguments": "str", "note": "str"}
+    )
 
 
 def _jobs_plan(ask: Ask, snapshot: Snapshot, now_ms: float, codec: Codec | None) -> Plan:
@@ -520,7 +487,7 @@ def _jobs_plan(ask: Ask, snapshot: Snapshot, now_ms: float, codec: Codec | None)
                 )
                 at += width
                 rows += [row for row in made if ask.state != "deferred" or row.state != "running"]
-            return jobs_frame(rows)
+            return job_list.jobs_frame(rows)
 
         return Plan(what="jobs", steps=tuple(asked), make=make)
 
@@ -549,23 +516,6 @@ def _pairs_and_claims(state: str, reply: Any) -> tuple[list[tuple[str, float]], 
     flat = list(reply[1]) if reply else []
     claims = {str(i): str(c) for i, c in zip(flat[::2], flat[1::2], strict=True)}
     return [(job_id, 0.0) for job_id in claims], claims
-
-
-def jobs_frame(rows: Iterable[job_list.JobRow]) -> pd.DataFrame:
-    """JOB_COLUMNS of *rows*; arguments masked as in an export."""
-    return frames.frame_of(
-        (
-            {
-                "id": row.id, "queue": row.queue, "state": row.state.value, "function": row.function,
-                "arguments": job_list.arguments_text(row.arguments),
-                "due": row.due_ms or None, "started": row.started_ms or None,
-                "finished": row.finished_ms or None, "attempt": row.attempt, "worker": row.worker,
-                "error": row.error,
-            }
-            for row in rows
-        ),
-        JOB_COLUMNS,
-    )  # fmt: skip
 
 
 def _letters_plan(ask: Ask, snapshot: Snapshot) -> Plan:
@@ -609,7 +559,7 @@ def _letters_plan(ask: Ask, snapshot: Snapshot) -> Plan:
 def letters_frame(letters: Iterable[DeadLetter]) -> pd.DataFrame:
     """The dead letters frame of *letters*, each once."""
     once = {(letter.source, letter.id): letter for letter in letters}
-    return frames.dead_letters_frame(once.values())
+    return record_rows.dead_letters_frame(once.values())
 
 
 def _history_plan(ask: Ask, snapshot: Snapshot, now_ms: float) -> Plan:
@@ -670,17 +620,5 @@ def _operations_plan(ask: Ask) -> Plan:
 
 
 def operations_frame(operations: Iterable[Operation]) -> pd.DataFrame:
-    """OPERATION_COLUMNS of *operations*."""
-    return frames.frame_of(
-        (
-            {name: getattr(one, name, None) for name in OPERATION_COLUMNS}
-            | {
-                "filter": json.dumps(dict(one.filter), sort_keys=True),
-                "state": str(OperationState(one.state)),
-                "created": one.created_ms or None,
-                "finished": one.finished_at.timestamp() * 1000 if one.finished_at else None,
-            }
-            for one in operations
-        ),
-        OPERATION_COLUMNS,
-    )
+    """The operations frame of *operations*, newest first."""
+    return frames.frame_of(record_rows.operation_rows(operations), frames.OPERATION_COLUMNS)

@@ -14,6 +14,7 @@ from app import keys
 from app.batch import Batch, info_of, rows_of, sorted_records
 from app.causes import Cause
 from app.errors import BadRecord
+from app.operations import Operation
 from app.records import TOTALS, DeadLetter, JobRun, LetterState, WorkerInfo
 
 R = TypeVar("R")
@@ -26,6 +27,8 @@ MAX_QUEUES: Final = 200
 MAX_LETTERS: Final = 500
 #: causes listed, those seen last
 MAX_CAUSES: Final = 200
+#: bulk operations listed, the newest
+MAX_OPERATIONS: Final = 50
 #: claims sampled per queue for the due times of running jobs
 MAX_CLAIMS: Final = 200
 EVENTS_PER_TICK: Final = 200
@@ -49,6 +52,9 @@ _CAUSE_FIELDS: Final = (
     "fingerprint", "state", "owner", "note", "error_type", "error", "functions", "sources",
     "first_ms", "last_ms", "count", "regressions", "changed_ms", "actor",
 )  # fmt: skip
+
+
+_OPERATION_FIELDS: Final = tuple(Operation.__slots__)
 
 
 def _decoded(rows: Iterable[Mapping[str, str]], decode: Callable[..., R]) -> tuple[list[R], int]:
@@ -125,6 +131,7 @@ class QueueReading:
     letters: dict[str, Letters] = field(default_factory=dict)
     #: causes seen last, with their deaths of this hour and today; None: not asked for
     causes: list[tuple[Cause, float, float]] | None = None
+    operations: list[Operation] | None = None  #: the newest; None: not asked for
     info: Mapping[str, str] | None = None
     time_s: float | None = None  #: epoch seconds by Redis' clock
     commands: int = 0
@@ -143,6 +150,7 @@ async def queue_reading(
     letters: Iterable[str] = (),
     minutes: Iterable[str] = (),
     causes: bool = False,
+    operations: bool = False,
     info: bool = True,
     sort: str = "SORT",
     heard: Heard | None = None,
@@ -194,6 +202,8 @@ async def queue_reading(
         ask_letters(batch, queue, reading.letters, bad, sort)
     if causes:
         _ask_causes(batch, reading, now_ms, bad, sort)
+    if operations:
+        _ask_operations(batch, reading, bad, sort)
     if info:
         batch.ask_raw(lambda reply: setattr(reading, "info", info_of(reply)), "INFO")
     if also is not None:
@@ -226,6 +236,19 @@ def _ask_causes(
             reading.causes.append((cause, *today))
 
     batch.ask(take, sort, keys.CAUSES, "BY", "nosort", "LIMIT", 0, MAX_CAUSES, *gets, "DESC")
+
+
+def _ask_operations(batch: Batch, reading: QueueReading, bad: list[int], sort: str) -> None:
+    def take(reply: Any) -> None:
+        rows = rows_of(reply, _OPERATION_FIELDS)
+        reading.operations, wrong = _decoded(rows, Operation.from_fields)
+        bad.append(wrong)
+
+    pattern = keys.operation("*->")
+    batch.ask(
+        take,
+        *sorted_records(keys.OPERATIONS, pattern, _OPERATION_FIELDS, MAX_OPERATIONS, sort=sort),
+    )
 
 
 async def runs_reading(

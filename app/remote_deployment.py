@@ -23,6 +23,7 @@ from app.analyses.forecast import Forecast
 from app.analyses.verdicts import Hold, Verdict
 from app.causes import Cause, CauseState
 from app.collector import Callback
+from app.columns import TIME
 from app.contents import Arguments
 from app.deployment import VERBS, report_of
 from app.enqueue import Enqueued, JobRequest
@@ -36,7 +37,7 @@ from app.errors import (
 )  # fmt: skip
 from app.explain import CHANGE_COLUMNS, ELSEWHERE_COLUMNS, ODDS_COLUMNS, SHARED_COLUMNS
 from app.explanation import Explanation
-from app.job_list import JobRow
+from app.job_list import JobRow, jobs_frame
 from app.operations import Operation, OperationState
 from app.past import ANNOTATION_COLUMNS
 from app.query_plan import (
@@ -44,7 +45,6 @@ from app.query_plan import (
     Ask,
     Plan,
     Step,
-    jobs_frame,
     letters_frame,
     operations_frame,
     snapshot_plan,
@@ -482,7 +482,7 @@ def _known(kind: Any, raw: Mapping[str, Any]) -> dict[str, Any]:
 
 def _framed(rows: Sequence[Mapping[str, Any]], columns: frames.Columns) -> pd.DataFrame:
     """Rows of an answer as a frame; ISO times become times."""
-    times = [name for name, kind in columns.items() if kind == frames.TIME]
+    times = [name for name, kind in columns.items() if kind == TIME]
     plain = [
         {**row, **{t: _epoch_ms(row.get(t)) for t in times}} for row in rows
     ]  # fmt: skip

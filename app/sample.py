@@ -29,6 +29,8 @@ class Sample:
     running: Rows | None = None  #: without ``running_s``
     letters: Rows | None = None
     events: Rows | None = None
+    functions: Rows | None = None
+    operations: Rows | None = None
     #: fields of causes with their deaths of this hour and of today
     causes: list[tuple[dict[str, str], float, float]] | None = None
 

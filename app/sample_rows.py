@@ -3,10 +3,11 @@
 Every function returns what one row of a frame (see ``frames``) is made of; None is unknown.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from app import readings
+from app.analyses.percentiles import Histogram, mean_s, quantiles_s, split_minute
 from app.records import WorkerInfo
 
 
@@ -55,6 +56,38 @@ def workers_row(
         "slots": slots,
         "busy": None if running is None else min(running, slots),
     }
+
+
+def function_rows(queue: str, minutes: Mapping[str, int]) -> list[dict[str, Any]]:
+    """One row per function with runs in *minutes*, the fields of minute hashes added up."""
+    rows = []
+    for function in sorted({name.rsplit("|", 2)[0] for name in minutes if name.count("|") > 1}):
+        counts = split_minute(minutes, function)
+        runs = sum(counts.outcomes.values())
+        if not runs:
+            continue
+        rows.append(
+            {
+                "queue": queue,
+                "function": function,
+                "runs": runs,
+                "complete": counts.outcomes.get("complete", 0),
+                "retried": counts.outcomes.get("retry", 0),
+                "dead": counts.outcomes.get("dead", 0),
+                "aborted": counts.outcomes.get("aborted", 0),
+                "shutdown": counts.outcomes.get("shutdown", 0),
+                "run_mean_s": mean_s(counts.run),
+            }
+            | _quantiles("wait", counts.wait, (50, 95))
+            | _quantiles("run", counts.run, (50, 95, 99))
+            | _quantiles("e2e", counts.e2e, (50, 95))
+        )
+    return rows
+
+
+def _quantiles(kind: str, histogram: Histogram, percents: Sequence[int]) -> dict[str, float]:
+    found = quantiles_s(histogram, [percent / 100 for percent in percents])
+    return {f"{kind}_p{n}_s": value for n, value in zip(percents, found, strict=True)}
 
 
 def group_row(

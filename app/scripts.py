@@ -12,7 +12,10 @@ from redis.exceptions import NoScriptError
 
 @dataclass(frozen=True, slots=True)
 class LuaScript:
-    """One script and its SHA-1; ``run`` sends the digest and the source only when asked for."""
+    """One script and its SHA-1; ``run`` sends the digest and the source only when asked for.
+
+    By SCRIPT LOAD, never EVAL: a login that only reads needs no right to evaluate what it likes.
+    """
 
     source: str
     sha: str
@@ -22,7 +25,8 @@ class LuaScript:
         try:
             return await cast(Any, redis.evalsha(self.sha, len(keys), *keys, *args))
         except NoScriptError:
-            return await cast(Any, redis.eval(self.source, len(keys), *keys, *args))
+            await cast(Any, redis.script_load(self.source))
+            return await cast(Any, redis.evalsha(self.sha, len(keys), *keys, *args))
 
 
 @functools.cache

@@ -24,6 +24,7 @@ from pydantic import (
     field_validator,
 )
 
+from app.credentials import SUFFIX, checked_by_tls, with_secret_files
 from app.errors import NotFound, SettingsError
 
 NAME_PATTERN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:~-]{0,127}")
@@ -112,6 +113,21 @@ class Settings(BaseModel):
     redis_queue_url: str = Field(default="redis://127.0.0.1:6381/0", description="job queue role")
     redis_password: SecretStr | None = Field(
         default=None, description="used where a URL has no password"
+    )
+    redis_ca: Path | None = Field(
+        default=None,
+        validation_alias=AliasChoices("ARQSCOPE_REDIS_CA", "redis_ca"),
+        description="certificates rediss:// servers are checked against; not set: the system's",
+    )
+    redis_cert: Path | None = Field(
+        default=None,
+        validation_alias=AliasChoices("ARQSCOPE_REDIS_CERT", "redis_cert"),
+        description="our own certificate, for rediss:// servers that ask for one",
+    )
+    redis_cert_key: Path | None = Field(
+        default=None,
+        validation_alias=AliasChoices("ARQSCOPE_REDIS_CERT_KEY", "redis_cert_key"),
+        description="file with the key of that certificate",
     )
 
     # -- access --------------------------------------------------------------------------------
@@ -298,6 +314,13 @@ class Settings(BaseModel):
             raise ValueError("not a redis://, rediss:// or unix:// URL with a host")
         return url
 
+    @field_validator("redis_ca", "redis_cert", "redis_cert_key")
+    @classmethod
+    def _file_is_there(cls, path: Path | None) -> Path | None:
+        if path is not None and not path.is_file():
+            raise ValueError("there is no such file")
+        return path
+
     @field_validator("stream_name", "stream_consumer_group", "dlq_queue_name")
     @classmethod
     def _is_plain_name(cls, name: str) -> str:
@@ -338,6 +361,7 @@ class Settings(BaseModel):
         world = os.environ if environ is None else environ
         values = {**_read_env_file(env_file), **{k: v for k, v in world.items() if v != ""}}
         _refuse_unknown(values)
+        values = with_secret_files(values, secret_names())
         wanted = {name: values[name] for name in environment_names() if name in values}
         arguments: dict[str, Any] = {
             _field_of(name): (None if value == "" else value) for name, value in wanted.items()
@@ -421,12 +445,13 @@ class Settings(BaseModel):
             yield name, masked_url(value) if hides else value
 
     def url(self, role: str) -> str:
-        """URL of a *role* (``cache``, ``streams``, ``queue``), the shared password filled in."""
+        """URL of a *role* (``cache``, ``streams``, ``queue``): password filled in, TLS checked."""
         url = {
             "cache": self.redis_url,
             "streams": self.redis_streams_url,
             "queue": self.redis_queue_url,
         }[role]
+        url = checked_by_tls(url, ca=self.redis_ca, cert=self.redis_cert, key=self.redis_cert_key)
         parts = urlsplit(url)
         if self.redis_password is None or parts.password is not None or parts.scheme == "unix":
             return url
@@ -443,6 +468,13 @@ def masked_url(url: str) -> str:
         return url
     host = parts.netloc.rpartition("@")[2]
     return urlunsplit(parts._replace(netloc=f"{unquote(parts.username or '')}:***@{host}"))
+
+
+def secret_names() -> tuple[str, ...]:
+    """Environment variables that hold secrets: each may lie in a file that ``NAME_FILE`` names."""
+    fields = Settings.model_fields.items()
+    secret = {name for name, field in fields if "SecretStr" in str(field.annotation)}
+    return tuple(v for v in environment_names() if _field_of(v) in secret)
 
 
 def environment_names() -> dict[str, str]:
@@ -462,7 +494,7 @@ def _field_of(variable: str) -> str:
 
 
 def _refuse_unknown(values: Mapping[str, str]) -> None:
-    known = environment_names()
+    known = [*environment_names(), *(name + SUFFIX for name in secret_names())]
     for name in values:
         if name.startswith("ARQSCOPE_") and name not in known:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
@@ -527,6 +559,6 @@ def _explain(error: ValidationError) -> str:
     for problem in error.errors():
         field = str(problem["loc"][0]) if problem["loc"] else "?"
         variable = variables.get(field, variables.get(_field_of(field), field))
-        shown = "" if "KEY" in variable or "PASSWORD" in variable else f"={problem['input']!r}"
+        shown = "" if variable in secret_names() else f"={problem['input']!r}"
         lines.append(f"{variable}{shown}: {problem['msg']}")
     return "; ".join(lines)

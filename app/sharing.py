@@ -31,7 +31,9 @@ KEPT_MS: Final = 60_000
 #: s without a new sample of the leader after which a follower reads Redis itself
 FRESH_S: Final = 3.5
 #: parts of a sample that are stored apart, because they change seldom
-_PARTS: Final = ("workers", "running", "letters", "events", "causes")
+_PARTS: Final = (
+    "workers", "running", "letters", "events", "causes", "functions", "operations",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,15 +110,14 @@ class Sharing:
             self._stored = {}
             return 0
         self._number += 1
+        apart: dict[str, Any] = dict.fromkeys(_PARTS)
         tick = {
             "by": self.id,
             "number": self._number,
             "problems": dict(shared.problems),
             "stale": dict(shared.stale_ms),
             "versions": self._versions,
-            "sample": replace(
-                shared.sample, workers=None, running=None, letters=None, events=None, causes=None
-            ).to_json(),
+            "sample": replace(shared.sample, **apart).to_json(),
         }
         fields = {"tick": json.dumps(tick)}
         for name, version in self._versions.items():

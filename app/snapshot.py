@@ -71,6 +71,7 @@ class Snapshot:
     role: str = "alone"  #: alone · leader (others read what we store) · follower (we read theirs)
     number: int = 0  #: samples the collector took so far; 0: none yet
     queues: _Field = _Field()
+    functions: _Field = _Field()
     workers: _Field = _Field()
     running: _Field = _Field()
     runs: _Field = _Field()
@@ -80,6 +81,7 @@ class Snapshot:
     groups: _Field = _Field()
     events: _Field = _Field()
     redis: _Field = _Field()
+    operations: _Field = _Field()
     history: _Field = _Field()
     stream_history: _Field = _Field()
 

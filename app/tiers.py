@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from app import frames
+from app.columns import Schema, moment, number, text
 from app.errors import BadRecord
 from app.records import BUCKET_GAMMA
 
@@ -35,7 +35,12 @@ LEVELS: Final[Mapping[str, str]] = {
 COUNTS: Final = (
     "samples", "accepted", "complete", "retried", "dead", "aborted", "shutdown",
 )  # fmt: skip
-HISTOGRAMS: Final = ("wait", "run", "e2e")
+#: kinds of durations, and between what they lie
+HISTOGRAMS: Final[Mapping[str, str]] = {
+    "wait": "from due to started",
+    "run": "from started to ended",
+    "e2e": "from accepted to ended for good",
+}
 #: places of a packed hour of minutes, and of a packed day of hours, that share their histograms
 MINUTES_GROUP: Final = 5
 HOURS_GROUP: Final = 3
@@ -43,31 +48,34 @@ _VERSION: Final = 2
 _DIGITS: Final = 5
 QUANTILES: Final = (("p50", 0.50), ("p95", 0.95), ("p99", 0.99))
 
-#: One row per step of the asked range and source, oldest first, gaps as NaN. For a stream ``waiting``
-#: is its lag, ``oldest_wait_s`` its lag in seconds, ``complete`` the events processed.
-TIER_COLUMNS: Final[frames.Columns] = {
-    "at": frames.TIME,  #: start of the step
-    "source": "str",
-    "samples": "float64",  #: looks at Redis in the step; 0: the counts are known, the levels are not
-    "waiting": "float64",  #: mean
-    "waiting_max": "float64",
-    "deferred": "float64",  #: at the end
-    "running": "float64",  #: mean
-    "held": "float64",  #: waiting, deferred and running at the end
-    "oldest_wait_s": "float64",  #: greatest
-    "slots": "float64",  #: mean
-    "workers": "float64",  #: mean
-    "dead_open": "float64",  #: at the end
-    "accepted": "float64",
-    "complete": "float64",
-    "retried": "float64",
-    "dead": "float64",
-    "aborted": "float64",
-    "shutdown": "float64",
-    "complete_per_s": "float64",
-    "failed_per_s": "float64",  #: runs that were retried or died
-    **{f"{kind}_{name}_s": "float64" for kind in HISTOGRAMS for name, _ in QUANTILES},
-}
+TIER_COLUMNS: Final = Schema(
+    "One row per step of the asked range and source, oldest first; a step nobody saw is NaN throughout.",
+    at=moment("start of the step"),
+    source=text("queue or stream; of a stream, what is said of jobs is said of entries"),
+    samples=number("samples", "looks at Redis in the step; 0: counts are known, levels are not"),
+    waiting=number("jobs", "due and not claimed, mean; of a stream: lag of its slowest group"),
+    waiting_max=number("jobs", "the same, greatest"),
+    deferred=number("jobs", "due later, at the end"),
+    running=number("jobs", "claimed by a worker whose lease holds, mean"),
+    held=number("jobs", "waiting, deferred and running, at the end; of a stream: its length"),
+    oldest_wait_s=number("s", "age of the oldest due job, greatest; of a stream: lag in seconds"),
+    slots=number("slots", "jobs its workers may run at once, mean"),
+    workers=number("workers", "live workers, mean"),
+    dead_open=number("letters", "dead letters that wait for a decision, at the end"),
+    accepted=number("jobs", "enqueued by our producers, redrives included"),
+    complete=number("jobs", "ended well; of a stream: events handled"),
+    retried=number("runs", "scheduled again"),
+    dead=number("jobs", "became dead letters"),
+    aborted=number("jobs", "aborted"),
+    shutdown=number("runs", "interrupted by a stopping worker"),
+    complete_per_s=number("jobs/s", "ended well, mean of the step"),
+    failed_per_s=number("runs/s", "retried or dead, mean of the step"),
+    **{
+        f"{kind}_{name}_s": number("s", f"{told}, {quantile * 100:.0f}th percentile; within 4.8 %")
+        for kind, told in HISTOGRAMS.items()
+        for name, quantile in QUANTILES
+    },
+)
 
 
 @dataclass(slots=True)

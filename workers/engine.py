@@ -18,6 +18,7 @@ from typing import Any, Final, cast
 
 import arq.worker
 from arq.connections import ArqRedis, create_pool
+from redis import SSLConnection
 from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -405,6 +406,9 @@ class Worker(arq.worker.Worker):
         kwargs = self.pool.connection_pool.connection_kwargs
         names = ("host", "port", "db", "username", "password")
         plain: dict[str, Any] = {name: kwargs[name] for name in names if name in kwargs}
+        tls = {name: value for name, value in kwargs.items() if name.startswith("ssl_")}
+        if tls:
+            plain |= tls | {"connection_class": SSLConnection}
         return LeaseKeeper(
             self.options.url,
             self.queue_name,

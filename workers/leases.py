@@ -124,7 +124,8 @@ class LeaseKeeper:
             try:
                 gone: Any = self._redis.evalsha(renew.sha, 2, *arguments)
             except NoScriptError:
-                gone = self._redis.eval(renew.source, 2, *arguments)
+                self._redis.script_load(renew.source)
+                gone = self._redis.evalsha(renew.sha, 2, *arguments)
             lost += [job_id.decode("utf-8", "surrogateescape") for job_id in gone]
         # a job that ended between the copy of `held` and the reply has released its lease itself
         lost = [job_id for job_id in lost if job_id in self.held]

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from arq.connections import RedisSettings
 from arq.worker import Function, func
@@ -75,6 +75,7 @@ def redis_settings(url: str) -> RedisSettings:
     parts = urlsplit(url)
     if parts.scheme == "unix":
         return RedisSettings(unix_socket_path=parts.path)
+    tls = dict(parse_qsl(parts.query))
     return RedisSettings(
         host=parts.hostname or "127.0.0.1",
         port=parts.port or 6379,
@@ -83,6 +84,9 @@ def redis_settings(url: str) -> RedisSettings:
         password=unquote(parts.password) if parts.password else None,
         ssl=parts.scheme == "rediss",
         ssl_check_hostname=parts.scheme == "rediss",
+        ssl_ca_certs=tls.get("ssl_ca_certs"),
+        ssl_certfile=tls.get("ssl_certfile"),
+        ssl_keyfile=tls.get("ssl_keyfile"),
         conn_retries=1,
     )
 

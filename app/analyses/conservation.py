@@ -4,19 +4,21 @@ accepted = waiting + deferred + running + complete + dead + aborted. A dead lett
 accepted once more, so that discarding or resolving it changes nothing here: the law is about jobs.
 """
 
+from typing import Final
+
 import pandas as pd
 
-from app import frames
+from app.columns import Schema, number, text
 
-#: One row per queue.
-CONSERVATION_COLUMNS: frames.Columns = {
-    "queue": "str",
-    "accepted": "float64",
-    "held": "float64",  #: waiting, deferred and running
-    "ended": "float64",  #: complete, dead or aborted
-    "difference": "float64",  #: accepted - held - ended; NaN: unknown
-    "verdict": "str",  #: holds · missing · extra · unknown
-}
+CONSERVATION_COLUMNS: Final = Schema(
+    "One row per queue.",
+    queue=text("name of the queue"),
+    accepted=number("jobs", "enqueued by our producers since ever, redrives included"),
+    held=number("jobs", "waiting, deferred and running"),
+    ended=number("jobs", "complete, dead or aborted"),
+    difference=number("jobs", "accepted less held and ended; NaN: unknown"),
+    verdict=text("holds, missing, extra or unknown"),
+)
 
 
 def conservation(queues: pd.DataFrame) -> pd.DataFrame:

@@ -1,26 +1,29 @@
 """How much of their slots workers use, and since when jobs wait. Pure."""
 
+from typing import Final
+
 import pandas as pd
 
 from app import frames
+from app.columns import Schema, number, text
 
-#: One row per queue.
-UTILISATION_COLUMNS: frames.Columns = {
-    "queue": "str",
-    "workers": "float64",
-    "slots": "float64",
-    "busy": "float64",
-    "now": "float64",  #: busy of slots, 0 to 1; NaN: no slot, or unknown
-    "mean": "float64",  #: over the history given
-    "saturated_share": "float64",  #: share of the samples with every slot busy
-}
-#: One row per queue.
-AGE_COLUMNS: frames.Columns = {
-    "queue": "str",
-    "oldest_wait_s": "float64",  #: the oldest due job nobody took yet
-    "worst_s": "float64",  #: the greatest in the history given
-    "grows_s_per_s": "float64",  #: 1: nothing is taken; 0: it keeps up; below: it catches up
-}
+UTILISATION_COLUMNS: Final = Schema(
+    "One row per queue.",
+    queue=text("name of the queue"),
+    workers=number("workers", "live workers that serve it"),
+    slots=number("slots", "jobs they may run at once"),
+    busy=number("slots", "of these, taken"),
+    now=number("0 to 1", "busy of slots; NaN: no slot, or unknown"),
+    mean=number("0 to 1", "the same over the history given"),
+    saturated_share=number("0 to 1", "share of the samples with every slot busy"),
+)
+AGE_COLUMNS: Final = Schema(
+    "One row per queue.",
+    queue=text("name of the queue"),
+    oldest_wait_s=number("s", "age of the oldest due job nobody took yet"),
+    worst_s=number("s", "the greatest in the history given"),
+    grows_s_per_s=number("s/s", "1: nothing is taken; 0: it keeps up; below: it catches up"),
+)
 
 
 def utilisation(queues: pd.DataFrame, history: pd.DataFrame) -> pd.DataFrame:

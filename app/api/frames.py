@@ -8,11 +8,12 @@ import pandas as pd
 from fastapi import APIRouter, Path, Query
 from fastapi.responses import Response
 
-from app import frames, past
+from app import frames, past, reader
 from app.actions.asking import check_queue
 from app.api.access import Caller, Now, Shared
 from app.batch import Batch
 from app.connections import GONE, explained
+from app.enqueue import codec_of
 from app.errors import NotFound
 from app.frame_files import parquet, records_json, safe_csv
 from app.query_plan import WINDOW, Ask, plan_of, runs_of
@@ -27,12 +28,41 @@ _UNSAFE_HEADERS: Final = {"Cache-Control": "no-store"}
 
 
 @router.get("/frames")
-async def frame_names(now: Now, _: Caller) -> dict[str, Any]:
-    """List the frames with their columns and types."""
+async def frame_names(_: Caller) -> dict[str, Any]:
+    """List the frames: what a row is, and each column's type, unit and meaning."""
     return {
-        name: {str(column): str(dtype) for column, dtype in now.frame(name).dtypes.items()}
-        for name in frames.FRAMES
+        name: {
+            "row": schema.row,
+            "columns": {
+                column: {"dtype": str(told.dtype), "unit": told.unit, "meaning": told.meaning}
+                for column, told in schema.about.items()
+            },
+        }
+        for name, schema in {**frames.FRAMES, **frames.ASKED_FRAMES}.items()
     }
+
+
+@router.get("/frames/jobs.{kind}")
+async def jobs(
+    kind: Annotated[str, Path(max_length=8)],
+    shared: Shared,
+    _: Caller,
+    queue: Annotated[str, Query(min_length=1, max_length=128)],
+    state: Annotated[reader.JobsOf, Query()] = "waiting",
+    cursor: Annotated[str | None, Query(max_length=64)] = None,
+    limit: Annotated[int, Query(ge=1, le=500)] = 500,
+) -> Response:
+    """Return a page of a queue's jobs as a frame; the header ``X-Cursor`` continues it."""
+    if kind not in KINDS:
+        raise NotFound("format", kind, KINDS)
+    await check_queue(shared.connections, shared.settings, queue)
+    page = await reader.jobs_page(
+        shared.connections.queue, queue, state, cursor, limit, codec=codec_of(shared.settings)
+    )
+    answer = _as_file(reader.jobs_frame(page.items), "jobs", kind)
+    if page.cursor is not None:
+        answer.headers["X-Cursor"] = page.cursor
+    return answer
 
 
 @router.get("/frames/{name}.{kind}")
@@ -46,24 +76,24 @@ async def frame(
 ) -> Response:
     """Return one frame of the newest snapshot, or as of a moment, as ``.json``, ``.csv`` or ``.parquet``."""
     if name not in frames.FRAMES:
-        raise NotFound("frame", name, list(frames.FRAMES))
+        raise NotFound("frame", name, [*frames.FRAMES, *frames.ASKED_FRAMES])
     if kind not in KINDS:
         raise NotFound("format", kind, KINDS)
     if at is not None:
         now = await _as_of(shared, _utc(at))
-    return _answer(now.frame(name), kind, name)
+    return _as_file(now.frame(name), name, kind)
 
 
-def _answer(frame: pd.DataFrame, kind: str, name: str) -> Response:
+def _as_file(found: pd.DataFrame, name: str, kind: str) -> Response:
     if kind == "json":
-        return Response(records_json(frame), media_type="application/json", headers=_UNSAFE_HEADERS)
-    body, media = (
-        (safe_csv(frame), "text/csv")
+        return Response(records_json(found), media_type="application/json", headers=_UNSAFE_HEADERS)
+    body, media_type = (
+        (safe_csv(found), "text/csv")
         if kind == "csv"
-        else (parquet(frame), "application/vnd.apache.parquet")
+        else (parquet(found), "application/vnd.apache.parquet")
     )
-    named = {"Content-Disposition": f'attachment; filename="{name}.{kind}"'}
-    return Response(body, media_type=media, headers={**_UNSAFE_HEADERS, **named})
+    saved = {"Content-Disposition": f'attachment; filename="{name}.{kind}"'}
+    return Response(body, media_type=media_type, headers=_UNSAFE_HEADERS | saved)
 
 
 async def _as_of(shared: Runtime, at: datetime) -> Snapshot:
@@ -106,7 +136,7 @@ async def runs(
         await batch.run()
     except GONE as error:
         raise explained(error, "redis://queue") from error
-    return _answer(ask.finish(runs_of(replies)), kind, f"runs-{queue}")
+    return _as_file(ask.finish(runs_of(replies)), f"runs-{queue}", kind)
 
 
 def _utc(at: datetime) -> datetime:

@@ -1,20 +1,35 @@
 """Commands that start processes: the stack, the server, workers, processors."""
 
+import asyncio
 import signal
+from enum import StrEnum
 from importlib import import_module
 from typing import Annotated, Any
 
 import typer
+from redis.exceptions import RedisError
 
 from app import __version__
 from app.child import die_with_parent
 from app.cli.terminal import say
+from app.connections import connect, explained
+from app.errors import ArqscopeError
+from app.liveness import living
+from app.records import WorkerInfo
 from app.settings import Settings
+
+
+class Role(StrEnum):
+    """What a process beats as."""
+
+    WORKER = "worker"
+    EVENTS = "events"
+    DEAD_LETTERS = "dead-letters"
 
 
 def add_to(app: typer.Typer) -> None:
     """Add them to the command itself."""
-    for command in (up, serve, worker, events, version):
+    for command in (up, serve, worker, events, alive, version):
         app.command()(command)
     app.command("dead-letters")(dead_letters)
 
@@ -73,6 +88,43 @@ def events() -> None:
 def dead_letters() -> None:
     """Run the dead-letter processor: decides what becomes of dead letters, drives operations."""
     _process("workers.dead_letter_processor").main(Settings.load())
+
+
+def alive(
+    role: Annotated[Role, typer.Argument(help="What should run on this machine.")],
+    source: Annotated[str, typer.Argument(help="Its queue; nothing: any.")] = "",
+    forgive_redis: Annotated[
+        bool,
+        typer.Option(
+            "--forgive-redis", help="Exit 0 when Redis is away: a restart would not help."
+        ),
+    ] = False,
+) -> None:
+    """Tell whether a process of this machine beats: exit 0 or 1, for health checks of containers."""
+    try:
+        found = asyncio.run(_living(role.value, source))
+    except ArqscopeError as error:
+        say(str(error))
+        raise typer.Exit(0 if forgive_redis else 1) from None
+    for info in found:
+        told = f": {info.trouble}" if info.trouble else ""
+        say(f"{info.role} {info.source} {info.state} pid {info.pid}{told}")
+    if not found:
+        say(
+            f"no {role.value} {source}".rstrip() + " of this machine has told in 20 s that it lives"
+        )
+        raise typer.Exit(1)
+
+
+async def _living(role: str, source: str) -> list[WorkerInfo]:
+    url = Settings.load().url("queue")
+    redis = connect(url, retries=0)
+    try:
+        return await living(redis, role, source)
+    except (RedisError, OSError) as error:
+        raise explained(error, url) from error
+    finally:
+        await redis.aclose()
 
 
 def version() -> None:

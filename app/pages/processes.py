@@ -6,7 +6,6 @@ from typing import Any
 import pandas as pd
 
 from app import palette
-from app.frames import running_jobs
 from app.pages.address import href
 from app.pages.markup import (
     Html,
@@ -29,6 +28,7 @@ from app.pages.markup import (
 from app.pages.overview import known, stale
 from app.pages.scene import Page, Scene
 from app.palette import WORKER_LOOK
+from app.record_rows import running_jobs
 from app.records import WorkerInfo
 
 _TONE = {"running": "complete", "draining": "queued", "degraded": "failed"}

@@ -17,12 +17,13 @@ import pandas as pd
 import pytest
 from redis.asyncio import Redis
 
-from app import frames, keys, reader
+from app import frames, keys, operations, reader
 from app.collector import Collector, collector_for
 from app.enqueue import JobRequest, enqueue, enqueue_many
 from app.errors import InvalidRequest
+from app.operations import Operation
 from app.payload import Codec
-from app.records import DeadLetter, JobRun, JobState, LetterState, Outcome, WorkerInfo
+from app.records import DeadLetter, JobRun, JobState, LetterState, Outcome, WorkerInfo, utc
 from app.settings import QueuePolicy, Settings
 from app.snapshot import Snapshot, stats
 from tests.conftest import RunningRedis, start_redis
@@ -157,6 +158,40 @@ async def test_a_known_load_gives_exactly_its_numbers(
     assert answer["dead-letter-queue"]["waiting"] == 2
     for name, columns in frames.FRAMES.items():
         assert list(snapshot.frame(name)) == list(columns)
+
+
+@BOTH
+async def test_functions_and_operations_are_listed_and_reach_whoever_follows(
+    settings: Settings, queue_redis: Redis
+) -> None:
+    counted = {"mail|o|complete": 3, "mail|o|dead": 1, "mail|r|40": 4, "generic|o|retry": 9}
+    await queue_redis.hset(keys.minute(QUEUE, now_ms() // 60_000), mapping=counted)
+    for name in ("mail", "generic"):
+        asked = Operation(
+            id=f"op-{name}", kind="retry_letters", source=QUEUE, filter={"name": name},
+            created_at=utc(now_ms()), matched=4,
+        )  # fmt: skip
+        await operations.create(queue_redis, asked)
+    leader, follower = Collector(settings), Collector(settings)
+    await leader.sample()
+    await follower.sample()
+    await follower.sample(full=False)
+
+    led = await leader.sample()
+    followed = await follower.sample(full=False)
+
+    assert (led.role, followed.role) == ("leader", "follower")
+    for snapshot in (led, followed):
+        found = snapshot.functions[["queue", "function", "runs", "complete", "retried", "dead"]]
+        assert found.to_numpy().tolist() == [
+            [QUEUE, "generic", 9, 0, 9, 0],
+            [QUEUE, "mail", 4, 3, 0, 1],
+        ]
+        assert set(snapshot.operations["id"]) == {"op-mail", "op-generic"}
+        assert set(snapshot.operations["matched"]) == {4}
+        assert set(snapshot.operations["state"]) == {"waiting"}
+    await leader.stop()
+    await follower.stop()
 
 
 async def test_the_second_sample_reads_only_new_runs(

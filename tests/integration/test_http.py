@@ -413,6 +413,29 @@ def test_frames_come_as_parquet_with_their_dtypes_and_as_of_a_moment(api: httpx.
     assert api.get("/frames/queues.json", params={"at": "2020-01-01T00:00:00Z"}).status_code == 404
 
 
+def test_frames_say_what_their_columns_mean_and_jobs_come_a_page_at_a_time(
+    api: httpx.Client,
+) -> None:
+    listed = api.get("/frames").json()
+    body = [{"name": "generic", "data": {"n": n}, "options": {"delay": 60_000}} for n in range(3)]
+    api.post("/jobs/long-running-jobs", json=body)
+    wanted = {"queue": "long-running-jobs", "state": "deferred", "limit": 2}
+
+    first = api.get("/frames/jobs.json", params=wanted)
+    rest = api.get(
+        "/frames/jobs.csv", params={**wanted, "limit": 500, "cursor": first.headers["X-Cursor"]}
+    )
+
+    assert listed["queues"]["columns"]["waiting"]["unit"] == "jobs"
+    assert {"jobs", "functions", "operations"} <= set(listed)
+    assert list(first.json()[0]) == list(listed["jobs"]["columns"])
+    assert [row["state"] for row in first.json()] == ["deferred", "deferred"]
+    assert rest.text.startswith("job_id,queue,state")
+    assert "X-Cursor" not in rest.headers
+    assert api.get("/frames/jobs.json").status_code == 422
+    assert api.get("/frames/jobs.json", params={"queue": "nothing"}).status_code == 404
+
+
 def test_metrics_follow_the_conventions_of_prometheus(api: httpx.Client) -> None:
     text = api.get("/metrics").text
     families = {f.name: f for f in text_string_to_metric_families(text)}

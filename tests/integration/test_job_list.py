@@ -1,5 +1,6 @@
 """Lists of jobs: filters find exactly what is there, windows are stated, memory stays bounded."""
 
+import json
 import pickle
 import time
 from typing import Any
@@ -7,9 +8,9 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from app import job_list, keys
+from app import frames, job_list, keys
 from app.enqueue import JobRequest, enqueue_many
-from app.job_list import JobFilter, jobs_page
+from app.job_list import JobFilter, jobs_frame, jobs_page
 from app.records import JobRun, Outcome
 from app.settings import Settings
 
@@ -59,6 +60,22 @@ async def test_filters_find_exactly_what_there_is(queue_redis: Redis) -> None:
     assert both == ["j0250"]
     assert none == []
     assert early == ["stock"]
+
+
+async def test_a_page_of_jobs_is_a_frame_with_what_each_job_carries(queue_redis: Redis) -> None:
+    await fill(queue_redis, 2)
+    await queue_redis.set(keys.arq_job("j0001"), b"neither pickle nor JSON")
+
+    page = await jobs_page(queue_redis, QUEUE, "waiting")
+    frame = jobs_frame(page.items)
+
+    assert dict(frame.dtypes) == dict(frames.empty_frame(frames.JOB_COLUMNS).dtypes)
+    assert frame["job_id"].to_list() == ["j0000", "j0001"]
+    assert frame["function"].to_list() == ["mail", ""]
+    assert json.loads(frame["arguments"].iloc[0]) == {"args": [{"tenant": "Zoë"}], "kwargs": {}}
+    assert frame["note"].iloc[0] == ""
+    assert frame["note"].iloc[1]
+    assert frame["started"].isna().all()
 
 
 async def test_a_window_that_ends_is_said_and_the_cursor_goes_on(

@@ -17,7 +17,7 @@ from redis import Redis as SyncRedis
 from app import audit, frames, keys
 from app.errors import ActionRefused, InvalidRequest, NotFound, RedisUnavailable
 from app.notebook import Scope, connect
-from app.query_plan import JOB_COLUMNS, Plan
+from app.query_plan import Plan
 from app.records import DeadLetter, JobRun, LetterState, Outcome
 from app.settings import Settings
 from tests.conftest import wait_until
@@ -100,12 +100,12 @@ def test_jobs_are_read_by_state_with_their_arguments_masked(scope: Scope) -> Non
     later = scope.jobs(QUEUE, state="deferred").df()
     failed = scope.jobs(QUEUE, state="failed", since="2h", function="data-sync").df()
 
-    assert waiting["id"].to_list() == ["w1", "w2"]
-    assert waiting["arguments"].iloc[0] == '{"n": 1, "password": "***"}'
-    assert later["id"].to_list() == ["later"]
-    assert failed["id"].to_list() == ["j40"]
-    assert list(failed.columns) == list(JOB_COLUMNS)
-    assert scope.jobs(QUEUE, function="generic").df()["id"].to_list() == ["w1"]
+    assert waiting["job_id"].to_list() == ["w1", "w2"]
+    assert waiting["arguments"].iloc[0] == ('{"args": [{"n": 1, "password": "***"}], "kwargs": {}}')
+    assert later["job_id"].to_list() == ["later"]
+    assert failed["job_id"].to_list() == ["j40"]
+    assert list(failed.columns) == list(frames.JOB_COLUMNS)
+    assert scope.jobs(QUEUE, function="generic").df()["job_id"].to_list() == ["w1"]
     assert scope.jobs(QUEUE, state="running").df().empty
 
 
@@ -491,7 +491,7 @@ def test_the_line_magic_knows_the_scope(scope: Scope) -> None:
 
     assert _magic("") is scope
     assert len(_magic("dead_letters")) == 6
-    assert _magic("jobs async-processing deferred").df()["id"].to_list() == ["later"]
+    assert _magic("jobs async-processing deferred").df()["job_id"].to_list() == ["later"]
     with pytest.raises(InvalidRequest, match="no column 'dead_leters'"):
         _magic("dead_leters")
     with pytest.raises(InvalidRequest, match="not understood"):

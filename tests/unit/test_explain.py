@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app import explain, frames
+from app import explain, frames, record_rows
 from app.arguments import MAX_JSON_CHARS, MAX_PATHS, decoded, encoded, flat
 from app.explain import adjusted, arguments_frame, fisher_greater, shared_arguments, wilson
 from app.records import DeadLetter, LetterState
@@ -121,7 +121,7 @@ def letter(letter_id: str, fingerprint: str = "f1", **facts) -> DeadLetter:
 
 
 def test_retry_odds_count_every_retry_once():
-    table = frames.dead_letters_frame(
+    table = record_rows.dead_letters_frame(
         [
             letter("a", state=LetterState.RESOLVED, redrives=2),  # one failed, one ended well
             letter("b", redrives=3),  # three failed
@@ -140,7 +140,7 @@ def test_retry_odds_count_every_retry_once():
 
 
 def test_the_same_cause_is_found_in_other_queues():
-    table = frames.dead_letters_frame(
+    table = record_rows.dead_letters_frame(
         [
             letter("a"),
             letter("b", source="long-running-jobs", state=LetterState.RESOLVED),

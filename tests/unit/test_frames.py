@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Final
 
 import numpy as np
 import pandas as pd
@@ -9,10 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app import frames
+from app import frames, record_rows
+from app.analyses.conservation import CONSERVATION_COLUMNS
 from app.analyses.percentiles import exact_s, quantiles_s, split_minute
+from app.analyses.utilisation import AGE_COLUMNS, UTILISATION_COLUMNS
+from app.columns import TIME
+from app.foreign import FOREIGN_COLUMNS
 from app.history import ColumnLog
 from app.latency import Latency
+from app.operations import Operation
+from app.past import ANNOTATION_COLUMNS
 from app.readings import QueueReading
 from app.records import (
     BUCKET_ERROR,
@@ -22,10 +29,13 @@ from app.records import (
     Outcome,
     WorkerInfo,
     bucket_of,
+    bucket_value,
+    utc,
 )
-from app.sample_rows import depth_row, group_row
+from app.sample_rows import depth_row, function_rows, group_row
 from app.settings import Settings
 from app.snapshot import Snapshot, stats
+from app.tiers import TIER_COLUMNS
 from app.turns import Rates, Rota
 
 
@@ -70,6 +80,67 @@ def test_a_row_that_says_nothing_has_the_dtypes_of_the_empty_frame(name: str) ->
     assert dtypes(frame) == dtypes(frames.empty_frame(columns))
 
 
+SCHEMAS: Final = {
+    **frames.FRAMES, **frames.ASKED_FRAMES, "minutes": TIER_COLUMNS,
+    "annotations": ANNOTATION_COLUMNS, "foreign": FOREIGN_COLUMNS, "ages": AGE_COLUMNS,
+    "utilisation": UTILISATION_COLUMNS, "conservation": CONSERVATION_COLUMNS,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(SCHEMAS))
+def test_every_column_says_what_it_means_and_every_number_its_unit(name: str) -> None:
+    schema = SCHEMAS[name]
+
+    assert schema.row.startswith("One row per ")
+    assert list(schema) == list(schema.about)
+    for column, told in schema.about.items():
+        assert told.meaning, column
+        assert told.unit or told.dtype != "float64", column
+        if column.endswith("_s"):
+            is_rate = column.endswith("per_s")
+            assert told.unit.endswith("/s") if is_rate else told.unit == "s", column
+        if told.dtype == TIME:
+            assert told.unit == "UTC"
+
+
+def test_the_frames_of_the_design_are_all_there() -> None:
+    design = "queues jobs runs functions workers streams groups events dead_letters causes redis operations history"
+
+    assert set(design.split()) <= {*frames.FRAMES, *frames.ASKED_FRAMES}
+
+
+def test_functions_are_counted_and_timed_apart() -> None:
+    minute = {
+        "mail|o|complete": 3, "mail|o|retry": 1, "mail|r|40": 4, "mail|w|0": 4, "mail|e|50": 3,
+        "a|b|o|dead": 2, "idle|a|accepted": 5, "odd": 1,
+    }  # fmt: skip
+
+    rows = frames.frame_of(function_rows("q", minute), frames.FUNCTION_COLUMNS)
+
+    assert rows[["function", "runs", "complete", "retried", "dead"]].to_numpy().tolist() == [
+        ["a|b", 2, 0, 0, 2],
+        ["mail", 4, 3, 1, 0],
+    ]
+    assert rows["run_p50_s"].iloc[1] == pytest.approx(bucket_value(40) / 1000)
+    assert np.isnan(rows["run_p50_s"].iloc[0])
+
+
+def test_operations_come_newest_first_and_undated_ones_have_no_time() -> None:
+    operations = [
+        Operation(id=f"o{n}", kind="retry_letters", source="q", created_at=utc(n * 1000),
+                  filter={"name": "mail"})
+        for n in (1, 2)
+    ]  # fmt: skip
+
+    frame = frames.frame_of(record_rows.operation_rows(operations), frames.OPERATION_COLUMNS)
+
+    assert frame["id"].to_list() == ["o2", "o1"]
+    assert frame["filter"].iloc[0] == '{"name": "mail"}'
+    assert frame["created"].iloc[0] == pd.Timestamp(2, unit="s", tz="UTC")
+    assert frame["finished"].isna().all()
+    assert frame["rate_per_s"].isna().all()
+
+
 texts = st.text(st.characters(codec=None), max_size=30)
 times = st.integers(0, 4_102_444_800_000)
 
@@ -84,7 +155,7 @@ times = st.integers(0, 4_102_444_800_000)
     )
 )  # fmt: skip
 def test_runs_keep_dtypes_order_and_number_whatever_they_hold(runs: list[JobRun]) -> None:
-    frame = frames.runs_frame(runs)
+    frame = record_rows.runs_frame(runs)
 
     assert dtypes(frame) == dtypes(frames.empty_frame(frames.RUN_COLUMNS))
     assert len(frame) == len(runs)
@@ -95,7 +166,7 @@ def test_runs_keep_dtypes_order_and_number_whatever_they_hold(runs: list[JobRun]
 
 
 def test_a_run_says_how_long_it_waited_and_ran() -> None:
-    row = frames.runs_frame([make_run()]).iloc[0]
+    row = record_rows.runs_frame([make_run()]).iloc[0]
 
     assert row["wait_s"] == 0.5
     assert row["run_s"] == 2.0
@@ -103,7 +174,7 @@ def test_a_run_says_how_long_it_waited_and_ran() -> None:
 
 
 def test_the_outcomes_of_runs_are_always_the_same_categories() -> None:
-    frame = frames.runs_frame([make_run()])
+    frame = record_rows.runs_frame([make_run()])
 
     assert list(frame["outcome"].cat.categories) == [outcome.value for outcome in Outcome]
 
@@ -115,7 +186,7 @@ def test_causes_count_letters_by_fingerprint_and_name_the_newest_error() -> None
         make_letter("c", fingerprint="y", error="other", died_ms=5_000),
     ]
 
-    causes = frames.causes_frame(frames.dead_letters_frame(letters))
+    causes = record_rows.causes_frame(record_rows.dead_letters_frame(letters))
 
     assert causes[["fingerprint", "error", "count", "functions"]].to_numpy().tolist() == [
         ["x", "new", 2, "mail, sync"],
@@ -133,7 +204,7 @@ def test_running_jobs_come_from_what_workers_say_and_a_broken_heartbeat_says_not
     )  # fmt: skip
     broken = replace(worker, id="w2", jobs="{")
 
-    frame = frames.running_frame([worker, broken], now_ms=10_000, due_ms={"j1": 3_000.0})
+    frame = record_rows.running_frame([worker, broken], now_ms=10_000, due_ms={"j1": 3_000.0})
 
     row = frame.iloc[0]
     assert len(frame) == 1

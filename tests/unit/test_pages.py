@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from bokeh.document import Document
 
-from app import actions, frames
+from app import actions, frames, record_rows
 from app.actions import ActionReport, Actor, Connections
 from app.enqueue import Enqueued
 from app.errors import ActionRefused, InvalidRequest
@@ -84,7 +84,7 @@ def make_snapshot(*, queues=(), letters=(), number=1, history=(), **more):
         number=number,
         queues=frames.frame_of(queues, frames.QUEUE_COLUMNS),
         dead_letters=dead,
-        causes=frames.causes_frame(dead),
+        causes=record_rows.causes_frame(dead),
         history=frames.frame_of(history, frames.HISTORY_COLUMNS),
         **more,
     )

@@ -28,7 +28,7 @@ from app.tiers import (
 levels = st.dictionaries(st.sampled_from(list(LEVELS)), st.floats(0, 1e9), max_size=9)
 counts = st.dictionaries(st.sampled_from(COUNTS), st.integers(1, 10**9), max_size=7)
 histograms = st.dictionaries(
-    st.sampled_from(HISTOGRAMS),
+    st.sampled_from(list(HISTOGRAMS)),
     st.dictionaries(st.integers(0, 180), st.integers(1, 10**6), min_size=1, max_size=20),
     max_size=3,
 )
