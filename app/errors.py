@@ -14,6 +14,8 @@
   - NotFound                 the queue, job, dead letter or stream named does not exist
   - Overloaded               a limit of this process is reached; later, or elsewhere, it may work
   - ActionRefused            a control action does not apply (wrong state, read-only, no right)
+  - CheckFailed              a deployment does not do what it must; carries the remedy
+    + CheckImpossible        something cannot be checked from here; carries what would make it possible
 * PermanentError             raised by a job: do not retry, bury at once
 """
 
@@ -93,6 +95,18 @@ class Overloaded(ArqscopeError):
 
 class ActionRefused(ArqscopeError):
     """A control action does not apply: wrong state, read-only mode or missing right."""
+
+
+class CheckFailed(ArqscopeError):
+    """A deployment does not do what it must; carries the remedy."""
+
+    def __init__(self, sentence: str, remedy: str) -> None:
+        super().__init__(sentence)
+        self.remedy = remedy
+
+
+class CheckImpossible(CheckFailed):
+    """Something cannot be checked from here; carries what would make it possible."""
 
 
 class PermanentError(Exception):

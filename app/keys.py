@@ -26,7 +26,10 @@ ARQ_RETRY: Final = retry_key_prefix
 
 
 def arq_job(job_id: str) -> str:
-    """STRING payload of a waiting or running job · producer · ≥ 365 d · one per queued job."""
+    """STRING payload of a waiting or running job · producer · ≥ 365 d · one per queued job.
+
+    That of a dead letter's retry has no TTL: it goes with the job or the letter's reopening.
+    """
     return f"{ARQ_JOB}{job_id}"
 
 

@@ -11,7 +11,6 @@ from datetime import UTC, datetime
 from typing import Final
 
 from app import keys
-from app.enqueue import PAYLOAD_TTL_MS
 from app.errors import InvalidRequest
 from app.redrive import Shelf, asked, run_script
 
@@ -126,7 +125,7 @@ class Sweep:
     skipped: int
     failed: int
     finished: bool
-    ids: list[str]
+    ids: list[str]  #: of a find
 
 
 async def sweep(
@@ -181,7 +180,6 @@ async def sweep(
             keys.dead_record(source, ""),
             keys.dead_payload(source, ""),
             keys.ARQ_JOB,
-            PAYLOAD_TTL_MS,
             source,
             actor,
             decision,

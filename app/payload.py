@@ -38,6 +38,10 @@ class RemoteError(Exception):
         self.message = message
         self.traceback = traceback
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copied as it was made: a record that holds one can be taken apart."""
+        return type(self), (self.type_name, self.message, self.traceback)
+
 
 def safe_str(value: object, limit: int = 4096) -> str:
     """``str(value)`` cut to *limit* characters, lone surrogates replaced; never raises."""

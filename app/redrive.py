@@ -14,7 +14,6 @@ from redis.exceptions import RedisError
 
 from app import keys
 from app.connections import explained
-from app.enqueue import PAYLOAD_TTL_MS
 from app.errors import BadRecord
 from app.payload import safe_str
 from app.records import DeadLetter, LetterState
@@ -180,7 +179,6 @@ async def _redrive_job(
             keys.ARQ_JOB,
             int(delay_s * 1000),
             verdict.actor,
-            PAYLOAD_TTL_MS,
             "" if verdict.seen_redrives is None else verdict.seen_redrives,
             verdict.token,
             verdict.decision,

@@ -20,6 +20,7 @@ from app.cli import (
     processes,
     queues,
     streams,
+    verify,
 )
 from app.errors import ArqscopeError, InvalidRequest, NotFound
 
@@ -31,6 +32,7 @@ app = typer.Typer(
 )
 processes.add_to(app)
 queues.add_to(app)
+verify.add_to(app)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(dlq.app, name="dlq")
 app.add_typer(streams.app, name="streams")

@@ -1,4 +1,5 @@
--- Return to "open" what is marked as retried although its job is nowhere: nothing may vanish.
+-- Return to "open" what is marked as retried although its job is nowhere: nothing may vanish, and
+-- nothing be left over of that job.
 -- KEYS  1 dead retrying  2 dead open (ZSETs)  3 queue (ZSET)  4 running (HASH)
 -- ARGV  1 record prefix  2 job-key prefix  3 ms a retry must have been marked for
 --       4 letters looked at most  5 score to begin after
@@ -16,6 +17,7 @@ for i = 1, #old, 2 do
   local job = letter .. '~r' .. (redis.call('HGET', record, 'redrives') or '0')
   if not redis.call('ZSCORE', KEYS[3], job) and redis.call('HEXISTS', KEYS[4], job) == 0 then
     redis.call('ZREM', KEYS[1], letter)
+    redis.call('DEL', ARGV[2] .. job)
     if redis.call('HGET', record, 'state') == 'retrying' then
       redis.call('HSET', record, 'state', 'new', 'changed_ms', int(now), 'decision', 'ALERT',
                  'decision_reason', 'its retry ' .. job .. ' left the queue without a report')

@@ -7,20 +7,21 @@
 --       "<score> <letter id>" or ""  6 lowest score  7 highest score  8 "1": from the newest on (find)
 --       9 name  10 fingerprint  11 error type  12 text in error, id or name, lower case  13 state
 --         ("" each: any)
---      14 record prefix  15 payload prefix  16 job-key prefix  17 payload TTL ms  18 source
---      19 actor  20 decision  21 its reason  22 done 23 skipped 24 failed so far (a lost journal)
---      25 "1": note the ids as canaries
--- Reply {cursor, done, skipped, failed, "1" at the end of the walk, then the ids matched or acted on};
+--      14 record prefix  15 payload prefix  16 job-key prefix  17 source
+--      18 actor  19 decision  20 its reason  21 done 22 skipped 23 failed so far (a lost journal)
+--      24 "1": note the ids as canaries
+-- Reply {cursor, done, skipped, failed, "1" at the end of the walk, then the ids a find matched};
 -- counts of an operation are those of its whole life, of a find those of this call.
 -- Atomic: a letter changes together with its job or entry, its index and the counters. The cursor and
 -- the counts are kept in the same step, so that a caller who was killed and asks again goes on behind
--- what was done; and a letter carries the operation's id, so that none is acted on twice by one.
+-- what was done; and a letter carries the operation's id, so that none is acted on twice by one. The
+-- payload of a retry has no TTL: it goes with its job, or when its letter is reopened (reopen_letters).
 local call, ARGV, KEYS = redis.call, ARGV, KEYS  -- globals cost a lookup each, and this runs per letter
 local verb, op = ARGV[1], ARGV[2]
 local most, looks = tonumber(ARGV[3]), tonumber(ARGV[4])
 local cursor, low, high, newest = ARGV[5], ARGV[6], ARGV[7], ARGV[8] == '1'
 local name, fingerprint, kind, text, wanted = ARGV[9], ARGV[10], ARGV[11], ARGV[12], ARGV[13]
-local done, skipped, failed = tonumber(ARGV[22]), tonumber(ARGV[23]), tonumber(ARGV[24])
+local done, skipped, failed = tonumber(ARGV[21]), tonumber(ARGV[22]), tonumber(ARGV[23])
 local int = function(n) return string.format('%.0f', n) end
 if op ~= '' then
   local kept = call('HMGET', KEYS[2], 'cursor', 'done', 'skipped', 'failed', 'finished')
@@ -49,8 +50,8 @@ local rows = call(newest and 'ZREVRANGE' or 'ZRANGE', KEYS[1], start, start + lo
 
 local top, bottom = tonumber(high), tonumber(low)
 local ids, gone, jobs, marks, finished = {}, {}, {}, {}, #rows < 2 * looks
-local records, payloads, job_keys, ttl = ARGV[14], ARGV[15], ARGV[16], ARGV[17]
-local actor, decision, reason = ARGV[19], ARGV[20], ARGV[21]
+local records, payloads, job_keys = ARGV[14], ARGV[15], ARGV[16]
+local actor, decision, reason = ARGV[18], ARGV[19], ARGV[20]
 local filters = name ~= '' or fingerprint ~= '' or kind ~= '' or text ~= '' or wanted ~= ''
 local lineage = '{"at_ms":' .. now .. ',"actor":' .. cjson.encode(actor) .. ',"operation":' .. cjson.encode(op) .. '}'
 local function matches(f)
@@ -60,12 +61,22 @@ local function matches(f)
 end
 
 local bytes = 0
-local function retry_job(letter, record, redrives)
+local held, held_to = {}, 0
+local function payload_of(i)  -- read ahead where every letter walked is likely wanted
+  if i > held_to then
+    local names = {}
+    held_to = filters and i or math.min(i + 18, #rows - 1)
+    for n = i, held_to, 2 do names[#names + 1] = payloads .. rows[n] end
+    for n, payload in ipairs(call('MGET', unpack(names))) do held[i + 2 * (n - 1)] = payload end
+  end
+  return held[i]
+end
+
+local function retry_job(letter, record, redrives, payload)
+  if not payload then return nil end
   local n = int(redrives + 1)
   local id = letter .. '~r' .. n
-  local payload = call('GET', payloads .. letter)
-  if not payload then return nil end
-  call('SET', job_keys .. id, payload, 'PX', ttl)
+  call('SET', job_keys .. id, payload)
   bytes = bytes + #payload
   jobs[#jobs + 1] = now
   jobs[#jobs + 1] = id
@@ -74,8 +85,7 @@ local function retry_job(letter, record, redrives)
   return id
 end
 
-local function retry_event(letter, record, redrives)
-  local kept = call('GET', payloads .. letter)
+local function retry_event(letter, record, redrives, kept)
   if not kept then return nil end
   bytes = bytes + #kept
   local read, value = pcall(cjson.decode, kept)
@@ -104,7 +114,7 @@ local function retry_event(letter, record, redrives)
   return entry
 end
 
-local acted = 0
+local acted, walked = 0, 0
 local function forget(record, redrives)  -- the last 100 redrives are told
   if redrives > 99 then call('HDEL', record, 'redrive:' .. int(redrives - 99)) end
 end
@@ -119,6 +129,7 @@ for i = 1, #rows, 2 do
     finished = false
     break
   end
+  walked = walked + 1
   local record = records .. letter
   local f
   if filters then
@@ -140,8 +151,8 @@ for i = 1, #rows, 2 do
     acted = acted + 1
     local id
     local redrives = tonumber(f[2] or '') or 0
-    if verb == 'retry_job' then id = retry_job(letter, record, redrives)
-    elseif verb == 'retry_event' then id = retry_event(letter, record, redrives)
+    if verb == 'retry_job' then id = retry_job(letter, record, redrives, payload_of(i))
+    elseif verb == 'retry_event' then id = retry_event(letter, record, redrives, payload_of(i))
     else
       id = letter
       call('HSET', record, 'state', verb, 'changed_ms', now, 'actor', actor, 'decision', decision,
@@ -162,7 +173,8 @@ for i = 1, #rows, 2 do
 end
 
 if #gone > 0 then
-  call('ZREM', KEYS[1], unpack(gone))
+  if #gone == walked and not newest then call('ZREMRANGEBYRANK', KEYS[1], start, start + walked - 1)
+  else call('ZREM', KEYS[1], unpack(gone)) end
   if verb == 'retry_job' or verb == 'retry_event' then
     call('ZADD', KEYS[3], unpack(marks))
     call('HINCRBY', KEYS[6], 'redriven', #gone)
@@ -174,14 +186,14 @@ end
 if #jobs > 0 then
   call('ZADD', KEYS[5], unpack(jobs))
   call('HINCRBY', KEYS[6], 'accepted', #gone)
-  call('SADD', KEYS[8], ARGV[18])
+  call('SADD', KEYS[8], ARGV[17])
   call('LPUSH', KEYS[7], '1', '1', '1', '1')
   call('LTRIM', KEYS[7], 0, 15)
 end
 if op ~= '' then
   call('HSET', KEYS[2], 'cursor', cursor, 'done', done, 'skipped', skipped, 'failed', failed, 'finished', finished and '1' or '0')
   call('PEXPIRE', KEYS[2], 604800000)
-  if ARGV[25] == '1' and #ids > 0 then
+  if ARGV[24] == '1' and #ids > 0 then
     local flat = {}
     for n = 1, #gone do
       flat[#flat + 1] = 'canary:' .. gone[n]
@@ -191,5 +203,7 @@ if op ~= '' then
   end
 end
 local reply = {cursor, done, skipped, failed, finished and '1' or '0'}
-for n = 1, #ids do reply[#reply + 1] = ids[n] end
+if op == '' then
+  for n = 1, #ids do reply[#reply + 1] = ids[n] end
+end
 return reply

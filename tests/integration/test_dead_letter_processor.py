@@ -153,6 +153,8 @@ async def test_a_retry_that_is_nowhere_opens_its_letter_again(connections, setti
     assert reopened == ["j1"]
     assert await places(redis, "j1") == ["open"]
     assert await places(redis, "j2") == ["retrying"]
+    assert not await redis.exists(keys.arq_job("j1~r1"))
+    assert await redis.exists(keys.arq_job("j2~r1"))
 
 
 async def test_only_closed_letters_past_retention_are_forgotten(connections, settings):

@@ -1,6 +1,7 @@
 """The codec: what goes in comes out, what is hostile is refused with a reason."""
 
 import contextlib
+import copy
 import math
 import pickle
 from datetime import UTC, date, datetime, timedelta
@@ -115,6 +116,18 @@ def test_a_changed_or_unsigned_payload_is_refused_when_a_key_is_set():
     for raw in (changed, unsigned, Codec(key=b"other").encode({"f": "a"})):
         with pytest.raises(BadPayload):
             Codec(key=b"k").decode(raw)
+
+
+def test_a_reported_exception_can_be_copied():
+    """A record that holds one is taken apart to be answered as JSON."""
+    back = copy.deepcopy(RemoteError("ValueError", "no plan", "Traceback …"))
+
+    assert (back.type_name, back.message, back.traceback) == (
+        "ValueError",
+        "no plan",
+        "Traceback …",
+    )
+    assert str(back) == "ValueError: no plan"
 
 
 def test_a_str_that_raises_cannot_hurt():
