@@ -10,13 +10,13 @@ from typing import Any, Final
 import panel as pn
 
 from app.actions import Actor
-from app.charts import MAX_LINES
+from app.charts import ALIASES, MAX_LINES
 from app.collector import Callback
 from app.deployment import Deployment
 from app.drawing import drawn_lines
 from app.errors import InvalidRequest
 from app.pages.address import PLACES, address_of
-from app.pages.gallery import Gallery
+from app.pages.gallery import Gallery, Plot, Stored
 from app.pages.visit import Visit
 from app.palette import Theme
 from app.snapshot import Snapshot
@@ -30,7 +30,7 @@ _PICTURES: Final = {
     "lag": ("stream_history", "lag", "Lag", "events not yet delivered"),
     "events": ("stream_history", "processed_per_s", "Events", "handled per second"),
 }
-_ALIASES: Final = {"latency": "wait", "run-time": "run"}
+_NOTHING_STORED: Final = Stored()
 
 
 class KernelRelay:
@@ -110,7 +110,7 @@ class LiveChart(pn.viewable.Viewer):
     def __init__(
         self, deployment: Deployment, name: str, *, only: str = "", theme: str = "light"
     ) -> None:
-        name = _ALIASES.get(name, name)
+        name = ALIASES.get(name, name)
         if name not in _PICTURES:
             raise InvalidRequest(f"no chart {name!r}", field="name", hint=", ".join(_PICTURES))
         if theme not in ("light", "dark"):
@@ -121,7 +121,7 @@ class LiveChart(pn.viewable.Viewer):
         self._theme: Theme = "dark" if theme == "dark" else "light"
         self._relay = KernelRelay(deployment)
         self._gallery = Gallery(deployment.settings.sample_interval_s)
-        self._gallery.show(self._relay.snapshot, (name,), self._theme, only)
+        self._show(self._relay.snapshot)
         self._key = self._relay.subscribe(self._follow)
 
     @property
@@ -132,9 +132,18 @@ class LiveChart(pn.viewable.Viewer):
     def __panel__(self) -> Any:
         return self._gallery.column
 
+    def _show(self, snapshot: Snapshot) -> None:
+        of_streams = _PICTURES[self._name][0] == "stream_history"
+        frame = snapshot.streams["stream"] if of_streams else snapshot.queues["queue"]
+        names = (self._only,) if self._only else tuple(str(name) for name in frame)[:MAX_LINES]
+        plot = Plot(
+            charts=(self._name,), names=names, of_streams=of_streams, is_only=bool(self._only)
+        )
+        self._gallery.show(plot, snapshot, self._theme, _NOTHING_STORED)
+
     def _follow(self, snapshot: Snapshot) -> None:
-        self._gallery.show(snapshot, (self._name,), self._theme, self._only)
-        if self._gallery.feed(snapshot, lambda _, make: make()):
+        self._show(snapshot)
+        if self._gallery.feed(snapshot, _NOTHING_STORED, lambda _, make: make()):
             for box in self._gallery.column:
                 pn.io.push_notebook(box)
 

@@ -279,4 +279,6 @@ def _as_log(logs: Sequence[pd.DataFrame]) -> pd.DataFrame:
     joined = pd.concat(logs, ignore_index=True).rename(columns={"source": "queue"})
     joined["queue"] = joined["queue"].astype("category")
     joined = joined.sort_values("at", kind="stable", ignore_index=True)
-    return joined[list(frames.HISTORY_COLUMNS)]
+    joined = joined[list(frames.HISTORY_COLUMNS)]
+    joined.attrs["step_s"] = logs[0].attrs["step_s"]
+    return joined
