@@ -22,8 +22,9 @@ from app.settings import Settings
 from tests.conftest import RunningRedis
 
 QUEUE: Final = "async-processing"
-#: 22:00 UTC of yesterday, in epoch minutes: the load runs over midnight, and nothing has expired yet
-START: Final = int(time.time() // 86_400) * 1440 - 120
+#: 22:00 UTC two days ago, in epoch minutes: the load runs over midnight, ends before today, and
+#: nothing of it has expired yet
+START: Final = (int(time.time() // 86_400) - 1) * 1440 - 120
 HOURS: Final = 3
 OUTAGE: Final = range(START + 100, START + 107)  # Redis is away: nothing happens, nobody sees
 BLIND: Final = range(START + 110, START + 131)  # no collector: work goes on
