@@ -234,12 +234,14 @@ def begin(shared: Runtime) -> None:
     async def drain() -> None:
         end = loop.time() + DRAIN_S
         with contextlib.suppress(Exception):
-            await asyncio.wait_for(shared.listeners.close(), 2)
+            async with asyncio.timeout(2):
+                await shared.listeners.close()
         hang_up()
         while in_flight and loop.time() < end:  # noqa: ASYNC110 - polled once, at the end of a life
             await asyncio.sleep(0.02)
         with contextlib.suppress(Exception):  # Redis may be gone; stopping goes on
-            await asyncio.wait_for(_close(shared), 2)
+            async with asyncio.timeout(2):
+                await _close(shared)
         loop.stop()
 
     def stop() -> None:

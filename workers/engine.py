@@ -301,7 +301,8 @@ class Worker(arq.worker.Worker):
             self.runner.lay_back_stubborn()
         try:
             # what Redis will not take now stays leased, falls due by itself, and runs again
-            await asyncio.wait_for(self.outbox.drained(), timeout=self.options.lease_s)
+            async with asyncio.timeout(self.options.lease_s):
+                await self.outbox.drained()
         except TimeoutError:
             log.error("outcomes not recorded", extra={"count": len(self.outbox)})
 
@@ -365,7 +366,8 @@ class Worker(arq.worker.Worker):
 
     async def _wait(self, event: asyncio.Event, limit_s: float) -> None:
         try:
-            await asyncio.wait_for(event.wait(), limit_s)
+            async with asyncio.timeout(limit_s):
+                await event.wait()
         except TimeoutError:
             return
 

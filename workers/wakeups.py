@@ -69,7 +69,8 @@ class Wakeups:
     async def stirred(self, limit_s: float) -> bool:
         """Wait until ``stir`` or *limit_s*; whether it was stirred."""
         try:
-            await asyncio.wait_for(self._stirred.wait(), limit_s)
+            async with asyncio.timeout(limit_s):
+                await self._stirred.wait()
         except TimeoutError:
             return False
         return True
