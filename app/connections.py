@@ -91,6 +91,14 @@ class _Prepared:
         if not self.is_connected:  # type: ignore[attr-defined]
             await _gate_of(self).pass_through(super().connect)  # type: ignore[misc]
 
+    async def on_connect(self) -> None:
+        """Greet the server. A connection that is being made needs no health check: where a password
+        is missing, redis-py's check would connect, greet and check again, without end.
+        """
+        now = asyncio.get_running_loop().time()
+        self.next_health_check = now + self.health_check_interval  # type: ignore[attr-defined]
+        await super().on_connect()  # type: ignore[misc]
+
     async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
         """Send *command*, and be cancelled when asked to.
 

@@ -56,7 +56,7 @@ POLICIES: Final = (
     _policy(r"/favicon\.ico", _READ, Access.OPEN),
     _policy(r"/logout", _POST, Access.VIEWER),
     # reading
-    _policy(r"/(stats|metrics|openapi\.json|docs)", _READ, Access.VIEWER),
+    _policy(r"/(stats|metrics|doctor|openapi\.json|docs)", _READ, Access.VIEWER),
     _policy(r"/docs/assets/[\w.-]+", _READ, Access.VIEWER),
     _policy(rf"/jobs(/{_NAME}){{0,2}}", _READ, Access.VIEWER),
     _policy(rf"/queues(/{_NAME})?", _READ, Access.VIEWER),
@@ -69,6 +69,7 @@ POLICIES: Final = (
     _policy(r"/alerts(/rules)?", _READ, Access.VIEWER),
     _policy(r"/alerts/backtest", _POST, Access.VIEWER),
     _policy(rf"/(events|workers|audit|frames|frames/{_NAME})", _READ, Access.VIEWER),
+    _policy(rf"/runs/{_NAME}", _READ, Access.VIEWER),
     _policy(rf"/operations(/{_NAME})?", _READ, Access.VIEWER),
     _policy(rf"/streams(/{_NAME}(/(groups|entries))?)?", _READ, Access.VIEWER),
     _policy(rf"/streams/{_NAME}/(entries|statuses)/{_NAME}", _READ, Access.VIEWER),

@@ -12,6 +12,7 @@ from app.api import (
     analyses,
     audit,
     causes,
+    doctor,
     documentation,
     events,
     frames,
@@ -34,6 +35,7 @@ from app.server import Runtime
 #: modules whose ``router`` makes up the API; a new one is added here, its policy to ``permissions``
 MODULES: Final[tuple[Any, ...]] = (
     health,
+    doctor,
     stats,
     jobs,
     queues,

@@ -8,12 +8,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app import actions
 from app.api.access import Caller, Now, Shared
-from app.api.frames import records_json
 from app.api.jobs import JobId, QueueName
 from app.api.reports import Report, report
 from app.api.stats import require
 from app.api.strict_json import StrictRoute
 from app.errors import NotFound
+from app.frame_files import records_json
 
 router = APIRouter(tags=["queues"], route_class=StrictRoute)
 
