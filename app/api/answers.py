@@ -54,6 +54,7 @@ def _told(column: Column | None) -> str | None:
 QueueRow: Any = _row("QueueRow", frames.QUEUE_COLUMNS, "One queue: depths now, counters, rates.")
 WorkerRow: Any = _row("WorkerRow", frames.WORKER_COLUMNS, "One live process.")
 JobFrameRow: Any = _row("JobFrameRow", frames.JOB_COLUMNS, "One job of a queue.")
+RunRow: Any = _row("RunRow", frames.RUN_COLUMNS, "One finished run.")
 RunningRow: Any = _row("RunningRow", frames.RUNNING_COLUMNS, "One running job.")
 LetterRow: Any = _row(
     "LetterRow", frames.DEAD_LETTER_COLUMNS, "One dead letter, without its payload."
