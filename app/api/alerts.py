@@ -11,10 +11,10 @@ from app.alert_history import backtest
 from app.alert_rules import METRICS, alert_rules, load_alert_rules
 from app.api.access import Caller, Now, Shared
 from app.api.encoded import encoded
-from app.api.frames import records_json
 from app.api.reports import Report, report
 from app.api.strict_json import StrictRoute
 from app.errors import InvalidRequest, SettingsError
+from app.frame_files import records_json
 
 router = APIRouter(tags=["alerts"], route_class=StrictRoute)
 

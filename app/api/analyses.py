@@ -17,7 +17,6 @@ from app.analyses.utilisation import oldest_ages, utilisation
 from app.analyses.verdicts import why_not_running
 from app.api.access import Caller, Now, Shared
 from app.api.encoded import encoded
-from app.api.frames import records_json
 from app.api.history import epoch_ms
 from app.api.jobs import JobId, QueueName
 from app.api.stats import require
@@ -25,6 +24,7 @@ from app.api.strict_json import StrictRoute
 from app.connections import GONE, explained
 from app.errors import NotFound
 from app.foreign import foreign_frame
+from app.frame_files import records_json
 from app.reader import job_facts
 from app.server import Runtime
 

@@ -10,12 +10,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from app import actions, causes
 from app.api.access import Caller, Now, Shared
 from app.api.encoded import encoded
-from app.api.frames import records_json
 from app.api.reports import Report, report
 from app.api.strict_json import StrictRoute
 from app.causes import Cause, periods
 from app.errors import NotFound
 from app.explanation import explanation
+from app.frame_files import records_json
 
 router = APIRouter(tags=["causes"], route_class=StrictRoute)
 

@@ -1,6 +1,5 @@
 """Every frame of the snapshot, as JSON, CSV or Parquet: what a notebook sees, for everything else."""
 
-import re
 import time
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final
@@ -12,36 +11,20 @@ from fastapi.responses import Response
 from app import frames, past, reader
 from app.actions.asking import check_queue
 from app.api.access import Caller, Now, Shared
+from app.batch import Batch
 from app.connections import GONE, explained
 from app.enqueue import codec_of
-from app.errors import ActionRefused, NotFound
+from app.errors import NotFound
+from app.frame_files import parquet, records_json, safe_csv
+from app.query_plan import WINDOW, Ask, plan_of, runs_of
 from app.server import Runtime
+from app.settings import NAME_PATTERN
 from app.snapshot import Snapshot
 
 router = APIRouter(tags=["frames"])
 
-#: a spreadsheet runs what begins like this
-_FORMULA: Final = re.compile(r"^[=+\-@\t\r]")
 KINDS: Final = ("json", "csv", "parquet")
 _UNSAFE_HEADERS: Final = {"Cache-Control": "no-store"}
-
-
-def records_json(frame: pd.DataFrame) -> str:
-    """Rows as a JSON array: ISO times, null for what is unknown."""
-    return str(frame.to_json(orient="records", date_format="iso", date_unit="ms"))
-
-
-def safe_csv(frame: pd.DataFrame) -> str:
-    """CSV no spreadsheet takes for formulas: such texts get an apostrophe before them."""
-    shown = frame.copy()
-    for column in shown.columns:
-        if shown[column].dtype in ("object", "str", "string", "category"):
-            shown[column] = [
-                f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else value
-                for value in shown[column]
-            ]
-    # With CRLF a cell that holds either of the two is quoted, and cannot begin a row.
-    return shown.to_csv(index=False, lineterminator="\r\n")
 
 
 @router.get("/frames")
@@ -97,7 +80,7 @@ async def frame(
     if kind not in KINDS:
         raise NotFound("format", kind, KINDS)
     if at is not None:
-        now = await _as_of(shared, at if at.tzinfo else at.replace(tzinfo=UTC))
+        now = await _as_of(shared, _utc(at))
     return _as_file(now.frame(name), name, kind)
 
 
@@ -113,15 +96,6 @@ def _as_file(found: pd.DataFrame, name: str, kind: str) -> Response:
     return Response(body, media_type=media_type, headers=_UNSAFE_HEADERS | saved)
 
 
-def parquet(frame: pd.DataFrame) -> bytes:
-    """The frame as Parquet, dtypes kept; ActionRefused where pyarrow is not installed."""
-    try:
-        body: bytes = frame.to_parquet(index=False)
-    except ImportError as error:
-        raise ActionRefused("Parquet needs pyarrow: pip install arqscope[notebook]") from error
-    return body
-
-
 async def _as_of(shared: Runtime, at: datetime) -> Snapshot:
     redis = shared.connections
     try:
@@ -130,6 +104,43 @@ async def _as_of(shared: Runtime, at: datetime) -> Snapshot:
         )
     except GONE as error:
         raise explained(error, "redis://queue") from error
+
+
+@router.get("/runs/{queue}.{kind}")
+async def runs(
+    queue: Annotated[str, Path(min_length=1, max_length=128, pattern=NAME_PATTERN.pattern)],
+    kind: Annotated[str, Path(max_length=8)],
+    shared: Shared,
+    _: Caller,
+    since: Annotated[datetime | None, Query(description="ISO 8601: finished then or later")] = None,
+    until: Annotated[datetime | None, Query(description="ISO 8601")] = None,
+    limit: Annotated[int, Query(ge=1, le=WINDOW)] = 1_000,
+) -> Response:
+    """Return the finished runs of a queue, newest first, as far as they are kept (about 10,000)."""
+    if kind not in KINDS:
+        raise NotFound("format", kind, KINDS)
+    await check_queue(shared.connections, shared.settings, queue)
+    ask = Ask(
+        what="runs",
+        sources=(queue,),
+        since_ms=None if since is None else int(_utc(since).timestamp() * 1000),
+        until_ms=None if until is None else int(_utc(until).timestamp() * 1000),
+        limit=limit,
+    )
+    plan = plan_of(ask, shared.collector.snapshot, now_ms=time.time() * 1000)
+    replies: list[Any] = []
+    batch = Batch(shared.connections.queue)
+    for step in plan.steps:
+        batch.ask_raw(replies.append, *step.command)
+    try:
+        await batch.run()
+    except GONE as error:
+        raise explained(error, "redis://queue") from error
+    return _as_file(ask.finish(runs_of(replies)), f"runs-{queue}", kind)
+
+
+def _utc(at: datetime) -> datetime:
+    return at if at.tzinfo else at.replace(tzinfo=UTC)
 
 
 @router.get("/workers")

@@ -10,11 +10,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app import actions, past
 from app.api.access import Caller, Shared
-from app.api.frames import records_json
 from app.api.reports import Report, report
 from app.api.strict_json import StrictRoute
 from app.connections import GONE, explained
 from app.errors import NotFound
+from app.frame_files import records_json
 from app.settings import NAME_PATTERN
 
 router = APIRouter(tags=["history"], route_class=StrictRoute)

@@ -16,12 +16,12 @@ from app.actions import Connections, submit_jobs
 from app.actions.asking import check_queue
 from app.api.access import Caller, Now, Shared
 from app.api.encoded import encoded, paged
-from app.api.frames import records_json
 from app.api.stats import require
 from app.api.strict_json import StrictRoute
 from app.connections import GONE, explained
 from app.enqueue import Enqueued, JobRequest, codec_of
 from app.errors import InvalidRequest, NotFound, UnknownFunction
+from app.frame_files import records_json
 from app.next_jobs import RESULT, NextJob
 from app.reader import JobsOf
 from app.server import Runtime

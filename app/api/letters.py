@@ -12,11 +12,11 @@ from app import actions, reader
 from app.actions.letters import shelf_of
 from app.api.access import Caller, Now, Shared
 from app.api.encoded import encoded, paged
-from app.api.frames import records_json
 from app.api.reports import Report, report
 from app.api.strict_json import StrictRoute
 from app.enqueue import codec_of
 from app.errors import InvalidRequest, NotFound
+from app.frame_files import records_json
 from app.letter_edit import LetterEdit
 from app.letter_export import MEDIA, export_letters
 from app.letter_filter import LetterFilter

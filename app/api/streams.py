@@ -11,12 +11,12 @@ from app import actions, entries
 from app.actions.events import check_stream
 from app.api.access import Caller, Now, Shared
 from app.api.encoded import encoded
-from app.api.frames import records_json
 from app.api.reports import Report, report
 from app.api.strict_json import StrictRoute
 from app.entries import EntriesPage, EntryFilter
 from app.errors import BadRecord, InvalidRequest
 from app.events import Event
+from app.frame_files import records_json
 from app.settings import NAME_PATTERN
 from app.triggers import dry_run, load_rules
 
