@@ -170,29 +170,54 @@ async def _job_rows(
     codec: Codec | None,
 ) -> list[JobRow]:
     batch = Batch(redis)
-    heads: dict[str, Any] = {}
-    sizes: dict[str, Any] = {}
-    found: dict[str, Any] = {}
-    locks: dict[str, Any] = {}  #: a stock worker leaves what it runs in the queue, locked
+    commands = row_commands(queue, pairs, claims)
+    answers: dict[str, Any] = {}
+    for number, command in enumerate(commands):
+        batch.ask(into(answers, str(number)), *command)
+    await batch.run()
+    replies = [answers.get(str(number)) for number in range(len(commands))]
+    return rows_from(queue, pairs, claims, replies, now_ms, codec)
+
+
+def row_commands(
+    queue: str, pairs: Sequence[tuple[str, float]], claims: Mapping[str, str]
+) -> list[tuple[Any, ...]]:
+    """What is asked to make rows of jobs: per job its payload's head and size, who claimed or locked it."""
+    made: list[tuple[Any, ...]] = []
     for job_id, _ in pairs:
         key = keys.arq_job(job_id)
-        batch.ask(into(heads, job_id), "GETRANGE", key, 0, PREVIEW_BYTES - 1)
-        batch.ask(into(sizes, job_id), "STRLEN", key)
+        made += [("GETRANGE", key, 0, PREVIEW_BYTES - 1), ("STRLEN", key)]
         if job_id not in claims:
-            batch.ask(into(found, job_id), "HGET", keys.running(queue), job_id)
-            batch.ask(into(locks, job_id), "EXISTS", keys.arq_in_progress(job_id))
-    await batch.run()
+            # a stock worker leaves what it runs in the queue, locked
+            made += [
+                ("HGET", keys.running(queue), job_id),
+                ("EXISTS", keys.arq_in_progress(job_id)),
+            ]
+    return made
+
+
+def rows_from(
+    queue: str,
+    pairs: Sequence[tuple[str, float]],
+    claims: Mapping[str, str],
+    replies: Sequence[Any],
+    now_ms: int,
+    codec: Codec | None,
+) -> list[JobRow]:
+    """Rows of jobs from the *replies* to ``row_commands``, in the same order."""
+    answer = iter(replies)
     rows = []
     for job_id, due in pairs:
-        claim = claim_of(claims.get(job_id) or found.get(job_id) or "")
-        head = raw_bytes(heads.get(job_id))
-        arguments = arguments_of(head, codec, size_bytes=int(sizes.get(job_id) or 0))
+        head, size = raw_bytes(next(answer)), int(next(answer) or 0)
+        told, lock = (claims[job_id], 0) if job_id in claims else (next(answer), next(answer))
+        claim = claim_of(told or "")
+        arguments = arguments_of(head, codec, size_bytes=size)
         waiting = JobState.DEFERRED if due > now_ms else JobState.QUEUED
         rows.append(
             JobRow(
                 id=job_id,
                 queue=queue,
-                state=JobState.RUNNING if claim["started_ms"] or locks.get(job_id) else waiting,
+                state=JobState.RUNNING if claim["started_ms"] or lock else waiting,
                 function=arguments.function,
                 arguments=arguments,
                 due_ms=claim["due_ms"] or int(due),

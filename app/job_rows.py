@@ -10,6 +10,7 @@ import pandas as pd
 from app.contents import Arguments
 from app.frames import JOB_COLUMNS, frame_of
 from app.records import JobState
+from app.redaction import redacted
 
 #: characters of a job's arguments in the jobs frame
 ARGUMENTS_SHOWN: Final = 2_048
@@ -93,5 +94,5 @@ def _arguments_text(arguments: Arguments) -> str:
     if not (arguments.args or arguments.kwargs):
         return ""
     told = {"args": list(arguments.args), "kwargs": dict(arguments.kwargs)}
-    text = json.dumps(told, default=str, ensure_ascii=False)
+    text = json.dumps(redacted(told), default=str, ensure_ascii=False)
     return text if len(text) <= ARGUMENTS_SHOWN else text[: ARGUMENTS_SHOWN - 1] + "…"
