@@ -1,165 +1,23 @@
-"""Frames to Bokeh figures over one shared source. Pure: the page decides when to stream.
+"""Frames to Bokeh figures over one shared source, and the list of them by name. Pure.
 
-Every chart of a page reads the same ColumnDataSource of plain lists; a sample adds one row to it. A
-moment without a sample, or with an unknown number, is a gap, not a zero.
+The page decides when to stream; a notebook and an address of its own show the same charts.
 """
 
-import functools
-import math
-import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-import numpy as np
 import pandas as pd
-from bokeh.models import (
-    ColumnDataSource,
-    CrosshairTool,
-    CustomJS,
-    CustomJSHover,
-    CustomJSTickFormatter,
-    DataRange1d,
-    FixedTicker,
-    HoverTool,
-)
-from bokeh.models.annotations import Legend, LegendItem, Span
+from bokeh.models import ColumnDataSource
 from bokeh.plotting import figure
 
-from app import palette
+from app.chart_source import QUEUE_SERIES, STREAM_SERIES, WINDOW, make_source
+from app.easel import Together, finish, hover, legend, lines, paint, stand
 from app.palette import Theme
 from app.records import JobState
 
-#: samples a chart keeps
-WINDOW: Final = 600
-#: intervals without a sample that make a gap
-GAP: Final = 3.5
-
-#: columns of ``history`` that charts show per queue
-QUEUE_SERIES: Final = (
-    "waiting", "complete_per_s", "failed_per_s", "wait_p50_s", "wait_p95_s", "run_p50_s", "run_p95_s",
-)  # fmt: skip
-#: columns of ``stream_history`` that charts show per stream
-STREAM_SERIES: Final = ("processed_per_s", "lag", "lag_s")
-#: columns over all queues; ``top`` is complete and failed together
-TOTALS: Final = ("complete", "failed", "top")
 #: names a chart draws a line for; more would be a tangle
 MAX_LINES: Final = 8
-#: the least latency a log axis shows, s: what is faster stands here
-FLOOR_S: Final = 0.001
-
-FONT: Final = "Inter, 'Segoe UI', Roboto, 'Helvetica Neue', system-ui, sans-serif"
-#: ticks of a log axis of time, s
-TICKS_S: Final = [0.001, 0.01, 0.1, 1, 10, 60, 600, 3600, 36_000, 360_000]
-
-#: text and grid per theme
-_INK: Final[dict[Theme, tuple[str, str]]] = {
-    "light": ("#57534e", "#ebe9e5"),
-    "dark": ("#a8a29e", "#2e2b28"),
-}
-
-
-def source_columns(names: Sequence[str], series: Sequence[str] = QUEUE_SERIES) -> list[str]:
-    """Names of the columns of a source of *names*; ``waiting:0`` is of the first queue."""
-    each = [f"{column}:{n}" for n in range(len(names)) for column in series]
-    return ["at", *(TOTALS if series is QUEUE_SERIES else ()), *each]
-
-
-def columns_of(
-    history: pd.DataFrame,
-    names: Sequence[str],
-    after: pd.Timestamp | None = None,
-    interval_s: float = 1.0,
-    limit: int = WINDOW,
-    series: Sequence[str] = QUEUE_SERIES,
-) -> dict[str, list[Any]]:
-    """Columns of what *history* holds after *after*, oldest first, a row of NaN in each gap.
-
-    The second column of *history* names a queue or stream; *names* get columns of their own, the
-    totals are over all. Times are epoch ms. A total is unknown when one of its parts is.
-    """
-    times = history["at"].to_numpy("datetime64[us]").astype("int64")
-    start = 0
-    if after is not None:
-        start = int(np.searchsorted(times, _epoch_us(after), side="right"))
-    moments = np.unique(times[start:])[-limit:]
-    wanted = source_columns(names, series)
-    if not len(moments):
-        return {name: [] for name in wanted}
-    start += int(np.searchsorted(times[start:], moments[0]))
-    rows = history.iloc[start:]
-    whose = rows.iloc[:, 1].to_numpy(dtype=object)
-    places = np.searchsorted(moments, times[start:])
-    out: dict[str, list[Any]] = {"at": [int(us) / 1000 for us in moments]}
-    for n, name in enumerate(names):
-        mine = whose == name
-        for column in series:
-            values = np.full(len(moments), np.nan)
-            values[places[mine]] = rows[column].to_numpy("float64")[mine]
-            out[f"{column}:{n}"] = [_plain(column, value) for value in values.tolist()]
-    if series is QUEUE_SERIES:
-        for total, column in (("complete", "complete_per_s"), ("failed", "failed_per_s")):
-            added = np.zeros(len(moments))
-            np.add.at(added, places, rows[column].to_numpy("float64"))
-            out[total] = [round(value, 3) for value in added.tolist()]
-        out["top"] = [a + b for a, b in zip(out["complete"], out["failed"], strict=True)]
-    return _with_gaps({name: out[name] for name in wanted}, interval_s, after)
-
-
-def _epoch_us(moment: pd.Timestamp) -> int:
-    return int(moment.as_unit("us").asm8.astype("int64"))
-
-
-def _plain(series: str, value: float) -> float:
-    if math.isnan(value):
-        return math.nan
-    is_latency = series.startswith(("wait_p", "run_p"))
-    return round(max(value, FLOOR_S), 4) if is_latency else round(value, 3)
-
-
-def _with_gaps(
-    columns: dict[str, list[Any]], interval_s: float, after: pd.Timestamp | None
-) -> dict[str, list[Any]]:
-    limit_ms = GAP * interval_s * 1000
-    before = None if after is None else after.timestamp() * 1000
-    out: dict[str, list[Any]] = {name: [] for name in columns}
-    for number, now in enumerate(columns["at"]):
-        if before is not None and now - before > limit_ms:
-            for name, values in out.items():
-                values.append((before + now) / 2 if name == "at" else math.nan)
-        for name, values in out.items():
-            values.append(columns[name][number])
-        before = now
-    return out
-
-
-def make_source(
-    history: pd.DataFrame,
-    names: Sequence[str],
-    interval_s: float = 1.0,
-    series: Sequence[str] = QUEUE_SERIES,
-) -> ColumnDataSource:
-    """Return the shared source of a page, filled with what *history* holds."""
-    columns: dict[str, Any] = columns_of(history, names, interval_s=interval_s, series=series)
-    return ColumnDataSource(columns, name="history")
-
-
-class Together:
-    """What the charts of one page share: the time axis, the crosshair, the way back from a zoom."""
-
-    def __init__(self, interval_s: float = 1.0, now_ms: float | None = None) -> None:
-        self.span_s = WINDOW * interval_s
-        self.x_range = DataRange1d(
-            follow="end", follow_interval=self.span_s * 1000, range_padding=0
-        )
-        self.cursor = Span(dimension="height", line_width=1, line_alpha=0.5, line_color="#888888")
-        self.back = CustomJS(
-            args={"range": self.x_range},
-            code="range.have_updated_interactively = false; range.reset()",
-        )
-        #: the left end of the axis before there are samples enough to fill it
-        self.anchor: ColumnDataSource | None = None
-        if now_ms is not None:
-            self.anchor = ColumnDataSource({"at": [now_ms - self.span_s * 1000], "y": [FLOOR_S]})
 
 
 def throughput_chart(
@@ -169,17 +27,16 @@ def throughput_chart(
     by: Literal["outcome", "queue"] = "outcome",
     theme: Theme = "light",
     together: Together | None = None,
-    interval_s: float = 1.0,
 ) -> figure:
     """Runs per second: complete with failed on top, or one line per queue."""
-    chart: Any = _figure("Throughput", "runs per second", together)
+    chart: Any = stand("Throughput", "runs per second", together)
     if by == "queue":
-        lines = _lines(chart, source, queues, "complete_per_s")
-        _legend(chart, queues, [[line] for line in lines])
+        drawn = lines(chart, source, queues, "complete_per_s")
+        legend(chart, queues, [[line] for line in drawn])
         tips = [(name, f"@{{complete_per_s:{n}}}{{custom}} /s") for n, name in enumerate(queues)]
-        _hover(chart, lines, tips, "number")
+        hover(chart, drawn, tips, "number")
+        finish(chart, together, drawn)
         return paint(chart, theme)
-    width = interval_s * 1000 * 1.05  # a touch over a sample's width, so that no seam shows
     stack: tuple[tuple[str | int, str, JobState], ...] = (
         (0, "complete", JobState.COMPLETE),
         ("complete", "top", JobState.FAILED),
@@ -187,19 +44,20 @@ def throughput_chart(
     fills: list[Any] = []
     for bottom, top, state in stack:
         bars = chart.vbar(
-            x="at", bottom=bottom, top=top, width=width, source=source, line_color=None
+            x="at", bottom=bottom, top=top, width="width", source=source, line_color=None
         )
         bars.tags = ["state", state.value, "fill"]
         fills.append(bars)
-    lines = []
+    tops = []
     # where nothing failed both lines lie on each other: green is drawn last
     for _, top, state in reversed(stack):
         line = chart.line("at", top, source=source, line_width=1.4)
         line.tags = ["state", state.value, "line"]
-        lines.append(line)
-    _legend(chart, ["complete", "failed"], [[lines[1], fills[0]], [lines[0], fills[1]]])
+        tops.append(line)
+    legend(chart, ["complete", "failed"], [[tops[1], fills[0]], [tops[0], fills[1]]])
     tips = [("complete", "@complete{custom} /s"), ("failed", "@failed{custom} /s")]
-    _hover(chart, lines[1:], tips, "number")
+    hover(chart, tops[1:], tips, "number")
+    finish(chart, together, [*fills, *tops])
     return paint(chart, theme)
 
 
@@ -209,13 +67,23 @@ def backlog_chart(
     *,
     theme: Theme = "light",
     together: Together | None = None,
+    ahead: ColumnDataSource | None = None,
 ) -> figure:
-    """Jobs that are due and wait, one line per queue."""
-    chart: Any = _figure("Backlog", "jobs waiting", together, whole=True)
-    lines = _lines(chart, source, queues, "waiting")
-    _legend(chart, queues, [[line] for line in lines])
+    """Jobs that are due and wait, one line per queue; *ahead* is a forecast with its band."""
+    chart: Any = stand("Backlog", "jobs waiting", together, whole=True)
+    drawn = lines(chart, source, queues, "waiting")
+    names, shown = list(queues), [[line] for line in drawn]
+    if ahead is not None:
+        band = chart.varea(x="at", y1="low", y2="high", source=ahead, fill_alpha=0.16)
+        middle = chart.line("at", "middle", source=ahead, line_width=1.6, line_dash=[5, 4])
+        band.tags, middle.tags = ["forecast", "fill"], ["forecast", "line"]
+        names.append("forecast, 80 % band")
+        shown.append([middle, band])
+        drawn = [*drawn, band, middle]
+    legend(chart, names, shown)
     tips = [(name, f"@{{waiting:{n}}}{{custom}} waiting") for n, name in enumerate(queues)]
-    _hover(chart, lines, tips, "count")
+    hover(chart, drawn, tips, "count")
+    finish(chart, together, drawn)
     return paint(chart, theme)
 
 
@@ -229,22 +97,27 @@ def latency_chart(
 ) -> figure:
     """Wait (due to started) or run time on a log axis: p95 a line, p50 dotted, a colour per queue."""
     title = "Wait time" if of == "wait" else "Run time"
-    chart: Any = _figure(title, "p95, dotted p50", together, y_axis_type="log")
-    p95 = _lines(chart, source, queues, f"{of}_p95_s")
-    p50 = _lines(chart, source, queues, f"{of}_p50_s", line_dash=[2, 3], line_width=1.2)
-    _legend(chart, queues, [list(pair) for pair in zip(p95, p50, strict=True)])
-    chart.y_range = DataRange1d(only_visible=True)
-    chart.yaxis.ticker = FixedTicker(ticks=TICKS_S)
-    chart.yaxis.formatter = CustomJSTickFormatter(
-        code="return tick >= 3600 ? tick / 3600 + ' h' : tick >= 60 ? (tick / 60).toLocaleString('en') + ' m' : tick >= 1 ? "
-        "tick.toLocaleString('en') + ' s' : Number((tick * 1000).toPrecision(2)) + ' ms'"
-    )
+    chart: Any = stand(title, "p95, dotted p50", together, y_axis_type="log")
+    p95 = lines(chart, source, queues, f"{of}_p95_s")
+    p50 = lines(chart, source, queues, f"{of}_p50_s", line_dash=[2, 3], line_width=1.2)
+    legend(chart, queues, [list(pair) for pair in zip(p95, p50, strict=True)])
     tips = [
         (name, f"p50 @{{{of}_p50_s:{n}}}{{custom}} · p95 @{{{of}_p95_s:{n}}}{{custom}}")
         for n, name in enumerate(queues)
     ]
-    _hover(chart, p95, tips, "duration")
+    hover(chart, p95, tips, "duration")
+    finish(chart, together, [*p95, *p50])
     return paint(chart, theme)
+
+
+def run_time_chart(source: ColumnDataSource, queues: Sequence[str], **more: Any) -> figure:
+    """Run time, as ``latency_chart`` shows it."""
+    return latency_chart(source, queues, of="run", **more)
+
+
+def by_queue_chart(source: ColumnDataSource, queues: Sequence[str], **more: Any) -> figure:
+    """Throughput with a line per queue."""
+    return throughput_chart(source, queues, by="queue", **more)
 
 
 def lag_chart(
@@ -255,13 +128,14 @@ def lag_chart(
     together: Together | None = None,
 ) -> figure:
     """Events the slowest group of each stream has not been given yet."""
-    chart: Any = _figure("Lag", "events not yet delivered", together, whole=True)
-    lines = _lines(chart, source, streams, "lag")
-    _legend(chart, streams, [[line] for line in lines])
+    chart: Any = stand("Lag", "events not yet delivered", together, whole=True)
+    drawn = lines(chart, source, streams, "lag")
+    legend(chart, streams, [[line] for line in drawn])
     tips = [
         (name, f"@{{lag:{n}}}{{custom}} events, @{{lag_s:{n}}} s") for n, name in enumerate(streams)
     ]
-    _hover(chart, lines, tips, "count")
+    hover(chart, drawn, tips, "count")
+    finish(chart, together, drawn)
     return paint(chart, theme)
 
 
@@ -273,179 +147,141 @@ def event_rate_chart(
     together: Together | None = None,
 ) -> figure:
     """Events handled per second, one line per stream."""
-    chart: Any = _figure("Events", "handled per second", together)
-    lines = _lines(chart, source, streams, "processed_per_s")
-    _legend(chart, streams, [[line] for line in lines])
+    chart: Any = stand("Events", "handled per second", together)
+    drawn = lines(chart, source, streams, "processed_per_s")
+    legend(chart, streams, [[line] for line in drawn])
     tips = [(name, f"@{{processed_per_s:{n}}}{{custom}} /s") for n, name in enumerate(streams)]
-    _hover(chart, lines, tips, "number")
+    hover(chart, drawn, tips, "number")
+    finish(chart, together, drawn)
     return paint(chart, theme)
 
 
-def chart_of_history(name: str, history: pd.DataFrame, theme: Theme = "light") -> figure:
-    """One chart of *history* as it is now: ``throughput``, ``backlog`` or ``latency``."""
-    charts: dict[str, Any] = {
-        "throughput": throughput_chart,
-        "backlog": backlog_chart,
-        "latency": latency_chart,
-        "run-time": functools.partial(latency_chart, of="run"),
-    }
-    if name not in charts:
-        raise KeyError(f"no chart {name!r}; there are {', '.join(charts)}")
-    queues = [str(queue) for queue in history["queue"].drop_duplicates()]
-    chart: figure = charts[name](make_source(history, queues), queues, theme=theme)
-    return chart
-
-
-def paint(chart: figure, theme: Theme) -> figure:
-    """Give every glyph and axis of *chart* the colours of *theme*; again when it changes."""
-    ink, grid = _INK[theme]
-    drawn: Any = chart  # its parts are Bokeh's widest types
-    for renderer in drawn.renderers:
-        match renderer.tags:
-            case ["series", int(index)]:
-                renderer.glyph.line_color = palette.series_colour(index, theme)
-            case ["state", str(state), "line"]:
-                renderer.glyph.line_color = palette.JOB_LOOK[JobState(state)].colour(theme)
-            case ["state", str(state), "fill"]:
-                renderer.glyph.fill_color = palette.JOB_LOOK[JobState(state)].colour(theme)
-                renderer.glyph.fill_alpha = 0.22
-    drawn.background_fill_color = drawn.border_fill_color = None
-    drawn.outline_line_color = None
-    drawn.title.text_color = ink
-    for axis in (*drawn.xaxis, *drawn.yaxis):
-        axis.major_label_text_color = ink
-        axis.axis_line_color = grid
-    for lines in drawn.grid:
-        lines.grid_line_color = grid
-    for legend in drawn.legend:
-        legend.label_text_color = ink
-    return chart
-
-
-def _figure(
-    title: str, unit: str, together: Together | None, *, whole: bool = False, **more: Any
-) -> Any:
-    shared = together or Together()
-    chart: Any = figure(
-        height=186,
-        sizing_mode="stretch_width",
-        min_width=200,
-        x_axis_type="datetime",
-        x_range=shared.x_range,
-        tools="xpan,xbox_zoom,reset",
-        active_drag="xbox_zoom",
-        toolbar_location=None,
-        output_backend="canvas",
-        title=f"{title} · {unit} · last {shared.span_s / 60:g} min",
-        name=title.lower().replace(" ", "-"),
-        **more,
+def metric_chart(
+    source: ColumnDataSource,
+    names: Sequence[str],
+    *,
+    metric: str,
+    theme: Theme = "light",
+    together: Together | None = None,
+) -> figure:
+    """One column of stored history, one line per queue or stream."""
+    told = METRICS[metric]
+    more: dict[str, Any] = {"y_axis_type": "log"} if told.kind == "duration" else {}
+    chart: Any = stand(
+        told.title, told.unit, together, whole=told.kind == "count", height=300, **more
     )
-    chart.add_tools(CrosshairTool(overlay=shared.cursor))
-    chart.js_on_event("doubletap", shared.back)
-    if shared.anchor is not None:
-        chart.scatter("at", "y", source=shared.anchor, alpha=0, size=1)
-        shared.anchor = None
-    chart.title.text_font = FONT
-    chart.title.text_font_size = "12px"
-    chart.title.standoff = 10
-    chart.title.offset = -46  # above the axis' labels, where the box begins
-    chart.title.text_font_style = "normal"
-    chart.min_border_left, chart.min_border_right, chart.min_border_top = 52, 8, 0
-    chart.xgrid.visible = False
-    for axis in (*chart.xaxis, *chart.yaxis):
-        axis.major_tick_line_color = axis.minor_tick_line_color = None
-        axis.major_label_text_font = FONT
-        axis.major_label_text_font_size = "11px"
-    chart.yaxis.axis_line_alpha = 0
-    chart.xaxis.formatter = CustomJSTickFormatter(code=_LOCAL_TIME)
-    chart.xaxis.ticker.desired_num_ticks = 5
-    if more.get("y_axis_type") == "log":
-        chart.ygrid.ticker = FixedTicker(ticks=TICKS_S)
-    else:
-        chart.yaxis.ticker.desired_num_ticks = 4
-        if whole:
-            chart.yaxis.ticker.min_interval = 1
-        chart.y_range = DataRange1d(start=0, only_visible=True, min_interval=1)
-        chart.yaxis.formatter = CustomJSTickFormatter(code="return tick.toLocaleString('en')")
-    return chart
+    drawn = lines(chart, source, names, metric)
+    legend(chart, names, [[line] for line in drawn])
+    after = {"duration": "", "number": " /s", "count": f" {told.word}"}[told.kind]
+    tips = [(name, f"@{{{metric}:{n}}}{{custom}}{after}") for n, name in enumerate(names)]
+    hover(chart, drawn, tips, told.kind)
+    finish(chart, together, drawn)
+    return paint(chart, theme)
 
 
-_LOCAL_TIME: Final = (
-    "return new Date(tick).toLocaleTimeString([], {hour: '2-digit', minute: '2-digit', "
-    "second: tick % 60000 ? '2-digit' : undefined, hour12: false})"
-)
-_KNOWN: Final = "!(value !== null && isFinite(value)) ? '\\u2013' : "
-_SHOW: Final = {
-    "number": f"return {_KNOWN}value.toLocaleString('en', {{maximumFractionDigits: 2}})",
-    "count": f"return {_KNOWN}value.toLocaleString('en')",
-    "duration": f"return {_KNOWN}value < 1 ? Math.round(value * 1000) + ' ms' : "
-    "value < 120 ? value.toFixed(1) + ' s' : Math.round(value / 60) + ' m'",
-    "time": "return new Date(value).toLocaleTimeString([], {hour12: false})",
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One column of stored history (``tiers.TIER_COLUMNS``) as people read it."""
+
+    title: str
+    unit: str
+    kind: Literal["count", "number", "duration"] = "count"
+    word: str = ""
+
+
+#: what may be looked back at, of any queue; a stream's ``waiting`` is its lag
+METRICS: Final[Mapping[str, Metric]] = {
+    "waiting": Metric("Waiting", "mean of each step", word="waiting"),
+    "waiting_max": Metric("Most waiting", "greatest of each step", word="waiting"),
+    "deferred": Metric("Deferred", "at the end of each step", word="deferred"),
+    "running": Metric("Running", "mean of each step", word="running"),
+    "held": Metric("Held", "waiting, deferred and running", word="held"),
+    "dead_open": Metric("Open dead letters", "at the end of each step", word="open"),
+    "workers": Metric("Workers", "mean of each step", word="workers"),
+    "slots": Metric("Slots", "mean of each step", word="slots"),
+    "accepted": Metric("Accepted", "in each step", word="accepted"),
+    "complete": Metric("Completed", "in each step", word="completed"),
+    "retried": Metric("Retried runs", "in each step", word="retried"),
+    "dead": Metric("Died", "in each step", word="died"),
+    "aborted": Metric("Aborted", "in each step", word="aborted"),
+    "complete_per_s": Metric("Completed per second", "mean of each step", "number"),
+    "failed_per_s": Metric("Failed runs per second", "mean of each step", "number"),
+    "oldest_wait_s": Metric("Oldest waiting", "greatest of each step", "duration"),
+    **{
+        f"{kind}_{name}_s": Metric(f"{word} {name}", "of each step", "duration")
+        for kind, word in (("wait", "Wait time"), ("run", "Run time"), ("e2e", "End to end"))
+        for name in ("p50", "p95", "p99")
+    },
 }
 
 
-def _lines(
-    chart: Any, source: ColumnDataSource, queues: Sequence[str], series: str, **more: Any
-) -> list[Any]:
-    drawn = []
-    for n in range(len(queues)):
-        line = chart.line("at", f"{series}:{n}", source=source, **{"line_width": 1.6, **more})
-        line.tags = ["series", n]
-        drawn.append(line)
-    return drawn
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """One chart by name: what draws it, and the columns it draws."""
+
+    title: str
+    draw: Callable[..., figure]
+    series: tuple[str, ...] = QUEUE_SERIES
+    of_streams: bool = False
+    is_live: bool = True  #: whether samples hold what it shows; else stored history alone does
 
 
-def _legend(chart: Any, names: Sequence[str], renderers: Sequence[Sequence[Any]]) -> None:
-    items = [
-        LegendItem(label={"value": name}, renderers=list(drawn))
-        for name, drawn in zip(names, renderers, strict=True)
-    ]
-    legend: Any = Legend(
-        items=items,
-        orientation="horizontal",
-        ncols=2 if sum(map(len, names)) > 24 else "auto",
-        click_policy="hide",
-        border_line_color=None,
-        background_fill_color=None,
-        label_text_font=FONT,
-        label_text_font_size="11px",
-        glyph_width=12,
-        glyph_height=12,
-        label_height=14,
-        spacing=12,
-        label_standoff=5,
-        margin=2,
-    )
-    legend.padding = 0
-    legend.location = "bottom_left"
-    chart.add_layout(legend, "below")
+def _of_metric(metric: str) -> Chart:
+    def draw(source: ColumnDataSource, names: Sequence[str], **more: Any) -> figure:
+        return metric_chart(source, names, metric=metric, **more)
+
+    return Chart(METRICS[metric].title, draw, (metric,), is_live=False)
 
 
-def _hover(chart: Any, on: Sequence[Any], tips: Sequence[tuple[str, str]], kind: str) -> None:
-    show, time = CustomJSHover(code=_SHOW[kind]), CustomJSHover(code=_SHOW["time"])
-    formatters: dict[str, Any] = {"@at": time}
-    for mentioned in re.findall(r"(@\{[\w:]+\}|@\w+)\{custom\}", " ".join(tip for _, tip in tips)):
-        formatters[mentioned] = show
-    chart.add_tools(
-        HoverTool(
-            renderers=list(on[:1]),
-            mode="vline",
-            tooltips=[("at", "@at{custom}"), *tips],
-            formatters=formatters,
-        )
-    )
+#: every chart there is: pages, addresses and notebooks name them alike
+CHARTS: Final[Mapping[str, Chart]] = {
+    "throughput": Chart("Throughput", throughput_chart),
+    "by-queue": Chart("Throughput by queue", by_queue_chart),
+    "backlog": Chart("Backlog", backlog_chart),
+    "wait": Chart("Wait time", latency_chart),
+    "run": Chart("Run time", run_time_chart),
+    "lag": Chart("Lag", lag_chart, STREAM_SERIES, of_streams=True),
+    "events": Chart("Events", event_rate_chart, STREAM_SERIES, of_streams=True),
+    **{metric: _of_metric(metric) for metric in METRICS},
+}
+#: other names they are known by
+ALIASES: Final[Mapping[str, str]] = {"latency": "wait", "run-time": "run"}
+
+
+def chart_of_history(
+    name: str,
+    history: pd.DataFrame,
+    theme: Theme = "light",
+    *,
+    interval_s: float = 1.0,
+    together: Together | None = None,
+) -> figure:
+    """One chart of *history* as it is now; its second column names queues or streams.
+
+    KeyError names the charts there are.
+    """
+    chart = CHARTS.get(ALIASES.get(name, name))
+    if chart is None:
+        raise KeyError(f"no chart {name!r}; there are {', '.join((*CHARTS, *ALIASES))}")
+    names = [str(one) for one in history.iloc[:, 1].drop_duplicates()] if len(history) else []
+    limit = max(WINDOW, len(history))
+    source = make_source(history, names, interval_s, chart.series, limit)
+    return chart.draw(source, names, theme=theme, together=together)
 
 
 __all__ = [
-    "Together",
+    "ALIASES",
+    "CHARTS",
+    "MAX_LINES",
+    "METRICS",
+    "Chart",
     "backlog_chart",
+    "by_queue_chart",
     "chart_of_history",
-    "columns_of",
     "event_rate_chart",
     "lag_chart",
     "latency_chart",
-    "make_source",
-    "paint",
-    "source_columns",
+    "metric_chart",
+    "run_time_chart",
     "throughput_chart",
 ]

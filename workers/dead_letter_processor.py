@@ -93,7 +93,8 @@ class DeadLetterProcessor:
             except Exception as error:
                 self._on_trouble(error)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), ROUND_S)
+                async with asyncio.timeout(ROUND_S):
+                    await stop.wait()
         with contextlib.suppress(RedisError, OSError, TimeoutError):
             async with asyncio.timeout(2):
                 await self._hold(0)

@@ -83,7 +83,7 @@ def drain_forecast(
             arrivals_per_s=math.nan,
             service_per_s=math.nan,
             drains=None,
-            reason=f"{used} minutes of history, {LEAST_MINUTES} are needed",
+            reason=f"{used} minute{'' if used == 1 else 's'} of history, {LEAST_MINUTES} are needed",
         )
     if asked <= 0:
         return Forecast(

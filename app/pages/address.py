@@ -10,6 +10,8 @@ from types import MappingProxyType
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlencode
 
+#: parameters every page takes: the moment it is shown as of
+EVERYWHERE: Final = ("at",)
 #: characters of one parameter
 MAX_VALUE: Final = 300
 
@@ -29,18 +31,26 @@ class Place:
 PLACES: Final[Mapping[str, Place]] = MappingProxyType(
     {
         "queues": Place("Overview", key="o"),
-        "queue": Place("Queue", ("name", "state", "cursor", "chart"), key="q", under="queue"),
+        "queue": Place(
+            "Queue", ("name", "state", "cursor", "range", "workers"), key="q", under="queue"
+        ),
         "jobs": Place("Jobs", ("queue", "state", "function", "text", "cursor"), key="j"),
         "job": Place("Job", ("queue", "id", "tab", "whole"), under="jobs"),
         "dead-letters": Place(
             "Dead letters", ("cause", "source", "function", "state", "cursor", "page"), key="d"
         ),
         "dead-letter": Place("Dead letter", ("source", "id", "tab", "whole"), under="dead-letters"),
-        "streams": Place("Streams", ("stream", "type", "cursor", "id"), key="s"),
+        "streams": Place(
+            "Streams",
+            ("stream", "type", "user", "workspace", "correlation", "from", "to", "tail", "cursor"),
+            key="s",
+        ),
         "workers": Place("Workers", ("queue",), key="w"),
+        "history": Place("History", ("name", "metric", "range", "start", "end"), key="h"),
         "operations": Place("Operations", ("id", "cursor")),
         "alerts": Place("Alerts", ("metric", "above", "for")),
         "settings": Place("Settings"),
+        "chart": Place("Chart", ("chart", "name", "range", "start", "end"), under="history"),
     }
 )
 HOME: Final = "queues"
@@ -84,7 +94,7 @@ def address_of(page: str, search: str = "") -> Address:
     except ValueError:
         pairs = []
     known = PLACES[name].takes
-    return Address(name, {k: v[:MAX_VALUE] for k, v in pairs if k in known})
+    return Address(name, {k: v[:MAX_VALUE] for k, v in pairs if k in known or k in EVERYWHERE})
 
 
 def href(page: str, **query: object) -> str:

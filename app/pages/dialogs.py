@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from app import palette
-from app.pages import bulk, submission
+from app.pages import bulk, publication, submission
 from app.pages.address import PLACES
 from app.pages.markup import Html, button, icon, tag
 from app.pages.scene import Scene
@@ -29,7 +29,7 @@ class Asked:
         """The question a control asks for; None when there is none of that name."""
         what = str(data.get("what", ""))[:40]
         kept = {str(k)[:40]: str(v)[:MAX_FIELD] for k, v in data.items() if isinstance(v, str)}
-        if what not in (*QUESTIONS, *bulk.KINDS, "submit") or not scene.may_act:
+        if what not in (*QUESTIONS, *bulk.KINDS, *publication.FORMS, "submit") or not scene.may_act:
             return None
         if what in bulk.KINDS:
             return cls(what, kept, sources=tuple(bulk.sources_of(kept, scene)))
@@ -99,6 +99,8 @@ def dialog(asked: Asked, scene: Scene) -> Html:
         return _submit(asked, scene)
     if asked.what in bulk.KINDS:
         return _group(asked)
+    if asked.what in publication.FORMS:
+        return _publish(asked)
     question = QUESTIONS[asked.what]
     values = {name: value[:120] for name, value in asked.data.items()}
     fields: list[object] = [tag("p", _filled(question.effect, values), class_="effect break")]
@@ -128,7 +130,9 @@ def framed(
 ) -> Html:
     """A dialog's frame: title, form, what went wrong, and two buttons."""
     problem = None
-    if asked.said is not None:
+    if asked.said is not None and asked.said.ok:
+        problem = tag("p", asked.said.text, class_="said", role="status")
+    elif asked.said is not None:
         problem = tag("p", icon(palette.ICONS["warn"], 13), " ", asked.said.text,
                       class_="said wrong", role="alert")  # fmt: skip
     kind = "danger" if danger else "primary"
@@ -166,6 +170,13 @@ def _group(asked: Asked) -> Html:
         f"{verb} {count}{word}",
         danger=asked.what != "retry-group",
     )
+
+
+def _publish(asked: Asked) -> Html:
+    title, does = publication.FORMS[asked.what]
+    wrong = asked.said.data.get("field", "") if asked.said is not None else ""
+    fields = publication.fields_of(asked.what, {**asked.data, **asked.fields}, wrong)
+    return framed(asked, _filled(title, asked.data), fields, does)
 
 
 def _submit(asked: Asked, scene: Scene) -> Html:

@@ -11,7 +11,7 @@ from typing import Any, Final
 from app import actions
 from app.actions import ActionReport, Actor, Connections
 from app.errors import ArqscopeError, InvalidRequest
-from app.pages import bulk, submission
+from app.pages import bulk, publication, submission
 from app.pages.address import href
 from app.pages.dialogs import QUESTIONS, Asked
 from app.settings import Settings
@@ -79,6 +79,8 @@ class Desk:
             return await self._submit(fields)
         if asked.what in bulk.KINDS:
             return await self._start(asked, fields)
+        if asked.what in publication.FORMS:
+            return await self._publish(asked, fields)
         question = QUESTIONS.get(asked.what)
         if question is None:
             return Notice("Not done: that question is not known here.", ok=False)
@@ -109,6 +111,17 @@ class Desk:
             return Notice(text, ok=False, keeps_dialog=True)
         word = "An operation is" if len(ids) == 1 else f"{len(ids)} operations are"
         return Notice(f"{word} under way.", links=(("Watch it", "operations"),), go="operations")
+
+    async def _publish(self, asked: Asked, fields: Mapping[str, Any]) -> Notice:
+        """Publish what a form asks for; a wrong field, or a count, keeps the dialog open."""
+        to = (self.connections, self.settings, self.actor)
+        try:
+            told = await publication.send(to, asked.what, asked.data, fields)
+        except ArqscopeError as error:
+            text, wrong = submission.refused(error)
+            return Notice(text, ok=False, keeps_dialog=True, data={"field": wrong})
+        links = (told.link,) if told.link else ()
+        return Notice(told.text, links=links, keeps_dialog=told.stays)
 
     async def _submit(self, fields: Mapping[str, Any]) -> Notice:
         """Submit the job a form asks for; a wrong field keeps the dialog open."""

@@ -56,8 +56,18 @@ def health(snapshot: Snapshot) -> Html:
     return tag("details", badge, tag("ul", listed, class_="reasons"), class_="pop")
 
 
-def foot(snapshot: Snapshot, settings: Settings) -> Html:
+def foot(snapshot: Snapshot, settings: Settings, *, is_past: bool = False) -> Html:
     """What the dashboard itself costs, and how old the page is."""
+    if is_past and not snapshot.number:
+        return tag("footer", "No stored moment is shown.", class_="foot-line")
+    if is_past:
+        then = snapshot.taken_at
+        return tag(
+            "footer",
+            tag("span", f"Stored at {then:%Y-%m-%d %H:%M:%S} UTC. Ages are as of then.",
+                data_then=f"{then.timestamp() * 1000:.0f}"),
+            class_="foot-line",
+        )  # fmt: skip
     if snapshot.number == 0:
         return tag("footer", "Waiting for the first sample …", class_="foot-line")
     interval = palette.duration(settings.sample_interval_s)

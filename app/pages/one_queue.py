@@ -1,15 +1,19 @@
 """One queue: its numbers, charts, jobs by state, and its controls."""
 
-from typing import Any
+from typing import Any, Final
 
 from app import palette
-from app.pages import jobs
+from app.pages import bygone, jobs, outlook, time_tools
 from app.pages.address import Address, href
 from app.pages.jobs import Found, chosen_state
 from app.pages.markup import Html, button, figure, heading, icon, join, link, panel, records, tag
 from app.pages.scene import Page, Reach, Scene
 from app.pages.summary import is_idle, per_minute
 from app.palette import PAUSED_LOOK
+
+CHARTS: Final = ("throughput", "backlog", "wait", "run")
+#: ranges offered beside the live one
+RANGES_SHOWN: Final = ("60m", "24h", "7d", "90d")
 
 
 def _name(address: Address, scene: Scene) -> str:
@@ -39,6 +43,11 @@ def _above(scene: Scene) -> Html:
             class_="title"),
         _warning(queue),
         _figures(scene, queue),
+        outlook.outlook(scene, queue),
+        time_tools.tools(
+            time_tools.ranges(scene.address, RANGES_SHOWN, live=not scene.is_past),
+            time_tools.by_itself(CHARTS, scene.address),
+        ),
     )  # fmt: skip
 
 
@@ -98,6 +107,8 @@ def _figures(scene: Scene, queue: dict[str, Any]) -> Html:
 
 def _below(scene: Scene) -> Html:
     name = _name(scene.address, scene)
+    if scene.is_past:
+        return bygone.job_panel(scene, name)
     found: Found | None = scene.found
     tools = jobs.selection_bar(scene) if scene.chosen else tag(
         "div", link(href("jobs", queue=name, state=chosen_state(scene.address)), "Filter and search",
@@ -135,7 +146,9 @@ PAGE = Page(
     above=_above,
     below=_below,
     load=load,
-    charts=("throughput", "backlog", "wait", "run"),
+    charts=CHARTS,
+    is_about_one=True,
+    has_forecast=True,
     reload_s=2.0,
     title=lambda address: address.get("name") or "Queue",
     keys=jobs.keys_of,

@@ -106,10 +106,11 @@ export function render({model}) {
   root.dataset.served = model.served
 
   let skew = 0 // s the server's clock is ahead of ours
+  let then = null // ms: the moment the page is shown as of; ages do not grow
   const tick = () => {
     for (const time of root.querySelectorAll("time[datetime]")) {
-      const then = Date.parse(time.dateTime)
-      const seconds = (Date.now() - then) / 1000 + skew
+      const at = Date.parse(time.dateTime)
+      const seconds = then === null ? (Date.now() - at) / 1000 + skew : (then - at) / 1000
       const ahead = seconds < -0.5
       const text = ahead ? `in ${age(-seconds)}` : age(seconds)
       const said = "since" in time.dataset || ahead || text === "now" ? text : `${text} ago`
@@ -129,6 +130,8 @@ export function render({model}) {
       const now = part.foot.querySelector("[data-now]")?.dataset.now
       if (now) skew = Number(now) / 1000 - Date.now() / 1000
       if (Math.abs(skew) < 5) skew = 0
+      const stood = part.foot.querySelector("[data-then]")?.dataset.then
+      then = stood ? Number(stood) : null
     }
     if (name === "rail") narrow()
     tick()

@@ -92,7 +92,8 @@ def per_minute(history: pd.DataFrame, now: pd.Timestamp, queue: str | None = Non
         return nothing
     by_queue = known.groupby("queue", observed=True)[["complete_per_s", "failed_per_s"]].mean()
     added = by_queue.sum(skipna=False) * MINUTE_S
-    spans = (known["at"].iloc[-1] - known["at"].iloc[0]).total_seconds() + 1
+    step_s = float(history.attrs.get("step_s", 1))  # stored minutes, where the page is of the past
+    spans = (known["at"].iloc[-1] - known["at"].iloc[0]).total_seconds() + step_s
     return PerMinute(
         float(added["complete_per_s"]), float(added["failed_per_s"]), min(spans, MINUTE_S)
     )

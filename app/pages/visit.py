@@ -20,17 +20,20 @@ from bokeh.document import Document
 from app.actions import Actor, Connections
 from app.collector import Callback
 from app.errors import ArqscopeError
-from app.pages import bulk, dialogs, masthead, rail, strip
+from app.pages import bulk, dialogs, masthead, rail, strip, travel
 from app.pages.address import HOME, Address, address_of
 from app.pages.board import Board
 from app.pages.catalogue import PAGES
 from app.pages.gallery import Gallery
 from app.pages.intents import ACTS, Desk, Notice
-from app.pages.markup import Html
+from app.pages.journey import REFUSED, Journey
+from app.pages.markup import Html, join
+from app.pages.plots import Plots, plot_of
 from app.pages.scene import Page, Reach, Scene
 from app.pages.screen import Intent, Screen
 from app.pages.summary import held
 from app.palette import Theme
+from app.recall import Recall
 from app.settings import Settings
 from app.snapshot import Snapshot
 
@@ -71,11 +74,13 @@ class Visit(pn.viewable.Viewer):
         address: Address | None = None,
         is_open: bool = False,
         refresh_s: int = masthead.DEFAULT_S,
+        recall: Recall | None = None,
         **more: Any,
     ) -> None:
         super().__init__(**more)  # type: ignore[no-untyped-call]
         self._collector, self._settings, self._is_open = collector, settings, is_open
         self._connections = connections
+        self._recall = recall or Recall(connections.queue, connections.streams)
         self._desk = Desk(connections, settings, actor_of)
         self.address = address or Address()
         self._refresh_s = refresh_s
@@ -102,11 +107,13 @@ class Visit(pn.viewable.Viewer):
             self._handle, charts=self.gallery.column, theme=self.theme,
             served=self._doc is not None,
         )  # fmt: skip
+        self.plots = Plots(self.gallery, self._recall, self._run, self._later)
+        self.journey = Journey(self._recall, self._run, self._later)
         self._key = collector.subscribe(self._on_snapshot)
         if self._doc is not None:
             pn.state.on_session_destroyed(lambda _: self.stop())
-        if self.page.load is not None:
-            self._load()
+        self.journey.go(self.address)
+        self._load()
         self.refresh()
 
     def __panel__(self) -> Any:
@@ -134,9 +141,11 @@ class Visit(pn.viewable.Viewer):
             return
         if not self._is_seen or snapshot.number == self._shown_number:
             return
-        page = self.page
+        if self.journey.is_past:  # it does not change
+            return
         age_s = time.monotonic() - self._loaded_at
-        if page.load is not None and not self._chosen and age_s >= page.reload_s - slack:
+        tail_s = self.page.tail_s if self.address.get("tail") else 0.0
+        if not self._chosen and age_s >= (tail_s or self.page.reload_s) - slack:
             self._load()
         self._later()
 
@@ -153,26 +162,35 @@ class Visit(pn.viewable.Viewer):
             self._doc.add_next_tick_callback(self.refresh)
 
     def refresh(self) -> None:
-        """Show the present: what changed is sent, nothing else."""
+        """Show the present, or the moment asked for: what changed is sent, nothing else."""
         self._is_due = False
-        snapshot = held(self._collector.snapshot, self._good)
-        if snapshot.number and not snapshot.problems:
-            self._good = snapshot
-        if snapshot.number != self._shown_number:
-            self._shown_at, self._shown_number = time.monotonic(), snapshot.number
-        settings, address, refresh_s = self._settings, self.address, self._refresh_s
-        scene = self.scene(snapshot)
+        live = held(self._collector.snapshot, self._good)
+        if live.number and not live.problems:
+            self._good = live
+        if live.number != self._shown_number:
+            self._shown_at, self._shown_number = time.monotonic(), live.number
+        address, refresh_s = self.address, self._refresh_s
+        journey, settings = self.journey, self._settings
+        snapshot, is_past = journey.shown(live), journey.is_past
+        plot = plot_of(self.page, address, snapshot, travel.then_ms(address))
+        self.plots.show(
+            plot, snapshot, self.drawn_theme, _number(address.get("workers")), _once_of(snapshot)
+        )
+        scene = self.scene(live)
         above, below = self._halves(scene)
         is_open = self._is_open and address.page == HOME
+        at = address.get("at")
         self.screen.put(
-            head=_once(snapshot, ("head", refresh_s),
-                       lambda: masthead.head(snapshot, settings, refresh_s)),
-            rail=_once(snapshot, ("rail", address.page, address.get("name")),
-                       lambda: rail.rail(snapshot, address)),
-            strip=_once(snapshot, ("strip", is_open), lambda: [
-                strip.banners(snapshot, settings, is_open=is_open), strip.strip(snapshot)]),
-            above=above, below=below,
-            foot=_once(snapshot, ("foot",), lambda: masthead.foot(snapshot, settings)),
+            head=_once(snapshot, ("head", refresh_s, at),
+                       lambda: travel.kept(masthead.head(snapshot, settings, refresh_s), address)),
+            rail=_once(snapshot, ("rail", address.page, address.get("name"), at),
+                       lambda: travel.kept(rail.rail(snapshot, address), address)),
+            strip=journey.strip(address, live) if is_past else _once(
+                snapshot, ("strip", is_open), lambda: [
+                    strip.banners(snapshot, settings, is_open=is_open), strip.strip(snapshot)]),
+            above=travel.kept(join(above), address), below=travel.kept(join(below), address),
+            foot=_once(snapshot, ("foot", is_past),
+                       lambda: masthead.foot(snapshot, settings, is_past=is_past)),
             dialog=dialogs.dialog(self._asked, scene) if self._asked else "",
             notices=self._board.show(),
         )  # fmt: skip
@@ -180,36 +198,42 @@ class Visit(pn.viewable.Viewer):
         title = f"{title} · arqscope"
         if (self.screen.title, self.screen.place) != (title, address.page):
             self.screen.param.update(title=title, place=address.page)
-        only = address.get("name") if address.page == "queue" else ""
-        self.gallery.show(snapshot, self.page.charts, self.drawn_theme, only)
-        self.gallery.feed(snapshot, lambda key, make: _once(snapshot, key, make))
 
     def scene(self, snapshot: Snapshot) -> Scene:
         """What the page shown is a function of; held while rows are selected."""
         found = self._found
         if self._held is not None:
             snapshot, found = self._held
+        journey = self.journey
         return Scene(
-            snapshot=snapshot, address=self.address, settings=self._settings,
-            refusal=self._desk.refusal, found=found, trouble=self._trouble,
-            chosen=frozenset(self._chosen),
+            snapshot=journey.shown(snapshot), address=self.address, settings=self._settings,
+            refusal=travel.REFUSAL if journey.is_past else self._desk.refusal,
+            found=found, trouble=self._trouble, chosen=frozenset(self._chosen),
+            is_past=journey.is_past, then=journey.then, forecast=self.plots.forecast,
         )  # fmt: skip
 
     def _halves(self, scene: Scene) -> tuple[object, object]:
         page = self.page
-        below = page.below or (lambda _: Html(""))
+        above, below = page.above, page.below or (lambda _: Html(""))
+        if self.journey.is_past and page.past is not None:
+            above, below = page.past, lambda _: Html("")
         if not page.is_shared or scene.chosen:
-            return page.above(scene), below(scene)
+            return above(scene), below(scene)
         key = (scene.address.href, scene.may_act)
         return (
-            _once(scene.snapshot, ("above", *key), lambda: page.above(scene)),
+            _once(scene.snapshot, ("above", *key), lambda: above(scene)),
             _once(scene.snapshot, ("below", *key), lambda: below(scene)),
         )
 
     # -- what a page reads -----------------------------------------------------------------------
 
+    @property
+    def _reads(self) -> bool:
+        """Whether the page reads for the address shown: of the past only what it can."""
+        return self.page.load is not None and (self.page.reads_past or not self.journey.is_past)
+
     def _load(self) -> None:
-        if self._is_loading:
+        if self._is_loading or not self._reads:
             return
         self._is_loading, self._loaded_at = True, time.monotonic()
         try:
@@ -223,7 +247,7 @@ class Visit(pn.viewable.Viewer):
         found, trouble = None, ""
         reach = Reach(
             connections=self._connections, settings=self._settings,
-            snapshot=self._collector.snapshot,
+            snapshot=self._collector.snapshot, recall=self._recall,
         )  # fmt: skip
         try:
             found = await page.load(reach, address) if page.load else None
@@ -246,11 +270,14 @@ class Visit(pn.viewable.Viewer):
             return
         same_page = address.page == self.address.page
         self.address = address
+        is_elsewhen = self.journey.go(address)
         self._let_go()
         self._trouble = ""
-        if not same_page or self.page.load is None:
+        if not same_page or is_elsewhen or not self._reads:
             self._found = None
-        if self.page.load is None:
+        if is_elsewhen:
+            self._asked = None
+        if not self._reads:
             self._later()
             return
         self._is_loading = False
@@ -293,8 +320,15 @@ class Visit(pn.viewable.Viewer):
             case "seen":
                 self._is_seen = data.get("value") is not False
             case "reload":
-                if self.page.load is not None and not self._chosen:
+                if not self._chosen:
                     self._load()
+            case "travel":
+                self._travel(data)
+            case "what-if":
+                where = self.address.but(
+                    workers=data.get("value"), cursor=self.address.get("cursor")
+                )
+                self.screen.tell(go=where.href)
             case "choose" | "choose-all" | "clear":
                 self._choose(intent, data)
             case "help":
@@ -305,10 +339,16 @@ class Visit(pn.viewable.Viewer):
                     self._run(self._count(self._asked))
             case "close":
                 self._asked = None
-            case "confirm" if self._asked is not None and isinstance(data.get("fields"), dict):
+            case "confirm" if (
+                self._asked is not None
+                and isinstance(data.get("fields"), dict)
+                and not self.journey.is_past
+            ):
                 self._run(self._confirm(self._asked, dict(data["fields"])))
             case "dismiss":
                 self._board.take_down(data.get("number"))
+            case _ if intent in ACTS and self.journey.is_past:
+                self._board.post(REFUSED)
             case _ if intent in ACTS:
                 fields = data.get("fields")
                 self._run(
@@ -319,6 +359,14 @@ class Visit(pn.viewable.Viewer):
     def _set_refresh(self, value: object) -> None:
         if str(value).isdigit() and int(str(value)) in masthead.REFRESHES:
             self._refresh_s = int(str(value))
+
+    def _travel(self, data: Intent) -> None:
+        """Go to the moment the bar asks for."""
+        asked = self.journey.asked(data, self._collector.snapshot)
+        if isinstance(asked, Notice):
+            self._board.post(asked)
+        else:
+            self.screen.tell(go=self.address.but(at=asked).href)
 
     def _choose(self, intent: str, data: Intent) -> None:
         snapshot = held(self._collector.snapshot, self._good)
@@ -384,9 +432,13 @@ class Visit(pn.viewable.Viewer):
         self._board.post(notice, replaces)
         if notice.go:
             self.screen.tell(go=notice.go)
-        if self.page.load is not None:
-            self._load()
+        self._load()
         self._later()
+
+
+def _number(text: str) -> float | None:
+    """A number of workers an address asks about."""
+    return float(text) if text.isdigit() and len(text) < 5 else None
 
 
 #: what was made of a snapshot already: visits that see the same share it
@@ -399,6 +451,10 @@ def _once(snapshot: Snapshot, key: tuple[Any, ...], make: Callable[[], Any]) -> 
     if key not in known:
         known[key] = make()
     return known[key]
+
+
+def _once_of(snapshot: Snapshot) -> Callable[[tuple[Any, ...], Callable[[], Any]], Any]:
+    return lambda key, make: _once(snapshot, key, make)
 
 
 __all__ = ["Source", "Visit"]

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from bokeh.document import Document
 
-from app import charts, palette
+from app import chart_source, charts, easel, palette
 from app.frames import HISTORY_COLUMNS, frame_of
 from app.records import JobState
 
@@ -31,7 +31,7 @@ def test_a_total_adds_the_queues():
     """
     frame = history((0, "a", 1.0, {"failed_per_s": 0.5}), (0, "b", 2.0, {"failed_per_s": 0.25}))
 
-    columns = charts.columns_of(frame, QUEUES)
+    columns = chart_source.columns_of(frame, QUEUES)
 
     assert columns["at"] == [T0_MS]
     assert (columns["complete"], columns["failed"], columns["top"]) == ([3.0], [0.75], [3.75])
@@ -43,7 +43,7 @@ def test_a_total_with_an_unknown_part_is_unknown():
     """
     frame = history((0, "a", 1.0, {}), (0, "b", None, {}))
 
-    columns = charts.columns_of(frame, QUEUES)
+    columns = chart_source.columns_of(frame, QUEUES)
 
     assert columns["complete_per_s:0"] == [1.0]
     assert math.isnan(columns["complete"][0])
@@ -55,7 +55,7 @@ def test_time_without_samples_is_a_gap():
     """
     frame = history((0, "a", 1.0, {}), (1, "a", 1.0, {}), (61, "a", 2.0, {}))
 
-    columns = charts.columns_of(frame, ["a"])
+    columns = chart_source.columns_of(frame, ["a"])
 
     assert [value for value in columns["complete_per_s:0"] if not math.isnan(value)] == [1, 1, 2]
     assert math.isnan(columns["complete_per_s:0"][2])
@@ -68,10 +68,10 @@ def test_only_what_is_new_is_streamed():
     """
     frame = history(*((second, "a", float(second), {}) for second in range(5)))
 
-    columns = charts.columns_of(frame, ["a"], after=frame["at"].iloc[2])
+    columns = chart_source.columns_of(frame, ["a"], after=frame["at"].iloc[2])
 
     assert columns["complete_per_s:0"] == [3.0, 4.0]
-    assert charts.columns_of(frame, ["a"], after=frame["at"].iloc[4])["at"] == []
+    assert chart_source.columns_of(frame, ["a"], after=frame["at"].iloc[4])["at"] == []
 
 
 def test_a_late_page_gets_a_gap_before_what_is_new():
@@ -80,7 +80,7 @@ def test_a_late_page_gets_a_gap_before_what_is_new():
     """
     frame = history((0, "a", 1.0, {}), (60, "a", 2.0, {}))
 
-    columns = charts.columns_of(frame, ["a"], after=frame["at"].iloc[0])
+    columns = chart_source.columns_of(frame, ["a"], after=frame["at"].iloc[0])
 
     assert math.isnan(columns["complete_per_s:0"][0])
     assert columns["complete_per_s:0"][1:] == [2.0]
@@ -90,9 +90,9 @@ def test_no_history_makes_empty_columns():
     """
     A chart can be made before the first sample.
     """
-    columns = charts.columns_of(frame_of([], HISTORY_COLUMNS), QUEUES)
+    columns = chart_source.columns_of(frame_of([], HISTORY_COLUMNS), QUEUES)
 
-    assert list(columns) == charts.source_columns(QUEUES)
+    assert list(columns) == chart_source.source_columns(QUEUES)
     assert not any(columns.values())
 
 
@@ -100,9 +100,9 @@ def test_the_window_is_bounded():
     """
     An hour of history does not reach the browser at once.
     """
-    frame = history(*((second, "a", 1.0, {}) for second in range(charts.WINDOW + 50)))
+    frame = history(*((second, "a", 1.0, {}) for second in range(chart_source.WINDOW + 50)))
 
-    assert len(charts.columns_of(frame, ["a"])["at"]) == charts.WINDOW
+    assert len(chart_source.columns_of(frame, ["a"])["at"]) == chart_source.WINDOW
 
 
 def test_a_wait_below_the_floor_stands_on_the_floor():
@@ -111,7 +111,7 @@ def test_a_wait_below_the_floor_stands_on_the_floor():
     """
     frame = history((0, "a", 1.0, {"wait_p50_s": 0.0}))
 
-    assert charts.columns_of(frame, ["a"])["wait_p50_s:0"] == [charts.FLOOR_S]
+    assert chart_source.columns_of(frame, ["a"])["wait_p50_s:0"] == [chart_source.FLOOR_S]
 
 
 @pytest.mark.parametrize("name", ["throughput", "backlog", "latency", "run-time"])
@@ -132,8 +132,8 @@ def test_charts_share_source_axis_and_cursor():
     """
     Zooming one zooms all.
     """
-    together = charts.Together()
-    source = charts.make_source(history((0, "a", 1.0, {})), ["a"])
+    together = easel.Together()
+    source = chart_source.make_source(history((0, "a", 1.0, {})), ["a"])
 
     drawn = [
         charts.throughput_chart(source, ["a"], together=together),
@@ -152,7 +152,7 @@ def test_colours_follow_the_theme():
     chart = charts.chart_of_history("throughput", history((0, "a", 1.0, {})))
     complete = next(r for r in chart.renderers if r.tags == ["state", "complete", "line"])
 
-    charts.paint(chart, "dark")
+    easel.paint(chart, "dark")
 
     assert complete.glyph.line_color == palette.JOB_LOOK[JobState.COMPLETE].dark
 

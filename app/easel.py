@@ -1,0 +1,297 @@
+"""The easel: what every chart stands on. One time axis, marks, legend, hover, colours per theme. Pure."""
+
+import re
+from collections.abc import Sequence
+from typing import Any, Final
+
+from bokeh.models import (
+    CategoricalColorMapper,
+    ColumnDataSource,
+    CrosshairTool,
+    CustomJS,
+    CustomJSHover,
+    CustomJSTickFormatter,
+    DataRange1d,
+    FixedTicker,
+    HoverTool,
+)
+from bokeh.models.annotations import Legend, LegendItem, Span
+from bokeh.plotting import figure
+
+from app import palette
+from app.chart_source import FLOOR_S, WINDOW
+from app.palette import Theme
+from app.records import JobState
+
+FONT: Final = "Inter, 'Segoe UI', Roboto, 'Helvetica Neue', system-ui, sans-serif"
+#: ticks of a log axis of time, s
+TICKS_S: Final = [0.001, 0.01, 0.1, 1, 10, 60, 600, 3600, 36_000, 360_000]
+#: s of a time axis beyond which its labels name the day
+DAYS_S: Final = 36 * 3600
+
+#: text and grid per theme
+_INK: Final[dict[Theme, tuple[str, str]]] = {
+    "light": ("#57534e", "#ebe9e5"),
+    "dark": ("#a8a29e", "#2e2b28"),
+}
+#: columns of a source of marks: what happened, when
+MARK_COLUMNS: Final = ("at", "sort", "kind", "text", "actor")
+#: sorts of marks and their colours per theme: what was deployed, what somebody did, where we began
+_SORTS: Final[dict[str, tuple[str, str]]] = {
+    "deploy": ("#7c3aed", "#a68be6"),
+    "act": ("#b45309", "#d6a24a"),
+    "start": ("#8a837c", "#8a837c"),
+}
+
+
+class Together:
+    """What the charts of one page share: the time axis, the crosshair, the marks, the way back.
+
+    A *window* (start and end, epoch ms) is shown whole, whatever was stored of it; without one the axis
+    follows the newest sample, *now_ms* at first.
+    """
+
+    def __init__(
+        self,
+        interval_s: float = 1.0,
+        now_ms: float | None = None,
+        *,
+        window: tuple[float, float] | None = None,
+        marks: ColumnDataSource | None = None,
+    ) -> None:
+        self.interval_s = interval_s
+        self.span_s = (
+            WINDOW * interval_s if window is None else round((window[1] - window[0]) / 1000)
+        )
+        self.is_live = window is None
+        follows: dict[str, Any] = (
+            {"follow": "end", "follow_interval": self.span_s * 1000} if window is None else {}
+        )
+        self.x_range: Any = DataRange1d(range_padding=0, renderers=[], **follows)
+        self.cursor = Span(dimension="height", line_width=1, line_alpha=0.5, line_color="#888888")
+        self.back = CustomJS(
+            args={"range": self.x_range},
+            code="range.have_updated_interactively = false; range.reset()",
+        )
+        self.marks = marks
+        #: the ends of the axis where there are not samples enough to fill it
+        self.ends: ColumnDataSource | None = None
+        self.is_first = True
+        if window is not None:
+            self.ends = ColumnDataSource({"at": list(window), "y": [FLOOR_S] * 2})
+        elif now_ms is not None:
+            self.ends = ColumnDataSource({"at": [now_ms - self.span_s * 1000], "y": [FLOOR_S]})
+
+    @property
+    def words(self) -> str:
+        """How long the axis is."""
+        span = self.span_s
+        if span >= 2 * 86_400:
+            long = f"{span / 86_400:g} d"
+        elif span > 3600:
+            long = f"{span / 3600:g} h"
+        else:
+            long = f"{span / 60:g} min"
+        return f"last {long}" if self.is_live else long
+
+
+def stand(
+    title: str, unit: str, together: Together | None, *, whole: bool = False, **more: Any
+) -> Any:
+    """An empty figure on the shared axis."""
+    shared = together or Together()
+    chart: Any = figure(
+        height=more.pop("height", 186),
+        sizing_mode="stretch_width",
+        min_width=200,
+        x_axis_type="datetime",
+        x_range=shared.x_range,
+        tools="xpan,xbox_zoom,reset",
+        active_drag="xbox_zoom",
+        toolbar_location=None,
+        output_backend="canvas",
+        title=f"{title} · {unit} · {shared.words}",
+        name=title.lower().replace(" ", "-"),
+        **more,
+    )
+    chart.add_tools(CrosshairTool(overlay=shared.cursor))
+    chart.js_on_event("doubletap", shared.back)
+    ends = None
+    if shared.ends is not None and (shared.is_first or not shared.is_live):
+        ends = chart.scatter("at", "y", source=shared.ends, alpha=0, size=1)
+        shared.x_range.renderers = [*shared.x_range.renderers, ends]
+        shared.is_first = False
+    chart.title.text_font = FONT
+    chart.title.text_font_size = "12px"
+    chart.title.standoff = 10
+    chart.title.offset = -46  # above the axis' labels, where the box begins
+    chart.title.text_font_style = "normal"
+    chart.min_border_left, chart.min_border_right, chart.min_border_top = 52, 8, 0
+    chart.xgrid.visible = False
+    for axis in (*chart.xaxis, *chart.yaxis):
+        axis.major_tick_line_color = axis.minor_tick_line_color = None
+        axis.major_label_text_font = FONT
+        axis.major_label_text_font_size = "11px"
+    chart.yaxis.axis_line_alpha = 0
+    days = shared.span_s > DAYS_S
+    chart.xaxis.formatter = CustomJSTickFormatter(code=_LOCAL_DAY if days else _LOCAL_TIME)
+    chart.xaxis.ticker.desired_num_ticks = 5
+    if more.get("y_axis_type") == "log":
+        chart.ygrid.ticker = FixedTicker(ticks=TICKS_S)
+        chart.y_range = DataRange1d(only_visible=True, renderers=[])
+        chart.yaxis.ticker = FixedTicker(ticks=TICKS_S)
+        chart.yaxis.formatter = CustomJSTickFormatter(code=_LOG_TIME)
+    else:
+        chart.yaxis.ticker.desired_num_ticks = 4
+        if whole:
+            chart.yaxis.ticker.min_interval = 1
+        chart.y_range = DataRange1d(
+            start=0, only_visible=True, min_interval=1, renderers=[] if ends is None else [ends]
+        )
+        chart.yaxis.formatter = CustomJSTickFormatter(code="return tick.toLocaleString('en')")
+    return chart
+
+
+def finish(chart: Any, together: Together | None, drawn: Sequence[Any]) -> None:
+    """Let the axes follow *drawn* only, and put the marks behind it."""
+    shared = together
+    chart.y_range.renderers = [*chart.y_range.renderers, *drawn]
+    chart.x_range.renderers = [*chart.x_range.renderers, *drawn]
+    if shared is None or shared.marks is None:
+        return
+    mapper = CategoricalColorMapper(
+        factors=list(_SORTS), palette=[tone for tone, _ in _SORTS.values()]
+    )
+    marks = chart.vspan(
+        x="at", source=shared.marks, line_width=1.3, line_dash=[4, 3], level="underlay",
+        line_color={"field": "sort", "transform": mapper},
+    )  # fmt: skip
+    marks.tags = ["marks"]
+    chart.add_tools(
+        HoverTool(
+            renderers=[marks],
+            tooltips=[("@kind", "@text"), ("by", "@actor"), ("at", "@at{custom}")],
+            formatters={"@at": CustomJSHover(code=_SHOW["time"])},
+        )
+    )
+
+
+def paint(chart: figure, theme: Theme) -> figure:
+    """Give every glyph and axis of *chart* the colours of *theme*; again when it changes."""
+    ink, grid = _INK[theme]
+    drawn: Any = chart  # its parts are Bokeh's widest types
+    for renderer in drawn.renderers:
+        match renderer.tags:
+            case ["series", int(index)]:
+                renderer.glyph.line_color = palette.series_colour(index, theme)
+            case ["state", str(state), "line"]:
+                renderer.glyph.line_color = palette.JOB_LOOK[JobState(state)].colour(theme)
+            case ["state", str(state), "fill"]:
+                renderer.glyph.fill_color = palette.JOB_LOOK[JobState(state)].colour(theme)
+                renderer.glyph.fill_alpha = 0.22
+            case ["forecast", str(part)]:
+                tone = palette.series_colour(0, theme)
+                setattr(renderer.glyph, f"{part}_color", tone)
+            case ["forecast", str(part), "grows"]:
+                tone = palette.JOB_LOOK[JobState.FAILED].colour(theme)
+                setattr(renderer.glyph, f"{part}_color", tone)
+    for mapper in drawn.select(CategoricalColorMapper):
+        mapper.palette = [pair[theme == "dark"] for pair in _SORTS.values()]
+    drawn.background_fill_color = drawn.border_fill_color = None
+    drawn.outline_line_color = None
+    drawn.title.text_color = ink
+    for axis in (*drawn.xaxis, *drawn.yaxis):
+        axis.major_label_text_color = ink
+        axis.axis_line_color = grid
+    for lines in drawn.grid:
+        lines.grid_line_color = grid
+    for legend in drawn.legend:
+        legend.label_text_color = ink
+    return chart
+
+
+_CLOCK: Final = "hour: '2-digit', minute: '2-digit'"
+_LOCAL_TIME: Final = (
+    f"return new Date(tick).toLocaleTimeString([], {{{_CLOCK}, "
+    "second: tick % 60000 ? '2-digit' : undefined, hour12: false})"
+)
+_LOCAL_DAY: Final = (
+    "const day = new Date(tick); return day.toLocaleDateString([], {day: 'numeric', month: 'short'}) + "
+    f"(day.getHours() || day.getMinutes() ? ' ' + day.toLocaleTimeString([], {{{_CLOCK}, hour12: false}})"
+    " : '')"
+)
+_LOG_TIME: Final = (
+    "return tick >= 3600 ? tick / 3600 + ' h' : tick >= 60 ? (tick / 60).toLocaleString('en') + ' m' : "
+    "tick >= 1 ? tick.toLocaleString('en') + ' s' : Number((tick * 1000).toPrecision(2)) + ' ms'"
+)
+_KNOWN: Final = "!(value !== null && isFinite(value)) ? '\\u2013' : "
+_SHOW: Final = {
+    "number": f"return {_KNOWN}value.toLocaleString('en', {{maximumFractionDigits: 2}})",
+    "count": f"return {_KNOWN}value.toLocaleString('en')",
+    "duration": f"return {_KNOWN}value < 1 ? Math.round(value * 1000) + ' ms' : "
+    "value < 120 ? value.toFixed(1) + ' s' : Math.round(value / 60) + ' m'",
+    "time": "const day = new Date(value); return (Date.now() - value > 72000000 ? "
+    "day.toLocaleDateString([], {day: 'numeric', month: 'short'}) + ' ' : '') + "
+    "day.toLocaleTimeString([], {hour12: false})",
+    # how long the moment of a point is: a sample, or a stored step's mean
+    "width": "const s = Math.round(value / 1000); return s < 60 ? 'sample' : s < 3600 ? "
+    "s / 60 + ' min' : s / 3600 + ' h'",
+}  # fmt: skip
+
+
+def lines(
+    chart: Any, source: ColumnDataSource, names: Sequence[str], series: str, **more: Any
+) -> list[Any]:
+    """One line per name, in its colour."""
+    drawn = []
+    for n in range(len(names)):
+        line = chart.line("at", f"{series}:{n}", source=source, **{"line_width": 1.6, **more})
+        line.tags = ["series", n]
+        drawn.append(line)
+    return drawn
+
+
+def legend(chart: Any, names: Sequence[str], renderers: Sequence[Sequence[Any]]) -> None:
+    """Names below the chart; a click hides one."""
+    items = [
+        LegendItem(label={"value": name}, renderers=list(drawn))
+        for name, drawn in zip(names, renderers, strict=True)
+    ]
+    made: Any = Legend(
+        items=items,
+        orientation="horizontal",
+        ncols=2 if sum(map(len, names)) > 24 else "auto",
+        click_policy="hide",
+        border_line_color=None,
+        background_fill_color=None,
+        label_text_font=FONT,
+        label_text_font_size="11px",
+        glyph_width=12,
+        glyph_height=12,
+        label_height=14,
+        spacing=12,
+        label_standoff=5,
+        margin=2,
+    )
+    made.padding = 0
+    made.location = "bottom_left"
+    chart.add_layout(made, "below")
+
+
+def hover(chart: Any, on: Sequence[Any], tips: Sequence[tuple[str, str]], kind: str) -> None:
+    """Exact values of *tips* at the moment under the pointer, as *kind* shows them."""
+    show, time = CustomJSHover(code=_SHOW[kind]), CustomJSHover(code=_SHOW["time"])
+    formatters: dict[str, Any] = {"@at": time, "@width": CustomJSHover(code=_SHOW["width"])}
+    for mentioned in re.findall(r"(@\{[\w:]+\}|@\w+)\{custom\}", " ".join(tip for _, tip in tips)):
+        formatters[mentioned] = show
+    chart.add_tools(
+        HoverTool(
+            renderers=list(on[:1]),
+            mode="vline",
+            tooltips=[("at", "@at{custom} (@width{custom})"), *tips],
+            formatters=formatters,
+        )
+    )
+
+
+__all__ = ["MARK_COLUMNS", "Together", "finish", "hover", "legend", "lines", "paint", "stand"]
