@@ -25,7 +25,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from app import __version__
-from app.connections import is_refusal, pool_arguments, prepared
+from app.connections import is_refusal, made, pool_arguments, prepared
 from app.errors import SettingsError
 from app.payload import Codec, safe_str
 from workers.admission import Admission
@@ -375,7 +375,7 @@ class Worker(arq.worker.Worker):
         # ids are bytes to Redis; what is not UTF-8 must come back as it was
         recipe = pool_arguments(timeout_s=6.0, retries=1) | {"encoding_errors": "surrogateescape"}
         if self._pool is None and self.options.url:
-            pool = prepared(ConnectionPool.from_url(self.options.url, **recipe))
+            pool = prepared(made(ConnectionPool, self.options.url, **recipe))
             self._pool = ArqRedis(
                 pool,
                 job_serializer=self.job_serializer,

@@ -13,7 +13,7 @@ from redis import ConnectionPool, Redis
 from redis.exceptions import NoScriptError
 
 from app import keys
-from app.connections import gated
+from app.connections import gated, made
 from app.payload import safe_str
 from app.scripts import script
 
@@ -59,7 +59,7 @@ class LeaseKeeper:
             "encoding_errors": "surrogateescape",
             **(connection or {}),
         }
-        pool = ConnectionPool.from_url(url, **arguments) if url else ConnectionPool(**arguments)
+        pool = made(ConnectionPool, url, **arguments) if url else ConnectionPool(**arguments)
         self._redis = Redis(connection_pool=gated(pool))
         self._stop = threading.Event()
         self._renewed_at = time.monotonic()
