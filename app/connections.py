@@ -32,7 +32,7 @@ from redis.exceptions import (
 from app.errors import RedisRefused, RedisUnavailable
 from app.gate import Gate
 from app.prompt_client import promptly
-from app.sentinels import pool_for, watches
+from app.sentinels import pool_watching, watched, watches
 from app.settings import masked_url
 
 #: what a lost or silent Redis looks like
@@ -185,7 +185,7 @@ def pool_arguments(
 def made(make: Any, url: str, **arguments: Any) -> Any:
     """A pool of class *make* for *url*; behind sentinels its connections follow the master."""
     if watches(url):
-        return pool_for(make, url, arguments)
+        return pool_watching(make, watched(url), arguments)
     return make.from_url(url, **arguments)
 
 

@@ -22,6 +22,7 @@ from app.frames import JOB_COLUMNS, frame_of
 from app.job_walk import PREVIEW_BYTES, Stretch
 from app.payload import Codec, raw_bytes
 from app.records import JobRun, JobState, Outcome
+from app.redaction import redacted
 
 #: characters of a job's arguments in the jobs frame
 ARGUMENTS_SHOWN: Final = 2_048
@@ -166,7 +167,7 @@ def _arguments_text(arguments: Arguments) -> str:
     if not (arguments.args or arguments.kwargs):
         return ""
     told = {"args": list(arguments.args), "kwargs": dict(arguments.kwargs)}
-    text = json.dumps(told, default=str, ensure_ascii=False)
+    text = json.dumps(redacted(told), default=str, ensure_ascii=False)
     return text if len(text) <= ARGUMENTS_SHOWN else text[: ARGUMENTS_SHOWN - 1] + "…"
 
 
@@ -227,21 +228,43 @@ async def _job_rows(
     codec: Codec | None,
 ) -> list[JobRow]:
     batch = Batch(redis)
-    heads: dict[str, Any] = {}
-    sizes: dict[str, Any] = {}
-    found: dict[str, Any] = {}
+    commands = row_commands(queue, pairs, claims)
+    answers: dict[str, Any] = {}
+    for number, command in enumerate(commands):
+        batch.ask(into(answers, str(number)), *command)
+    await batch.run()
+    replies = [answers.get(str(number)) for number in range(len(commands))]
+    return rows_from(queue, pairs, claims, replies, now_ms, codec)
+
+
+def row_commands(
+    queue: str, pairs: Sequence[tuple[str, float]], claims: Mapping[str, str]
+) -> list[tuple[Any, ...]]:
+    """What is asked to make rows of jobs: per job its payload's head and size, and who has claimed it."""
+    made: list[tuple[Any, ...]] = []
     for job_id, _ in pairs:
         key = keys.arq_job(job_id)
-        batch.ask(into(heads, job_id), "GETRANGE", key, 0, PREVIEW_BYTES - 1)
-        batch.ask(into(sizes, job_id), "STRLEN", key)
+        made += [("GETRANGE", key, 0, PREVIEW_BYTES - 1), ("STRLEN", key)]
         if job_id not in claims:
-            batch.ask(into(found, job_id), "HGET", keys.running(queue), job_id)
-    await batch.run()
+            made.append(("HGET", keys.running(queue), job_id))
+    return made
+
+
+def rows_from(
+    queue: str,
+    pairs: Sequence[tuple[str, float]],
+    claims: Mapping[str, str],
+    replies: Sequence[Any],
+    now_ms: int,
+    codec: Codec | None,
+) -> list[JobRow]:
+    """Rows of jobs from the *replies* to ``row_commands``, in the same order."""
+    answer = iter(replies)
     rows = []
     for job_id, due in pairs:
-        claim = claim_of(claims.get(job_id) or found.get(job_id) or "")
-        head = raw_bytes(heads.get(job_id))
-        arguments = arguments_of(head, codec, size_bytes=int(sizes.get(job_id) or 0))
+        head, size = raw_bytes(next(answer)), int(next(answer) or 0)
+        claim = claim_of(claims[job_id] if job_id in claims else next(answer) or "")
+        arguments = arguments_of(head, codec, size_bytes=size)
         waiting = JobState.DEFERRED if due > now_ms else JobState.QUEUED
         rows.append(
             JobRow(

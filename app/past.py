@@ -5,6 +5,7 @@ import contextlib
 import json
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import pandas as pd
@@ -17,7 +18,7 @@ from app.canvas import Canvas
 from app.chunks import Chunk
 from app.columns import Schema, moment, text
 from app.errors import BadRecord, InvalidRequest, NotFound
-from app.historian import MINUTES_KEPT_MS, MOMENTS
+from app.historian import HOURS_KEPT_MS, MINUTES_KEPT_MS, MOMENTS
 from app.payload import raw_bytes
 from app.readings import event_row
 from app.records import JobRun
@@ -60,6 +61,59 @@ async def history(
     their three hours. A step nobody saw is NaN. Raises InvalidRequest for an empty range or too
     many points.
     """
+    grid = grid_of(start_ms, end_ms, now_ms=now_ms, points=points)
+    got: dict[str, Any] = {}
+    batch = Batch(redis)
+    packed, still_open = grid.commands(source)
+    batch.ask_bytes(into(got, "chunks"), *packed)
+    batch.ask(into(got, "open"), *still_open)
+    await batch.run()
+    # a week takes 40 ms: the loop has others to serve
+    return await asyncio.to_thread(grid.frame, source, got["chunks"], got["open"])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grid:
+    """The regular grid a range is read on, the commands that read it and what to make of the replies."""
+
+    first_s: int
+    step_s: int
+    steps: int
+    by_minute: bool
+    numbers: range  #: of the packed chunks: hours, or days
+
+    @property
+    def attrs(self) -> dict[str, Any]:
+        """What the frame says of itself."""
+        return {"tier": "minutes" if self.by_minute else "hours", "step_s": self.step_s}
+
+    def commands(self, source: str) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        """The two commands that read *source*."""
+        make = keys.history_minutes if self.by_minute else keys.history_hours
+        return (
+            ("MGET", *(make(source, number) for number in self.numbers)),
+            ("HGETALL", keys.history_open(source)),
+        )
+
+    def frame(
+        self, source: str, chunks: Sequence[Any], still_open: Mapping[str, str]
+    ) -> pd.DataFrame:
+        """TIER_COLUMNS of *source* from the replies; ``attrs`` say ``tier`` and ``step_s``."""
+        row_s = 60 if self.by_minute else 3600
+        span_s = row_s * (60 if self.by_minute else 24)
+        canvas = Canvas(self.first_s, self.step_s, self.steps)
+        for number, packed in zip(self.numbers, chunks, strict=True):
+            if packed is not None:
+                with contextlib.suppress(BadRecord):  # a gap, as if nobody had seen it
+                    canvas.put(Chunk.of(raw_bytes(packed)), number * span_s, row_s)
+        _put_open(canvas, still_open, by_minute=self.by_minute)
+        frame = canvas.frame(source)
+        frame.attrs.update(self.attrs)
+        return frame
+
+
+def grid_of(start_ms: float, end_ms: float, *, now_ms: float, points: int = 1000) -> Grid:
+    """The grid of a range, at most *points* steps; InvalidRequest for an empty one or too many."""
     if not start_ms < end_ms:
         raise InvalidRequest("the range is empty", field="start", hint="start before end")
     if not 1 <= points <= MAX_POINTS:
@@ -68,32 +122,19 @@ async def history(
     by_minute = start_ms >= now_ms - MINUTES_KEPT_MS
     row_s = 60 if by_minute else 3600
     step_s = row_s * max(1, -(-int((end_ms - start_ms) / 1000) // (row_s * points)))
-    first = int(start_ms / 1000) // step_s * step_s
-    steps = min(points + 1, -(-int(end_ms / 1000 - first) // step_s))
+    first_s = int(start_ms / 1000) // step_s * step_s
     span_s = row_s * (60 if by_minute else 24)
-    numbers = range(first // span_s, int(end_ms / 1000) // span_s + 1)
-    make = keys.history_minutes if by_minute else keys.history_hours
-    got: dict[str, Any] = {}
-    batch = Batch(redis)
-    batch.ask_bytes(into(got, "chunks"), "MGET", *(make(source, number) for number in numbers))
-    batch.ask(into(got, "open"), "HGETALL", keys.history_open(source))
-    await batch.run()
-    chunks = [
-        (number * span_s, packed) for number, packed in zip(numbers, got["chunks"], strict=True)
-    ]
-
-    def draw() -> pd.DataFrame:
-        canvas = Canvas(first, step_s, steps)
-        for start_s, packed in chunks:
-            if packed is not None:
-                with contextlib.suppress(BadRecord):  # a gap, as if nobody had seen it
-                    canvas.put(Chunk.of(packed), start_s, row_s)
-        _put_open(canvas, got["open"], by_minute=by_minute)
-        return canvas.frame(source)
-
-    frame = await asyncio.to_thread(draw)  # a week takes 40 ms: the loop has others to serve
-    frame.attrs.update(tier="minutes" if by_minute else "hours", step_s=step_s)
-    return frame
+    # Beside what is kept nothing can be found, however wide the range: it must not cost a key each.
+    kept_s = int(now_ms - (MINUTES_KEPT_MS if by_minute else HOURS_KEPT_MS)) // 1000
+    last = min(int(end_ms / 1000), int(now_ms) // 1000 + span_s) // span_s
+    first = min(max(first_s, kept_s - span_s) // span_s, last)
+    return Grid(
+        first_s=first_s,
+        step_s=step_s,
+        steps=min(points + 1, -(-int(end_ms / 1000 - first_s) // step_s)),
+        by_minute=by_minute,
+        numbers=range(first, last + 1),
+    )
 
 
 def _put_open(canvas: Canvas, fields: Mapping[str, str], *, by_minute: bool) -> None:

@@ -233,9 +233,8 @@ class BlockingTLSConnection(SeekingNow, redis_sync.SSLConnection):
     """Over TLS, without an event loop."""
 
 
-def pool_for(make: Callable[..., Any], url: str, arguments: dict[str, Any]) -> Any:
-    """A pool of class *make* whose connections follow the master of a sentinel *url*."""
-    of = watched(url)
+def pool_watching(make: Callable[..., Any], of: Watched, arguments: dict[str, Any]) -> Any:
+    """A pool of class *make* whose connections follow the master *of* is about."""
     if issubclass(make, redis_async.ConnectionPool):  # type: ignore[arg-type]
         kind: Any = SeekingTLSConnection if of.is_tls else SeekingConnection
     else:

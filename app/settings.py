@@ -274,6 +274,31 @@ class Settings(BaseModel):
         validation_alias=AliasChoices("ARQSCOPE_TRUSTED_PROXIES", "trusted_proxies"),
         description="addresses or networks whose X-Forwarded-* headers are believed, comma separated",
     )
+    oauth_provider: str = Field(
+        default="",
+        validation_alias=AliasChoices("ARQSCOPE_OAUTH_PROVIDER", "oauth_provider"),
+        description="a provider of Panel's that people may log in with: github, google, okta, generic …",
+    )
+    oauth_key: str = Field(
+        default="",
+        validation_alias=AliasChoices("ARQSCOPE_OAUTH_KEY", "oauth_key"),
+        description="client id at the provider",
+    )
+    oauth_secret: SecretStr | None = Field(
+        default=None,
+        validation_alias=AliasChoices("ARQSCOPE_OAUTH_SECRET", "oauth_secret"),
+        description="client secret at the provider",
+    )
+    oauth_options: str = Field(
+        default="",
+        validation_alias=AliasChoices("ARQSCOPE_OAUTH_OPTIONS", "oauth_options"),
+        description="what else the provider needs: NAME=value, separated by spaces",
+    )
+    oauth_roles: str = Field(
+        default="",
+        validation_alias=AliasChoices("ARQSCOPE_OAUTH_ROLES", "oauth_roles"),
+        description="who may come in as what: ann@example.com=admin *@example.com=viewer; nobody else may",
+    )
     frame_ancestors: str = Field(
         default="'none'",
         validation_alias=AliasChoices("ARQSCOPE_FRAME_ANCESTORS", "frame_ancestors"),
@@ -451,6 +476,7 @@ class Settings(BaseModel):
             self.redis_password,
             self.redis_sentinel_password,
             self.alert_channels,
+            self.oauth_secret,
         )
         urls = (self.redis_url, self.redis_streams_url, self.redis_queue_url)
         passwords = {unquote(urlsplit(url).password or "") for url in urls}

@@ -82,7 +82,7 @@ def test_every_route_is_closed_to_who_has_no_right(door: Door, row: Row) -> None
     """
     paths = sorted({path for _, path, _ in api_paths()} | {
         "/", "/admin/queues", "/dashboard", "/dashboard/autoload.js", "/dashboard/metadata",
-        "/static/js/bokeh.min.js", "/components/app/x.js", "/liveness", "/login", "/logout",
+        "/static/js/bokeh.min.js", "/components/app/x.js", "/liveness", "/login", "/login/oauth", "/logout",
         "/favicon.ico", "/openapi.json", "/nothing", "/admin", "/rest/session_info",
     })  # fmt: skip
     disguises = ["//stats", "/stats/", "/%2e/stats", "/STATS", "/health/../stats", "/health%2f..%2fstats",

@@ -95,7 +95,8 @@ def start_server(
         if process.poll() is not None:
             raise AssertionError(log.read_text()[-3000:])
         try:
-            return httpx.get(f"{server.url}{prefix}/health/live", timeout=2).status_code == 200
+            path = prefix.replace("{port}", str(port)) + "/health/live"
+            return httpx.get(server.url + path, timeout=2).status_code == 200
         except httpx.HTTPError:
             return False
 
