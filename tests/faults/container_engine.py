@@ -17,7 +17,15 @@ from typing import Any
 
 from tests.conftest import ROOT
 
-PACKAGES = ("docker.io", "docker-compose", "debootstrap", "iptables")
+#: program → Debian's package
+PACKAGES = {
+    "dockerd": "docker.io",
+    "docker-compose": "docker-compose",
+    "debootstrap": "debootstrap",
+    "iptables": "iptables",
+    "promtool": "prometheus",
+}
+ENGINE = ("dockerd", "docker-compose", "debootstrap", "iptables")
 #: what stands in for the images compose.yaml names: Debian's Python 3.11 and Redis 7
 STAND_INS = ("python:3.11-slim-bookworm", "redis:7.2-bookworm")
 #: not /usr/local: another docker may lie there
@@ -31,11 +39,12 @@ _UNWANTED = (
 )
 
 
-def install() -> None:
-    """Install what is missing of Debian's packages; starts no service."""
-    if all(shutil.which(name, path=PATH) for name in ("dockerd", "docker-compose", "debootstrap")):
+def install(*wanted: str) -> None:
+    """Install Debian's packages of the programs that are missing (the engine's); starts no service."""
+    missing = {PACKAGES[n] for n in wanted or ENGINE if not shutil.which(n, path=PATH)}
+    if not missing:
         return
-    assert os.geteuid() == 0, f"run as root, or install {' '.join(PACKAGES)}"
+    assert os.geteuid() == 0, f"run as root, or install {' '.join(sorted(missing))}"
     policy = Path("/usr/sbin/policy-rc.d")
     mine = not policy.exists()
     if mine:
@@ -43,7 +52,7 @@ def install() -> None:
         policy.chmod(0o755)
     quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     try:
-        for words in (["update"], ["install", "-y", "--no-install-recommends", *PACKAGES]):
+        for words in (["update"], ["install", "-y", "--no-install-recommends", *sorted(missing)]):
             subprocess.run(["apt-get", "-qq", *words], check=True, env=quiet, capture_output=True)
     finally:
         if mine:
@@ -109,12 +118,12 @@ class Engine:
 
     def import_stand_ins(self, base: Path) -> None:
         """Make the images compose.yaml names from a debootstrapped folder."""
-        importing = subprocess.Popen(
-            ["tar", "-C", str(base), *(f"--exclude=./{u}/*" for u in _UNWANTED), "-c", "."],
-            stdout=subprocess.PIPE,
-        )
-        self.run("docker", "import", "-", STAND_INS[0], stdin=importing.stdout)
-        assert importing.wait() == 0
+        leaving_out = [f"--exclude=./{unwanted}/*" for unwanted in _UNWANTED]
+        with subprocess.Popen(
+            ["tar", "-C", str(base), *leaving_out, "-c", "."], stdout=subprocess.PIPE
+        ) as importing:
+            self.run("docker", "import", "-", STAND_INS[0], stdin=importing.stdout)
+        assert importing.returncode == 0
         # The official image has /data, and its redis user owns it.
         build = self.directory / "redis"
         build.mkdir()
