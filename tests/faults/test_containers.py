@@ -58,6 +58,15 @@ class Composed:
         )  # fmt: skip
         return str(done.stdout)
 
+    def script(self, name: str, *words: str, check: bool = True) -> Any:
+        """Run a script of compose/ for this project."""
+        return self.engine.run(
+            str(self.compose / name), *words, check=check, cwd=self.compose,
+            environment={
+                "COMPOSE": "docker-compose -p arqscope", "QUEUE_UI_PUBLISHED": str(self.port)
+            },
+        )  # fmt: skip
+
     def name(self, service: str) -> str:
         """Name of the container of *service*."""
         return f"arqscope_{service}_1"
@@ -257,8 +266,9 @@ def test_every_page_finds_its_scripts_in_the_small_image(composed: Composed) -> 
 class Load:
     """Submits jobs and events without end, the same again when the outcome is unknown."""
 
-    def __init__(self, composed: Composed) -> None:
+    def __init__(self, composed: Composed, prefix: str = "a") -> None:
         self.composed = composed
+        self.prefix = prefix
         self.jobs: dict[str, str] = {}  #: id of an acknowledged job → its queue
         self.events: set[str] = set()
         self.unknown = 0
@@ -300,7 +310,7 @@ class Load:
             for n in itertools.count():
                 if self._stop.wait(0.05):
                     return
-                job_id = f"{queue}-{n}"
+                job_id = f"{self.prefix}-{queue}-{n}"
                 data = {
                     "duration": 300,
                     "shouldFail": n % 50 == 7,
@@ -319,12 +329,12 @@ class Load:
                     return
                 event = {
                     "type": "user.created",
-                    "userId": f"user-{n}",
-                    "eventId": f"e-{n}",
+                    "userId": f"{self.prefix}-{n}",
+                    "eventId": f"{self.prefix}-{n}",
                     "data": {},
                 }
                 if self._until_known(http, "/events", event):
-                    self.events.add(f"user-{n}")
+                    self.events.add(f"{self.prefix}-{n}")
 
 
 def state_of(composed: Composed, queue: str, job_id: str) -> str:
@@ -358,17 +368,18 @@ def test_killing_any_service_loses_nothing(composed: Composed) -> None:
         states[state] = states.get(state, 0) + 1
     drills = sum(1 for job_id in load.jobs if int(job_id.rpartition("-")[2]) % 50 == 7)
     law = composed.http.get("/analyses/conservation").json()
-    users = set(
-        composed.redis_cli(
-            "redis-streams", "ZRANGE", f"arqscope:{{{STREAM}}}:statuses:user", "0", "-1"
-        ).splitlines()
-    )
     print(f"jobs {len(load.jobs)} states {states} events {len(load.events)} "  # noqa: T201
           f"asked again {load.unknown} recovery {recovery_s}")  # fmt: skip
 
     assert states == {"complete": len(load.jobs) - drills, "dead": drills}
-    assert load.events <= users
+    assert load.events <= users_of(composed)
     assert [line for line in law if line["difference"] != 0] == []
+
+
+def users_of(composed: Composed) -> set[str]:
+    """Users of whom a handled event told: the effect of an event on Redis."""
+    key = f"arqscope:{{{STREAM}}}:statuses:user"
+    return set(composed.redis_cli("redis-streams", "ZRANGE", key, "0", "-1").splitlines())
 
 
 def settled(composed: Composed) -> bool:
@@ -400,6 +411,36 @@ def test_stopping_is_graceful(composed: Composed) -> None:
     assert took_s < 40
     assert (state["ExitCode"], state["OOMKilled"]) == (0, False)
     assert detail.get("attempt", 1) == 1
+
+
+def test_a_backup_under_load_restores(composed: Composed, tmp_path: Path) -> None:
+    """
+    backup.sh while jobs and events come, everything thrown away, restore.sh: what was acknowledged before the
+    backup is accounted for, and the sum is right.
+    """
+    acked: dict[str, str] = {}
+    with Load(composed, prefix="b") as load:
+        wait_until(lambda: len(load.jobs) > 100 and load.events, 60, "there is load")
+        acked, events = dict(load.jobs), set(load.events)
+        composed.script("backup.sh", str(tmp_path / "backup"))
+    refused = composed.script("restore.sh", str(tmp_path / "backup"), check=False)
+    composed("down", "-v", "-t", "20")
+    composed.script("restore.sh", str(tmp_path / "backup"))
+    composed("up", "-d")
+    composed.wait_healthy()
+    wait_until(lambda: settled(composed), 120, "everything ended")
+    states = {job_id: state_of(composed, queue, job_id) for job_id, queue in acked.items()}
+    law = composed.http.get("/analyses/conservation").json()
+    sizes = {p.name: p.stat().st_size for p in (tmp_path / "backup").glob("*.tar")}
+    print(f"backup {sizes}, {len(acked)} jobs and {len(events)} events before it")  # noqa: T201
+
+    assert refused.returncode != 0
+    assert "there is data already" in refused.stderr
+    assert {
+        job_id for job_id, state in states.items() if state not in ("complete", "dead")
+    } == set()
+    assert events <= users_of(composed)
+    assert [line for line in law if line["difference"] != 0] == []
 
 
 def engine_state(composed: Composed, service: str) -> dict[str, Any]:
