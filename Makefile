@@ -8,7 +8,7 @@ ONLY   ?=
 PYTEST := $(BIN)/python -m pytest --nbval-lax --nbval-current-env tests notebooks
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format faults compose-test schema bench screenshots notebooks clean
+.PHONY: help demo test check format faults compose-test arq-tests schema bench screenshots notebooks clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ faults: $(READY) ## inject faults at full size (long)
 
 compose-test: $(READY) ## build and run compose/ in real containers, kill each (root on Debian; minutes)
 	@ARQSCOPE_COMPOSE=1 $(BIN)/python -m pytest tests/faults/test_manifests.py tests/faults/test_containers.py -s -v
+
+arq-tests: $(READY) ## run arq's own test-suite against our worker; fetches it with pip
+	@$(BIN)/python tests/stock/run.py
 
 schema: $(READY) ## try the API against its own description for ten minutes
 	@ARQSCOPE_SCHEMA_S=600 $(BIN)/python -m pytest tests/integration/test_schema.py --timeout 900 -s

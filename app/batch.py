@@ -33,6 +33,7 @@ class Batch:
         self._redis = redis
         self._commands: list[tuple[Any, ...]] = []
         self._takers: list[tuple[Callable[[Any], None], bool]] = []
+        self._plain: set[int] = set()  #: commands whose reply stays bytes
         self.trouble: list[str] = []
 
     def __len__(self) -> int:
@@ -47,6 +48,11 @@ class Batch:
         """Add one command whose reply *take* gets as Redis sent it."""
         self._commands.append(command)
         self._takers.append((take, True))
+
+    def ask_bytes(self, take: Callable[[Any], None], *command: Any) -> None:
+        """Add one command whose reply *take* gets as bytes: what is packed is no text."""
+        self._plain.add(len(self._commands))
+        self.ask_raw(take, *command)
 
     async def run(self) -> int:
         """Send all, hand out the replies, return the number of commands.
@@ -80,9 +86,10 @@ class Batch:
         replies: list[Any] = []
         try:
             await connection.send_packed_command([b"".join(map(_packed, self._commands))])
-            for _ in self._commands:
+            for number in range(len(self._commands)):
                 try:
-                    replies.append(await connection.read_response())
+                    is_plain = number in self._plain
+                    replies.append(await connection.read_response(disable_decoding=is_plain))
                 except ResponseError as error:
                     replies.append(error)
         except BaseException:  # replies are left on it: nobody may use it again
