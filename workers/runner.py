@@ -18,6 +18,7 @@ from app.errors import ArqscopeError, BadPayload, PermanentError
 from app.fingerprint import fingerprint
 from app.payload import MAX_PAYLOAD_BYTES, JobPayload, safe_str
 from app.records import MAX_ERROR_BYTES, bucket_of, utc
+from app.schedules import MAX_CHARS, Tick
 from workers.cancellation import JOB_AGAIN_S, STOP_AGAIN_S
 from workers.claims import QUARANTINE_CRASHES, Attempts, Claim
 from workers.job_context import JobHandle
@@ -329,6 +330,16 @@ class Runner:
                 f'"started_ms":{run.started_ms},"finished_ms":{int(run.started_ms + ran_ms)},'
                 f'"error":{_quoted(error[:300])},'
                 f'"correlation_id":{_quoted(str(job.options.get("cid", "")))}}}'
+            )
+            self._worker.schedules.ended(
+                job.function,
+                Tick(
+                    job_id=claim.id,
+                    outcome=_WORDS[kind],
+                    ended_ms=int(run.started_ms + ran_ms),
+                    took_ms=int(ran_ms),
+                    error=error[:MAX_CHARS],
+                ),
             )
         waited_ms = claim.claimed_ms - claim.due_ms
         ended = None

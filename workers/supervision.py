@@ -49,6 +49,7 @@ async def supervise(
                 await janitor.round(worker.pool, int(time.time() * 1000))
             if worker.cron_jobs or worker.health_check_interval < 3600:
                 await worker.heart_beat()
+            await worker.schedules.store(worker.pool, worker.queue_name)
         except Exception as error:
             on_trouble(f"supervision: {safe_str(error, 200)}")
 
