@@ -8,7 +8,7 @@ ONLY   ?=
 PYTEST := $(BIN)/python -m pytest --nbval-lax --nbval-current-env tests notebooks
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format faults schema bench screenshots notebooks clean
+.PHONY: help demo test check format faults arq-tests schema bench screenshots notebooks clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ format: $(READY) ## let ruff format and fix
 
 faults: $(READY) ## inject faults at full size (long)
 	@ARQSCOPE_FAULTS=full ARQSCOPE_FAULTS_ONLY=$(ONLY) $(BIN)/python -m pytest tests/faults --timeout 3600 -s
+
+arq-tests: $(READY) ## run arq's own test-suite against our worker; fetches it with pip
+	@$(BIN)/python tests/stock/run.py
 
 schema: $(READY) ## try the API against its own description for ten minutes
 	@ARQSCOPE_SCHEMA_S=600 $(BIN)/python -m pytest tests/integration/test_schema.py --timeout 900 -s

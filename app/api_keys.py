@@ -20,10 +20,10 @@ from typing import Any, Final, Self, cast
 
 import redis as redis_sync
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import NoPermissionError, RedisError
 
 from app import keys
-from app.connections import explained
+from app.connections import explained, made
 from app.errors import ActionRefused, BadRecord, InvalidRequest, NotFound
 
 log = logging.getLogger("arqscope.api_keys")
@@ -202,12 +202,19 @@ class Keyring:
         """Ask Redis once, blocking, before the server answers anything; it may fail to."""
         with (
             contextlib.suppress(RedisError, OSError),
-            redis_sync.Redis.from_url(
-                url, socket_timeout=1.5, socket_connect_timeout=1.5, decode_responses=True
+            redis_sync.Redis.from_pool(
+                made(
+                    redis_sync.ConnectionPool,
+                    url,
+                    socket_timeout=1.5,
+                    socket_connect_timeout=1.5,
+                    decode_responses=True,
+                )
             ) as client,
         ):
-            pipe = client.pipeline(transaction=False)
-            self._take(self._ask(pipe).execute())
+            if not self._take(self._ask(client.pipeline(transaction=False)).execute()):
+                client.set(keys.SESSION_SECRET, secrets.token_hex(32), nx=True)
+                self._take(self._ask(client.pipeline(transaction=False)).execute())
 
     async def refresh(self) -> None:
         """Ask Redis; raises redis-py's errors."""
@@ -215,7 +222,10 @@ class Keyring:
             return
         await self._tell()
         async with self._redis.pipeline(transaction=False) as pipe:
-            self._take(await self._ask(pipe).execute())
+            if self._take(await self._ask(pipe).execute()):
+                return
+        with contextlib.suppress(NoPermissionError):  # a login that reads: our own secret serves
+            await self._redis.set(keys.SESSION_SECRET, secrets.token_hex(32), nx=True)
 
     def start(self) -> None:
         """Keep refreshing in the running loop."""
@@ -251,18 +261,19 @@ class Keyring:
     def _ask(self, pipe: Any) -> Any:
         pipe.hgetall(keys.API_KEYS)
         pipe.zrange(keys.ENDED_SESSIONS, 0, -1)
-        pipe.set(keys.SESSION_SECRET, secrets.token_hex(32), nx=True)
         pipe.get(keys.SESSION_SECRET)
         return pipe
 
-    def _take(self, replies: list[Any]) -> None:
-        raw, ended, _, secret = replies
+    def _take(self, replies: list[Any]) -> bool:
+        """Know what Redis said; returns whether there is a secret that all servers share."""
+        raw, ended, secret = replies
         if raw != {key_id: key.to_json() for key_id, key in self.keys.items()}:
             self.keys = MappingProxyType(_decoded(raw))
         self.has_keys = self.has_keys or bool(raw)
         self.ended = frozenset(ended) | frozenset(self._to_end)
-        self.secret = bytes.fromhex(secret)
+        self.secret = bytes.fromhex(secret) if secret else self.secret
         self.is_known = True
+        return bool(secret)
 
     async def _run(self) -> None:
         while True:

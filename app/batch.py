@@ -4,11 +4,12 @@ Also the SORT that joins a set with the hashes of its members in one command.
 """
 
 import functools
+import weakref
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import hiredis
-from redis.asyncio import Redis
+from redis.asyncio import ConnectionPool, Redis
 from redis.exceptions import (
     AuthenticationError,
     ConnectionError,  # noqa: A004 - redis-py's name
@@ -17,6 +18,8 @@ from redis.exceptions import (
 
 #: what a command asks that has no key yet: its value stays what it was
 _NO_KEY: Final = "no such key"
+#: what the servers of these clients call the SORT that only reads
+_sorts: weakref.WeakKeyDictionary[ConnectionPool, str] = weakref.WeakKeyDictionary()
 
 
 class Batch:
@@ -30,6 +33,7 @@ class Batch:
         self._redis = redis
         self._commands: list[tuple[Any, ...]] = []
         self._takers: list[tuple[Callable[[Any], None], bool]] = []
+        self._plain: set[int] = set()  #: commands whose reply stays bytes
         self.trouble: list[str] = []
 
     def __len__(self) -> int:
@@ -44,6 +48,11 @@ class Batch:
         """Add one command whose reply *take* gets as Redis sent it."""
         self._commands.append(command)
         self._takers.append((take, True))
+
+    def ask_bytes(self, take: Callable[[Any], None], *command: Any) -> None:
+        """Add one command whose reply *take* gets as bytes: what is packed is no text."""
+        self._plain.add(len(self._commands))
+        self.ask_raw(take, *command)
 
     async def run(self) -> int:
         """Send all, hand out the replies, return the number of commands.
@@ -77,9 +86,10 @@ class Batch:
         replies: list[Any] = []
         try:
             await connection.send_packed_command([b"".join(map(_packed, self._commands))])
-            for _ in self._commands:
+            for number in range(len(self._commands)):
                 try:
-                    replies.append(await connection.read_response())
+                    is_plain = number in self._plain
+                    replies.append(await connection.read_response(disable_decoding=is_plain))
                 except ResponseError as error:
                     replies.append(error)
         except BaseException:  # replies are left on it: nobody may use it again
@@ -113,6 +123,22 @@ def sorted_records(
     gets = [part for name in names for part in ("GET", name if name == "#" else pattern + name)]
     order = ["DESC"] if newest else []
     return [sort, key, "BY", "nosort", "LIMIT", 0, limit, *gets, *order]
+
+
+async def sort_command(redis: Redis) -> str:
+    """SORT_RO where the server has it (7.0): SORT counts as a write, which a login that only reads lacks.
+
+    Asked once per client.
+    """
+    pool = redis.connection_pool
+    if pool not in _sorts:
+        try:
+            told = await cast(Any, redis.info("server"))
+        except ResponseError:  # a login without INFO
+            return "SORT"
+        major = str(told.get("redis_version", "0")).partition(".")[0]
+        _sorts[pool] = "SORT_RO" if major.isdigit() and int(major) >= 7 else "SORT"
+    return _sorts[pool]
 
 
 def rows_of(reply: Sequence[Any], names: Sequence[str]) -> list[dict[str, str]]:

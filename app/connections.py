@@ -5,6 +5,8 @@ object must be the asyncio one. Producers and the server fail within 2 s; worker
 clients a process has of one server share a gate for when it refuses their password.
 """
 
+import asyncio
+import builtins
 import functools
 import socket
 from dataclasses import dataclass
@@ -30,6 +32,7 @@ from redis.exceptions import (
 from app.errors import RedisRefused, RedisUnavailable
 from app.gate import Gate
 from app.prompt_client import promptly
+from app.sentinels import pool_watching, watched, watches
 from app.settings import masked_url
 
 #: what a lost or silent Redis looks like
@@ -80,8 +83,8 @@ def _gate_of(connection: Any) -> Gate:
 
 
 class _Prepared:
-    """Waits at the gate, knows a dead connection, and encodes commands in C: redis-py's asyncio side does
-    it in Python, an eighth of a busy worker.
+    """Waits at the gate, knows a dead connection, can be cancelled, and encodes commands in C: redis-py's
+    asyncio side does it in Python, an eighth of a busy worker.
     """
 
     async def connect(self) -> None:
@@ -89,18 +92,42 @@ class _Prepared:
         if not self.is_connected:  # type: ignore[attr-defined]
             await _gate_of(self).pass_through(super().connect)  # type: ignore[misc]
 
-    async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
-        """Send; a connection that died unseen is a ConnectionError, whatever the event loop calls it.
-
-        uvloop raises RuntimeError where the kernel gave up a silent connection; redis-py lets it pass,
-        and nobody who handles a lost Redis expects it.
+    async def on_connect(self) -> None:
+        """Greet the server. A connection that is being made needs no health check: where a password
+        is missing, redis-py's check would connect, greet and check again, without end.
         """
+        now = asyncio.get_running_loop().time()
+        self.next_health_check = now + self.health_check_interval  # type: ignore[attr-defined]
+        await super().on_connect()  # type: ignore[misc]
+
+    async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+        """Send *command*, and be cancelled when asked to.
+
+        Not redis-py's, which awaits ``asyncio.wait_for``: before Python 3.12 that loses a cancellation which
+        comes as the sending ends, so that whoever was told to stop goes on. It also makes a task a command.
+        A connection that died unseen is a ConnectionError, whatever the event loop calls it: uvloop raises
+        RuntimeError where the kernel gave up a silent one.
+        """
+        link: Any = self
+        if not link.is_connected:
+            await link.connect()
+        elif check_health:
+            await link.check_health()
         try:
-            await super().send_packed_command(command, check_health)  # type: ignore[misc]
-        except RuntimeError as error:
-            if "closed" not in str(error):
-                raise
-            raise ConnectionError("the connection was closed under us") from error
+            async with asyncio.timeout(link.socket_timeout):
+                link._writer.writelines([command] if isinstance(command, bytes) else command)
+                await link._writer.drain()
+        except (
+            BaseException
+        ) as error:  # half a command may be on its way: nobody may use this one again
+            await link.disconnect(nowait=True)
+            if isinstance(error, builtins.TimeoutError):
+                raise TimeoutError("Redis took no command in time") from None
+            if isinstance(error, OSError):
+                raise ConnectionError(f"the connection broke while sending: {error}") from error
+            if isinstance(error, RuntimeError) and "closed" in str(error):
+                raise ConnectionError("the connection was closed under us") from error
+            raise
 
     def pack_command(self, *args: Any) -> list[bytes]:
         """Return the command's bytes; what C cannot encode goes redis-py's way, errors included."""
@@ -155,6 +182,13 @@ def pool_arguments(
     }
 
 
+def made(make: Any, url: str, **arguments: Any) -> Any:
+    """A pool of class *make* for *url*; behind sentinels its connections follow the master."""
+    if watches(url):
+        return pool_watching(make, watched(url), arguments)
+    return make.from_url(url, **arguments)
+
+
 def connect(
     url: str,
     *,
@@ -176,7 +210,8 @@ def connect(
     if unix:
         recipe.pop("socket_keepalive")
         recipe.pop("socket_keepalive_options")
-    pool: ConnectionPool = BlockingConnectionPool.from_url(
+    pool: ConnectionPool = made(
+        BlockingConnectionPool,
         url,
         max_connections=max_connections,
         timeout=timeout_s,

@@ -14,7 +14,7 @@ from app import keys
 from app.connections import explained
 from app.errors import InvalidRequest
 from app.next_jobs import NextJob, check_chain
-from app.payload import Codec
+from app.payload import MAX_CID_CHARS, Codec
 from app.scripts import script
 from app.settings import NAME_PATTERN, Settings
 
@@ -57,6 +57,12 @@ class JobRequest:
         _check_range("backoff", self.backoff_s, 0, 3_600)
         _check_range("expires", self.expires_s, 0.001, MAX_DELAY_S)
         _check_range("attempts", self.attempts, 1, 1_000)
+        if not isinstance(self.correlation_id, str) or len(self.correlation_id) > MAX_CID_CHARS:
+            raise InvalidRequest(
+                f"correlationId={str(self.correlation_id)[:60]!r} is not valid",
+                field="correlationId",
+                hint=f"a text of at most {MAX_CID_CHARS} characters",
+            )
         if self.due is not None and self.due.tzinfo is None:
             raise InvalidRequest(
                 f"due={self.due.isoformat()} has no time zone", field="due", hint="add one: +00:00"

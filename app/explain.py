@@ -13,7 +13,7 @@ from typing import Any, Final, cast
 import pandas as pd
 
 from app import frames
-from app.columns import TIME
+from app.columns import Schema, flag, moment, number, text, whole
 
 #: below these nothing is said: any share of so few is chance
 MIN_FAILURES: Final = 8
@@ -28,47 +28,51 @@ MIN_SEEN: Final = 5
 ABSENT: Final = "(absent)"
 _Z95: Final = 1.959963984540054
 
-#: One row per argument of one job: long form, so that any job may have any argument.
-ARGUMENT_COLUMNS: Final[Mapping[str, Any]] = {"item": "int64", "argument": "str", "value": "str"}
-#: One row per argument value that sets failures apart, the most telling first.
-SHARED_COLUMNS: Final[Mapping[str, Any]] = {
-    "argument": "str",
-    "value": "str",
-    "failed_share": "float64",
-    "ok_share": "float64",
-    "failures": "int64",  #: with this value
-    "successes": "int64",  #: with this value
-    "lift": "float64",  #: failed_share / ok_share, inf when no success has it
-    "p_value": "float64",
-    "q_value": "float64",
-}
-#: One row per cause.
-ODDS_COLUMNS: Final[Mapping[str, Any]] = {
-    "fingerprint": "str",
-    "retries": "int64",
-    "ended_well": "int64",
-    "odds": "float64",  #: share of retries that ended well, NaN without retries
-    "low": "float64",
-    "high": "float64",
-}
-#: One row per queue or stream that knows the cause.
-ELSEWHERE_COLUMNS: Final[Mapping[str, Any]] = {
-    "source": "str",
-    "letters": "int64",
-    "open": "int64",
-    "functions": "str",
-    "first_seen": TIME,
-    "last_seen": TIME,
-    "same": "bool",  #: the same fingerprint; else the same error from another place
-}
-#: One row per thing that happened, newest first.
-CHANGE_COLUMNS: Final[Mapping[str, Any]] = {
-    "at": TIME,
-    "kind": "str",  #: deploy · restart · action
-    "what": "str",
-    "who": "str",
-    "before_s": "float64",  #: s before the first occurrence
-}
+ARGUMENT_COLUMNS: Final = Schema(
+    "One row per argument of one job: long form, so that any job may have any argument.",
+    item=whole("", "number of the job"),
+    argument=text("path of the argument"),
+    value=text("its value"),
+)
+SHARED_COLUMNS: Final = Schema(
+    "One row per argument value that sets failures apart, the most telling first.",
+    argument=text("path of the argument"),
+    value=text("its value"),
+    failed_share=number("", "share of the failures that have it"),
+    ok_share=number("", "share of the sampled successes that have it"),
+    failures=whole("letters", "with this value"),
+    successes=whole("jobs", "sampled successes with this value"),
+    lift=number("", "failed_share / ok_share; infinite when no success has it"),
+    p_value=number("", "Fisher's exact test, one-sided"),
+    q_value=number("", "the same, corrected for all values looked at"),
+)
+ODDS_COLUMNS: Final = Schema(
+    "One row per cause.",
+    fingerprint=text("hash that letters of one cause share"),
+    retries=whole("retries", "that ended"),
+    ended_well=whole("retries", "of these, ended well"),
+    odds=number("", "share of retries that ended well; NaN: there was none"),
+    low=number("", "lower end of Wilson's 95 % interval"),
+    high=number("", "upper end of it"),
+)
+ELSEWHERE_COLUMNS: Final = Schema(
+    "One row per queue or stream that knows the cause.",
+    source=text("queue or stream"),
+    letters=whole("letters", "of the cause there"),
+    open=whole("letters", "of these, wait for a decision"),
+    functions=text("functions and event types, comma separated"),
+    first_seen=moment("when it struck there first"),
+    last_seen=moment("when it struck there last"),
+    same=flag("whether it is the same fingerprint; else the same error from another place"),
+)
+CHANGE_COLUMNS: Final = Schema(
+    "One row per thing that happened before the cause struck, newest first.",
+    at=moment("when it happened"),
+    kind=text("deploy, restart or action"),
+    what=text("what it was, in words"),
+    who=text("who did it"),
+    before_s=number("s", "before the first occurrence"),
+)
 
 
 def arguments_frame(items: Iterable[Mapping[str, str]]) -> pd.DataFrame:

@@ -11,7 +11,7 @@ from redis.exceptions import RedisError
 
 from app import audit, causes, explain, frames, keys, record_rows
 from app.arguments import decoded
-from app.batch import Batch, rows_of, sorted_records
+from app.batch import Batch, rows_of, sort_command, sorted_records
 from app.causes import Cause, CauseState
 from app.connections import explained
 from app.errors import BadRecord, NotFound
@@ -148,6 +148,7 @@ async def _letters(redis: Redis, sources: Sequence[str]) -> list[DeadLetter]:
     if not sources:
         return []
     batch = Batch(redis)
+    sort = await sort_command(redis)
     found: dict[tuple[str, str], DeadLetter] = {}
 
     def take(reply: Any) -> None:
@@ -161,7 +162,7 @@ async def _letters(redis: Redis, sources: Sequence[str]) -> list[DeadLetter]:
     for source in sources:
         pattern = keys.dead_record(source, "*->")
         for index in (keys.dead_open, keys.dead_retrying, keys.dead_closed):
-            batch.ask(take, *sorted_records(index(source), pattern, _FIELDS, LETTERS, sort="SORT"))
+            batch.ask(take, *sorted_records(index(source), pattern, _FIELDS, LETTERS, sort=sort))
     await batch.run()
     return list(found.values())
 

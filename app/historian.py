@@ -16,12 +16,13 @@ from redis.exceptions import RedisError
 
 from app import keys
 from app.batch import Batch, into
+from app.chunks import HOURS_GROUP, MINUTES_GROUP, pack, unpack
 from app.connections import is_refusal
 from app.errors import BadRecord
 from app.minutes import Minutes, numbers
 from app.payload import raw_bytes
 from app.sample import Sample
-from app.tiers import HOURS_GROUP, MINUTES_GROUP, TierRow, joined, merged_rows, pack, unpack
+from app.tiers import TierRow, joined, merged_rows
 
 log = logging.getLogger("arqscope.history")
 

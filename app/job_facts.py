@@ -6,7 +6,7 @@ from redis.asyncio import Redis
 
 from app import keys
 from app.analyses.verdicts import JobFacts
-from app.batch import Batch, into, sorted_records
+from app.batch import Batch, into, sort_command, sorted_records
 from app.contents import function_of
 from app.payload import raw_bytes
 from app.readings import BEAT_MS, MAX_WORKERS, WORKER_FIELDS, decoded_workers
@@ -36,7 +36,13 @@ async def job_facts(redis: Redis, queue: str, job_id: str) -> JobFacts:
         ("letter", "HGET", keys.dead_record(queue, root), "state"),
     ):
         batch.ask_raw(into(got, name), *command)
-    sort = sorted_records(keys.WORKERS, keys.worker("*->"), WORKER_FIELDS, MAX_WORKERS, sort="SORT")
+    sort = sorted_records(
+        keys.WORKERS,
+        keys.worker("*->"),
+        WORKER_FIELDS,
+        MAX_WORKERS,
+        sort=await sort_command(redis),
+    )
     batch.ask_raw(into(got, "workers"), *sort)
     await batch.run()
     now_ms = int(got["time"][0]) * 1000 + int(got["time"][1]) // 1000

@@ -1,181 +1,214 @@
-"""The same system in a notebook: ``connect()`` gives live frames, charts and the dashboard object.
+"""The same system in a notebook: ``connect()`` gives live frames, control, charts and the pages.
 
-Everything that talks to Redis runs in a thread with an event loop of its own, so that the same calls
-work in a script, in a plain interpreter and inside Jupyter's running loop.
+What a scope offers does not depend on how it reaches the deployment: its Redis, or its HTTP API.
 """
 
-import asyncio
-import threading
+import getpass
 import time
-from collections.abc import Coroutine, Iterable, Mapping
-from contextlib import suppress
+import weakref
+from collections.abc import Iterable, Mapping
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Self
 
 import pandas as pd
 
-from app import actions
-from app.actions import ActionReport, Actor, Connections
+from app.actions import ActionReport, Actor, Role
 from app.alert_history import backtest
 from app.alert_rules import alert_rules
-from app.analyses.forecast import MINUTES, Forecast, drain_forecast
-from app.analyses.verdicts import Verdict, why_not_running
-from app.causes import known_queues
-from app.collector import Callback, Collector
-from app.connections import connect as connect_redis
+from app.analyses.forecast import Forecast
+from app.analyses.verdicts import Verdict
+from app.deployment import Deployment, Direct
 from app.enqueue import Enqueued, JobRequest
-from app.errors import InvalidRequest, NotFound, RedisUnavailable
-from app.explanation import Explanation, explanation
-from app.past import as_of, history
-from app.reader import job_facts
+from app.errors import InvalidRequest
+from app.explanation import Explanation
+from app.job_view import JobView, watch
+from app.operations import Operation
+from app.query import Query, card
+from app.query_plan import (
+    ENDED,
+    JOB_STATES,
+    LETTER_STATES,
+    Ask,
+    check_column,
+    metric_column,
+    moment,
+)  # fmt: skip
+from app.remote_deployment import Remote
 from app.settings import Settings
 from app.snapshot import Snapshot
 
-__all__ = ["Scope", "connect"]
+__all__ = ["Query", "Scope", "connect", "load_ipython_extension"]
 
-T = TypeVar("T")
-#: s that one call may take before it is given up
-PATIENCE_S: Final = 15.0
+#: the scope ``%arqscope`` is about: the last one connected
+_last: "weakref.ref[Scope] | None" = None
+_HOUR_MS: Final = 3_600_000
 
 
-def connect(settings: Settings | None = None, **changes: Any) -> "Scope":
-    """Connect to the three Redis of *settings* (default: the environment) and take a first sample.
+def connect(
+    to: Settings | str | None = None,
+    *,
+    key: str = "",
+    name: str = "",
+    role: Role = "operator",
+    **changes: Any,
+) -> "Scope":
+    """Connect and take a first sample.
 
-    *changes* replace single settings (``redis_queue_url="redis://…"``). Raises SettingsError for
-    malformed settings and RedisUnavailable when the queue Redis does not answer.
+    *to*: Settings; the ``redis://`` URL of one Redis that has all roles; the ``http(s)://`` address of
+    a server, with an API *key*; nothing: the environment. *changes* replace single settings. *name* is
+    how the audit calls you; *role* what you allow yourself (over HTTP the key decides). Raises
+    SettingsError, RedisUnavailable, or ActionRefused for a key the server does not take.
     """
-    base = settings or Settings.load()
-    return Scope(Settings(**{**base.model_dump(), **changes}) if changes else base)
+    if isinstance(to, str) and to.startswith(("http://", "https://")):
+        if changes:
+            raise InvalidRequest(
+                f"{', '.join(changes)}: settings of a server are not changed from here", field="to"
+            )
+        return Scope(Remote(to, key))
+    if isinstance(to, str):
+        if not to.startswith(("redis://", "rediss://", "unix://")):
+            raise InvalidRequest(
+                f"to={to!r} is no address", field="to",
+                hint="redis://host:6379/0, rediss://…, unix://… or http(s)://host:8009",
+            )  # fmt: skip
+        urls = dict.fromkeys(("redis_url", "redis_streams_url", "redis_queue_url"), to)
+        base = Settings(**{**urls, "sample_interval_s": 1.0})
+    else:
+        base = to or Settings.load()
+    settings = Settings(**{**base.model_dump(), **changes}) if changes else base
+    return Scope(Direct(settings, Actor(name=name or _who(), role=role)))
 
 
-def _connections(settings: Settings) -> Connections:
-    return Connections(
-        queue=connect_redis(settings.url("queue")),
-        streams=connect_redis(settings.url("streams")),
-        cache=connect_redis(settings.url("cache")),
-    )
-
-
-def _epoch_ms(moment: str | pd.Timestamp) -> float:
-    at = pd.Timestamp(moment)
-    return (at if at.tzinfo else at.tz_localize("UTC")).timestamp() * 1000
-
-
-class _Loop:
-    """An event loop in a daemon thread."""
-
-    def __init__(self) -> None:
-        self.loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(
-            target=self.loop.run_forever, name="arqscope-notebook", daemon=True
-        )
-        self._thread.start()
-
-    def call(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run *work* in the thread's loop and return its result."""
-        return asyncio.run_coroutine_threadsafe(work, self.loop).result(PATIENCE_S)
-
-    def close(self) -> None:
-        """End the loop and its thread."""
-        self.loop.call_soon_threadsafe(self.loop.stop)
-        self._thread.join(PATIENCE_S)
-        self.loop.close()
-
-
-class KernelRelay:
-    """A collector as components in a notebook see it: snapshots arrive on the kernel's own loop."""
-
-    def __init__(self, collector: Collector, loop: asyncio.AbstractEventLoop | None) -> None:
-        self._collector = collector
-        self._loop = loop
-        self.settings = collector.settings
-
-    @property
-    def snapshot(self) -> Snapshot:
-        """The latest snapshot."""
-        return self._collector.snapshot
-
-    def subscribe(self, callback: Callback) -> int:
-        """Call *callback* with each snapshot, on the kernel's loop where there is one."""
-        loop = self._loop
-        if loop is None:
-            return self._collector.subscribe(callback)
-
-        def relay(snapshot: Snapshot) -> None:
-            with suppress(RuntimeError):  # the kernel's loop is closed: nobody looks any more
-                loop.call_soon_threadsafe(callback, snapshot)
-
-        return self._collector.subscribe(relay)
-
-    def unsubscribe(self, key: int) -> None:
-        """Forget the subscriber *key*."""
-        self._collector.unsubscribe(key)
+def _who() -> str:
+    try:
+        return f"notebook of {getpass.getuser()}"
+    except (KeyError, OSError):  # a container without users
+        return "notebook"
 
 
 class Scope:
     """Live view and control of one deployment. Use as a context manager, or ``close()`` it."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        self._loop = _Loop()
-        self._collector = Collector(settings)
-        self._connections = _connections(settings)
-        self._actor = Actor(name="notebook", role="operator")
-        self._loop.call(self._collector.start())
-        problem = self.snapshot.problems.get("queue")
-        if problem:
-            self.close()
-            raise RedisUnavailable(f"the queue Redis does not answer: {problem}")
+    def __init__(self, deployment: Deployment) -> None:
+        global _last
+        self.deployment = deployment
+        self.settings = deployment.settings
+        _last = weakref.ref(self)
 
     # -- frames --------------------------------------------------------------------------------
 
     @property
     def snapshot(self) -> Snapshot:
-        """The latest snapshot; every frame of it belongs to the same moment."""
-        return self._collector.snapshot
+        """The latest snapshot."""
+        return self.deployment.snapshot
 
     def frame(self, name: str) -> pd.DataFrame:
-        """Return a copy of one frame (columns, dtypes, units: ``app.frames``); KeyError else."""
+        """A copy of one frame of the latest snapshot (docs/frames.md); KeyError else."""
         return self.snapshot.frame(name).copy()
 
     @property
-    def queues(self) -> pd.DataFrame:
+    def queues(self) -> Query:
         """One row per queue: counts, rates, workers."""
-        return self.frame("queues")
+        return self._query("queues")
 
     @property
-    def runs(self) -> pd.DataFrame:
-        """The newest finished runs, oldest first."""
-        return self.frame("runs")
-
-    @property
-    def workers(self) -> pd.DataFrame:
+    def workers(self) -> Query:
         """One row per live process."""
-        return self.frame("workers")
+        return self._query("workers")
 
     @property
-    def dead_letters(self) -> pd.DataFrame:
-        """Dead letters that wait for a decision or whose retry is under way."""
-        return self.frame("dead_letters")
-
-    @property
-    def causes(self) -> pd.DataFrame:
-        """Dead letters grouped by fingerprint, commonest first."""
-        return self.frame("causes")
-
-    @property
-    def streams(self) -> pd.DataFrame:
+    def streams(self) -> Query:
         """One row per event stream."""
-        return self.frame("streams")
+        return self._query("streams")
 
     @property
-    def history(self) -> pd.DataFrame:
-        """One row per second and queue, since this scope was connected."""
-        return self.frame("history")
+    def groups(self) -> Query:
+        """One row per consumer group: pending and lag."""
+        return self._query("groups")
+
+    @property
+    def events(self) -> Query:
+        """The newest handled events."""
+        return self._query("events")
+
+    @property
+    def causes(self) -> Query:
+        """Dead letters grouped by fingerprint, commonest first."""
+        return self._query("causes")
+
+    @property
+    def runs(self) -> Query:
+        """Every finished run Redis keeps (about 10,000 per queue), newest first."""
+        return self._query("runs")
+
+    @property
+    def operations(self) -> Query:
+        """Bulk actions, newest first."""
+        return self._query("operations")
+
+    @property
+    def dead_letters(self) -> Query:
+        """Dead letters that wait for a decision or whose retry is under way, newest first."""
+        return self._query("dead_letters")
+
+    def letters(self, source: str = "", *, state: str = "", **conditions: Any) -> Query:
+        """Dead letters of one queue or stream; *state* ``open``, ``retrying`` or ``closed``."""
+        if state and state not in LETTER_STATES:
+            raise InvalidRequest(
+                f"state={state!r} is not known", field="state", hint=", ".join(LETTER_STATES)
+            )
+        sources = (source,) if source else ()
+        return Query(self.deployment, Ask(what="dead_letters", sources=sources, state=state)).where(
+            **conditions
+        )
+
+    def jobs(
+        self,
+        queue: str = "",
+        *,
+        state: str = "waiting",
+        since: str = "",
+        until: str = "",
+        **conditions: Any,
+    ) -> Query:
+        """Jobs of a queue (empty: of all) in one state, such as ``function="data-sync"``.
+
+        ``waiting`` and ``deferred`` by due time, ``running``, and ``complete``, ``failed`` or
+        ``aborted`` out of the last 10,000 runs, newest first.
+        """
+        if state not in JOB_STATES:
+            raise InvalidRequest(
+                f"state={state!r} is not known", field="state", hint=", ".join(JOB_STATES)
+            )
+        made = Query(
+            self.deployment, Ask(what="jobs", sources=(queue,) if queue else (), state=state)
+        )
+        made = made.since(since) if since else made
+        made = made.until(until) if until else made
+        return made.where(**conditions) if conditions else made
+
+    def history(
+        self, metric: str = "", span: str = "1h", *, source: str | Iterable[str] = ()
+    ) -> Query:
+        """History of queues (or of the *source* given): minutes for 7 days, hours for 90.
+
+        *metric*: ``wait_p95``, ``backlog``, ``throughput``, ``failures``, or any column; empty: all.
+        A step nobody saw is NaN.
+        """
+        sources = (source,) if isinstance(source, str) else tuple(source)
+        since_ms = moment("span", span, time.time() * 1000)
+        ask = Ask(
+            what="history", sources=tuple(s for s in sources if s), metric=metric_column(metric),
+            span_s=max(60.0, time.time() - since_ms / 1000),
+        )  # fmt: skip
+        return Query(self.deployment, ask)
+
+    def _query(self, what: str) -> Query:
+        return Query(self.deployment, Ask(what=what))
 
     def refresh(self) -> Self:
         """Sample now instead of at the next tick."""
-        self._loop.call(self._collector.sample())
+        self.deployment.refresh()
         return self
 
     # -- control -------------------------------------------------------------------------------
@@ -193,48 +226,48 @@ class Scope:
         wanted = list(requests)
         if not wanted:
             raise InvalidRequest("there is no job to enqueue", field="requests", hint="give one")
-        return self._loop.call(
-            actions.submit_jobs(self._connections, self.settings, self._actor, queue, wanted)
-        )
+        return self.deployment.submit(queue, wanted)
 
     def publish(self, event_type: str, data: Any = None, **more: Any) -> ActionReport:
         """Publish one event; *more* are ``user_id workspace_id correlation_id event_id stream``."""
-        return self._loop.call(
-            actions.publish_event(
-                self._connections,
-                self.settings,
-                self._actor,
-                event_type,
-                data,
-                **{"source": "notebook", **more},
-            )
+        return self.deployment.act(
+            "publish_event", event_type, data, **{"source": "notebook", **more}
         )
 
     def retry(self, source: str, letter_id: str) -> ActionReport:
         """Retry one dead letter; asked twice it still makes one job."""
-        return self._loop.call(
-            actions.retry_letter(self._connections, self.settings, self._actor, source, letter_id)
-        )
+        return self.deployment.act("retry_letter", source, letter_id)
 
     def discard(self, source: str, letter_id: str) -> ActionReport:
         """Give a dead letter up; undoable for 24 h."""
-        return self._loop.call(
-            actions.discard_letter(self._connections, self.settings, self._actor, source, letter_id)
-        )
+        return self.deployment.act("discard_letter", source, letter_id)
+
+    def act(self, verb: str, *given: Any, **more: Any) -> ActionReport:
+        """Do any action by its name: ``act("pause_queue", "async-processing")``."""
+        return self.deployment.act(verb, *given, **more)
+
+    # -- one thing -----------------------------------------------------------------------------
+
+    def job(self, queue: str, job_id: str) -> JobView:
+        """Everything about one job; NotFound."""
+        return JobView(self.deployment, self.deployment.job(queue, job_id))
+
+    def operation(self, operation_id: str) -> Operation:
+        """One bulk action: how far it is, and why it stands there; NotFound."""
+        return self.deployment.operation(operation_id)
+
+    def watch(self, what: Any, *, queue: str = "", limit_s: float = 3600.0) -> Any:
+        """Follow a job or a bulk action with a progress bar until it ends; return what it is then.
+
+        *what*: what ``enqueue()`` or ``job()`` returned, a report of ``retry()``, or an id.
+        """
+        return watch(self.deployment, what, queue=queue, limit_s=limit_s)
 
     # -- analyses ------------------------------------------------------------------------------
 
     def explain(self, fingerprint: str) -> Explanation:
         """Explain a cause: shared arguments, retry odds, other queues, what changed; NotFound."""
-        made, settings = self._connections, self.settings
-
-        async def ask() -> Explanation:
-            queues = await known_queues(made.queue, settings.queue_names)
-            return await explanation(
-                made.queue, made.streams, settings.stream_name, queues, fingerprint
-            )
-
-        return self._loop.call(ask())
+        return self.deployment.explain_cause(fingerprint)
 
     def backtest(self, metric: str, **rule: Any) -> pd.DataFrame:
         """Say when a rule (as in [[alerts]]) would have fired over the last hour; SettingsError."""
@@ -246,78 +279,54 @@ class Scope:
     def past(
         self, source: str, start: str | pd.Timestamp, end: str | pd.Timestamp | None = None
     ) -> pd.DataFrame:
-        """Return the history of a queue or stream (columns: ``app.tiers``); times as pandas reads them."""
+        """Return the history of a queue or stream between two times, every column."""
         now_ms = time.time() * 1000
-        until = now_ms if end is None else _epoch_ms(end)
-        return self._loop.call(
-            history(self._connections.queue, source, _epoch_ms(start), until, now_ms=now_ms)
-        )
+        ask = Ask(
+            what="history", sources=(source,), since_ms=moment("start", start, now_ms),
+            until_ms=None if end is None else moment("end", end, now_ms),
+        )  # fmt: skip
+        return self.deployment.read(ask)
 
-    def as_of(self, moment: str | pd.Timestamp) -> Snapshot:
+    def as_of(self, at: str | pd.Timestamp) -> Snapshot:
         """Return the snapshot the pages would have shown then; NotFound when nothing was stored near."""
-        made = self._connections
-        return self._loop.call(
-            as_of(made.queue, made.streams, _epoch_ms(moment), now_ms=time.time() * 1000)
-        )
+        return self.deployment.as_of(moment("at", at, time.time() * 1000))
+
+    def annotations(self, since: str | pd.Timestamp = "1h") -> pd.DataFrame:
+        """Deploys, pauses and operations since then, oldest first."""
+        now_ms = time.time() * 1000
+        return self.deployment.annotations(moment("since", since, now_ms), now_ms)
 
     def forecast(self, queue: str, *, workers: float | None = None) -> Forecast:
         """Say when *queue* will be empty, with *workers* in place of those there are."""
-        found = self.queues.to_dict("records")
-        row = next((one for one in found if one["queue"] == queue), None)
-        if row is None:
-            raise NotFound("queue", queue, [str(one["queue"]) for one in found])
-        return drain_forecast(
-            self.past(queue, pd.Timestamp.now("UTC") - pd.Timedelta(minutes=MINUTES + 1)),
-            backlog=float(row["waiting"] + row["running"]),
-            workers=float(row["workers"]),
-            what_if_workers=workers,
-            slots=float(row["slots"]),
-            busy=float(row["busy"]),
-        )
+        return self.deployment.forecast(queue, workers)
 
     def why(self, queue: str, job_id: str) -> Verdict:
         """Say why a job is not running, and the next step."""
-        return why_not_running(self._loop.call(job_facts(self._connections.queue, queue, job_id)))
+        return self.deployment.why(queue, job_id)
 
     # -- components ----------------------------------------------------------------------------
 
     def dashboard(self) -> Any:
-        """Return the overview page of the server as one live object."""
-        from app.pages.visit import Visit
+        """Return the pages of the server as one live object, the overview shown."""
+        return self.page("queues")
 
-        # the component acts on the kernel's loop, so it needs connections of that loop
-        return Visit(self._relay(), self.settings, lambda: self._actor, _connections(self.settings))
+    def page(self, name: str, **query: Any) -> Any:
+        """Return one page as a live object: ``page("dead-letters", source="async-processing")``."""
+        from app.live import page_of
 
-    def chart(self, name: str) -> Any:
-        """Return one chart of the dashboard (``throughput``, ``backlog``, ``latency``), as of now."""
-        from app.charts import chart_of_history
+        return page_of(self.deployment, name, query)
 
-        return chart_of_history(name, self.history)
+    def chart(self, name: str, *, queue: str = "", theme: str = "light") -> Any:
+        """Return one chart of the pages, live: ``throughput backlog wait run lag events``."""
+        from app.live import LiveChart
 
-    def _relay(self) -> KernelRelay:
-        try:
-            loop: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
-        except RuntimeError:
-            loop = None
-        return KernelRelay(self._collector, loop)
+        return LiveChart(self.deployment, name, only=queue, theme=theme)
 
     # -- life ----------------------------------------------------------------------------------
 
     def close(self) -> None:
         """Stop sampling and close the connections."""
-
-        async def end() -> None:
-            await self._collector.stop()
-            for client in (
-                self._connections.queue,
-                self._connections.streams,
-                self._connections.cache,
-            ):
-                await client.aclose(close_connection_pool=True)
-
-        if self._loop.loop.is_running():
-            self._loop.call(end())
-            self._loop.close()
+        self.deployment.close()
 
     def __enter__(self) -> Self:
         return self
@@ -331,9 +340,52 @@ class Scope:
         self.close()
 
     def _repr_html_(self) -> str:
-        """Show the queues as a table; pandas escapes every cell."""
-        return str(self.queues.to_html(index=False, escape=True, na_rep="–"))  # noqa: RUF001
+        """Show the queues as a card; every text in it is escaped."""
+        columns = ["queue", "waiting", "running", "deferred", "complete", "dead_open", "workers"]
+        return card(f"arqscope · {self.deployment.where}", self.frame("queues")[columns])
 
     def __repr__(self) -> str:
         at = self.snapshot.taken_at.strftime("%H:%M:%S")
-        return f"<arqscope Scope of {len(self.queues)} queues, sampled {at} UTC>"
+        return f"<arqscope Scope of {len(self.frame('queues'))} queues, sampled {at} UTC>"
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """``%load_ext app.notebook`` adds ``%arqscope``: queues, a frame, ``page …`` or ``chart …``."""
+
+    def arqscope(line: str) -> Any:
+        return _magic(line)
+
+    shell.register_magic_function(arqscope, "line", "arqscope")
+
+
+def _magic(line: str) -> Any:
+    global _last
+    words = line.split()
+    if words[:1] == ["connect"]:
+        return connect(*words[1:2])
+    scope = _last() if _last is not None else None
+    if scope is None:
+        raise InvalidRequest("nothing is connected", field="scope", hint="%arqscope connect [URL]")
+    match words:
+        case []:
+            return scope
+        case ["page", name]:
+            return scope.page(name)
+        case ["chart", name]:
+            return scope.chart(name)
+        case ["jobs", queue, *state]:
+            return scope.jobs(queue, state=state[0] if state else "waiting")
+        case [name]:
+            check_column(name, _NAMED)
+            return getattr(scope, name)
+        case _:
+            raise InvalidRequest(
+                f"%arqscope {line} is not understood", field="line",
+                hint=f"connect, {', '.join(_NAMED)}, jobs QUEUE [STATE], page NAME, chart NAME",
+            )  # fmt: skip
+
+
+_NAMED: Final = (
+    "queues", "workers", "runs", "dead_letters", "causes", "streams", "groups", "events", "operations",
+)  # fmt: skip
+assert set(ENDED) < set(JOB_STATES)  # noqa: S101 - one vocabulary

@@ -13,7 +13,7 @@ import pandas as pd
 from redis.asyncio import Redis
 
 from app import readings, record_rows
-from app.batch import Batch
+from app.batch import Batch, sort_command
 from app.causes import Cause
 from app.clock import Passed
 from app.latency import Latency
@@ -130,11 +130,6 @@ class Observation:
         turn = {"queue": 0, "streams": 2, "cache": 4}[source]
         return self._full or source not in self._infos or self._tick % SLOW_EVERY == turn
 
-    def _sort(self, source: str) -> str:
-        """SORT_RO where it exists (7.0): SORT counts as a write, which a viewer may not."""
-        major = str(self._infos.get(source, {}).get("redis_version", "0")).partition(".")[0]
-        return "SORT_RO" if major.isdigit() and int(major) >= 7 else "SORT"
-
     async def read_queue(self, redis: Redis, also: Callable[[Batch], None] | None = None) -> None:
         """Take one sample of the queue Redis; *also* adds commands to its round trip."""
         letters: list[str] = []
@@ -160,7 +155,7 @@ class Observation:
             causes=self._full or self._tick % SLOW_EVERY == CAUSES_TURN,
             operations=self._full or self._tick % SLOW_EVERY == OPERATIONS_TURN,
             info=self._wants_info("queue"),
-            sort=self._sort("queue"),
+            sort=await sort_command(redis),
             heard=self._heard,
             also=also,
         )
@@ -252,7 +247,7 @@ class Observation:
             delivered=self._delivered,
             letters=letters,
             info=self._wants_info("streams"),
-            sort=self._sort("streams"),
+            sort=await sort_command(redis),
         )
         self._stream = reading
         self._stream_line.note(sent_s, time.monotonic(), reading.time_s)

@@ -85,7 +85,8 @@ async def drive(
         operation, wait_s = await advance(connections, operation, bucket, token=token)
         if wait_s > 0:
             try:
-                await asyncio.wait_for(stop.wait(), wait_s)
+                async with asyncio.timeout(wait_s):
+                    await stop.wait()
             except TimeoutError:
                 operation = await operations.read(connections.queue, operation_id)
     return operation

@@ -1,8 +1,11 @@
 """Read history: a range of one source as a frame, what happened in it, and the page as of a moment."""
 
+import asyncio
+import contextlib
 import json
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import pandas as pd
@@ -11,15 +14,17 @@ from redis.asyncio import Redis
 from app import audit, frames, keys
 from app.album import Album
 from app.batch import Batch, into
+from app.canvas import Canvas
+from app.chunks import Chunk
 from app.columns import Schema, moment, text
 from app.errors import BadRecord, InvalidRequest, NotFound
-from app.historian import MINUTES_KEPT_MS, MOMENTS
+from app.historian import HOURS_KEPT_MS, MINUTES_KEPT_MS, MOMENTS
 from app.payload import raw_bytes
 from app.readings import event_row
 from app.records import JobRun
 from app.sample import Sample
 from app.snapshot import Snapshot
-from app.tiers import Canvas, Chunk, TierRow
+from app.tiers import TierRow
 
 #: steps a range is divided into at most
 MAX_POINTS: Final = 2_000
@@ -51,9 +56,64 @@ async def history(
     """History of a queue or stream as TIER_COLUMNS on a regular grid of at most *points* steps.
 
     One round trip. Minutes while they are kept (7 d), else hours; ``attrs`` say ``tier`` and
-    ``step_s``. Percentiles of packed minutes are those of their five minutes, of hours of three hours. Counts are exact, percentiles within records.BUCKET_ERROR, means rounded to five
-    digits; a step nobody saw is NaN. Raises InvalidRequest for an empty range or too many points.
+    ``step_s``. Counts are exact, means rounded to five digits, percentiles within
+    records.BUCKET_ERROR: of packed minutes those of their five minutes, of packed hours those of
+    their three hours. A step nobody saw is NaN. Raises InvalidRequest for an empty range or too
+    many points.
     """
+    grid = grid_of(start_ms, end_ms, now_ms=now_ms, points=points)
+    got: dict[str, Any] = {}
+    batch = Batch(redis)
+    packed, still_open = grid.commands(source)
+    batch.ask_bytes(into(got, "chunks"), *packed)
+    batch.ask(into(got, "open"), *still_open)
+    await batch.run()
+    # a week takes 40 ms: the loop has others to serve
+    return await asyncio.to_thread(grid.frame, source, got["chunks"], got["open"])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grid:
+    """The regular grid a range is read on, the commands that read it and what to make of the replies."""
+
+    first_s: int
+    step_s: int
+    steps: int
+    by_minute: bool
+    numbers: range  #: of the packed chunks: hours, or days
+
+    @property
+    def attrs(self) -> dict[str, Any]:
+        """What the frame says of itself."""
+        return {"tier": "minutes" if self.by_minute else "hours", "step_s": self.step_s}
+
+    def commands(self, source: str) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        """The two commands that read *source*."""
+        make = keys.history_minutes if self.by_minute else keys.history_hours
+        return (
+            ("MGET", *(make(source, number) for number in self.numbers)),
+            ("HGETALL", keys.history_open(source)),
+        )
+
+    def frame(
+        self, source: str, chunks: Sequence[Any], still_open: Mapping[str, str]
+    ) -> pd.DataFrame:
+        """TIER_COLUMNS of *source* from the replies; ``attrs`` say ``tier`` and ``step_s``."""
+        row_s = 60 if self.by_minute else 3600
+        span_s = row_s * (60 if self.by_minute else 24)
+        canvas = Canvas(self.first_s, self.step_s, self.steps)
+        for number, packed in zip(self.numbers, chunks, strict=True):
+            if packed is not None:
+                with contextlib.suppress(BadRecord):  # a gap, as if nobody had seen it
+                    canvas.put(Chunk.of(raw_bytes(packed)), number * span_s, row_s)
+        _put_open(canvas, still_open, by_minute=self.by_minute)
+        frame = canvas.frame(source)
+        frame.attrs.update(self.attrs)
+        return frame
+
+
+def grid_of(start_ms: float, end_ms: float, *, now_ms: float, points: int = 1000) -> Grid:
+    """The grid of a range, at most *points* steps; InvalidRequest for an empty one or too many."""
     if not start_ms < end_ms:
         raise InvalidRequest("the range is empty", field="start", hint="start before end")
     if not 1 <= points <= MAX_POINTS:
@@ -62,36 +122,26 @@ async def history(
     by_minute = start_ms >= now_ms - MINUTES_KEPT_MS
     row_s = 60 if by_minute else 3600
     step_s = row_s * max(1, -(-int((end_ms - start_ms) / 1000) // (row_s * points)))
-    first = int(start_ms / 1000) // step_s * step_s
-    steps = min(points + 1, -(-int(end_ms / 1000 - first) // step_s))
+    first_s = int(start_ms / 1000) // step_s * step_s
     span_s = row_s * (60 if by_minute else 24)
-    numbers = range(first // span_s, int(end_ms / 1000) // span_s + 1)
-    make = keys.history_minutes if by_minute else keys.history_hours
-    got: dict[str, Any] = {}
-    batch = Batch(redis)
-    batch.ask(into(got, "chunks"), "MGET", *(make(source, number) for number in numbers))
-    batch.ask(into(got, "open"), "HGETALL", keys.history_open(source))
-    await batch.run()
-    canvas = Canvas(first, step_s, steps)
-    for number, packed in zip(numbers, got["chunks"], strict=True):
-        if packed is not None:
-            try:
-                canvas.put(Chunk.of(raw_bytes(packed)), number * span_s, row_s)
-            except BadRecord:
-                continue  # a gap, as if nobody had seen it
-    _put_open(canvas, got["open"], by_minute=by_minute)
-    frame = canvas.frame(source)
-    frame.attrs.update(tier="minutes" if by_minute else "hours", step_s=step_s)
-    return frame
+    # Beside what is kept nothing can be found, however wide the range: it must not cost a key each.
+    kept_s = int(now_ms - (MINUTES_KEPT_MS if by_minute else HOURS_KEPT_MS)) // 1000
+    last = min(int(end_ms / 1000), int(now_ms) // 1000 + span_s) // span_s
+    first = min(max(first_s, kept_s - span_s) // span_s, last)
+    return Grid(
+        first_s=first_s,
+        step_s=step_s,
+        steps=min(points + 1, -(-int(end_ms / 1000 - first_s) // step_s)),
+        by_minute=by_minute,
+        numbers=range(first, last + 1),
+    )
 
 
 def _put_open(canvas: Canvas, fields: Mapping[str, str], *, by_minute: bool) -> None:
     rows: dict[str, dict[int, TierRow]] = {"m": {}, "h": {}}
     for name, row in fields.items():
-        try:
+        with contextlib.suppress(BadRecord, KeyError, ValueError):
             rows[name[0]][int(name[1:])] = TierRow.from_json(row)
-        except (BadRecord, KeyError, ValueError):
-            continue
     if not by_minute and rows["h"]:
         canvas.put(Chunk.of_rows(rows["h"]), 0, 3600)
     minutes = rows["m"]
@@ -154,9 +204,9 @@ async def as_of(
 ) -> Snapshot:
     """The snapshot the pages would have shown at *at_ms*: the last moment stored before it.
 
-    Moments are stored every minute for 2 h, every hour for 7 d and every day for 90 d; ``taken_at`` says which it is. Runs and handled events come from their streams, as far as
-    these reach back; lists hold at most 100 workers, jobs and letters. NotFound when nothing was
-    stored near.
+    Moments are stored every minute for 2 h, every hour for 7 d and every day for 90 d; ``taken_at``
+    says which it is. Runs and handled events come from their streams, as far as these reach back;
+    lists hold at most 100 workers, jobs and letters. NotFound when nothing was stored near.
     """
     candidates = [
         (int(at_ms // 60_000) // every - back, kind, every)

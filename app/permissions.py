@@ -46,6 +46,7 @@ POLICIES: Final = (
     # without a key: what a load balancer asks, and the door itself
     _policy(r"/health(/live|/ready)?", _READ, Access.OPEN),
     _policy(r"/login", _READ | _POST, Access.OPEN),
+    _policy(r"/login/oauth", frozenset({"GET"}), Access.OPEN),
     # pages, their websocket and their scripts
     _policy(r"/", _READ, Access.VIEWER),
     _policy(rf"/(dashboard|{_PAGES})/?", _READ, Access.VIEWER),
@@ -56,7 +57,7 @@ POLICIES: Final = (
     _policy(r"/favicon\.ico", _READ, Access.OPEN),
     _policy(r"/logout", _POST, Access.VIEWER),
     # reading
-    _policy(r"/(stats|metrics|openapi\.json|docs)", _READ, Access.VIEWER),
+    _policy(r"/(stats|metrics|doctor|openapi\.json|docs)", _READ, Access.VIEWER),
     _policy(r"/docs/assets/[\w.-]+", _READ, Access.VIEWER),
     _policy(rf"/jobs(/{_NAME}){{0,2}}", _READ, Access.VIEWER),
     _policy(rf"/queues(/{_NAME})?", _READ, Access.VIEWER),
@@ -69,6 +70,7 @@ POLICIES: Final = (
     _policy(r"/alerts(/rules)?", _READ, Access.VIEWER),
     _policy(r"/alerts/backtest", _POST, Access.VIEWER),
     _policy(rf"/(events|workers|audit|frames|frames/{_NAME})", _READ, Access.VIEWER),
+    _policy(rf"/runs/{_NAME}", _READ, Access.VIEWER),
     _policy(rf"/operations(/{_NAME})?", _READ, Access.VIEWER),
     _policy(rf"/streams(/{_NAME}(/(groups|entries))?)?", _READ, Access.VIEWER),
     _policy(rf"/streams/{_NAME}/(entries|statuses)/{_NAME}", _READ, Access.VIEWER),
@@ -78,7 +80,7 @@ POLICIES: Final = (
     _policy(rf"/notifications/{_NAME}", frozenset({"GET"}), Access.VIEWER),
     # changing
     _policy(rf"/jobs/{_NAME}", _POST, Access.OPERATOR),
-    _policy(rf"/jobs/{_NAME}/{_NAME}/(cancel|abort|promote)", _POST, Access.OPERATOR),
+    _policy(rf"/jobs/{_NAME}/{_NAME}/(cancel|abort|promote|reschedule)", _POST, Access.OPERATOR),
     _policy(rf"/queues/{_NAME}/(pause|resume|clean|concurrency)", _POST, Access.OPERATOR),
     _policy(rf"/dead-letters/{_NAME}/{_NAME}/(retry|discard|undo|archive)", _POST, Access.OPERATOR),
     _policy(r"/(deploys|foreign)", _POST, Access.OPERATOR),

@@ -55,7 +55,8 @@ class OperationRunner:
             except (ArqscopeError, RedisError, OSError) as error:
                 self._on_trouble(error)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), ROUND_S)
+                async with asyncio.timeout(ROUND_S):
+                    await stop.wait()
         self._stop.set()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
@@ -111,7 +112,8 @@ class OperationRunner:
         except Exception as error:  # the next round takes it up again
             self._on_trouble(error)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stop.wait(), 1.0)
+                async with asyncio.timeout(1.0):
+                    await self._stop.wait()
         finally:
             renewing.cancel()
             with contextlib.suppress(RedisError, OSError, TimeoutError):

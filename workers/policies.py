@@ -9,6 +9,7 @@ import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from math import ceil
 from pathlib import Path
 from typing import Any, Final
 
@@ -205,7 +206,7 @@ def decide(
     put_off = ""
     if off:  # spread over that hour, so that it does not begin with a crowd
         later_s = standing.hour_left_s + 3_600 * (off - 1 + standing.planned[off] / per_hour)
-        delay_s = max(delay_s, round(later_s, 1))
+        delay_s = max(delay_s, ceil(later_s * 10) / 10)  # rounded down it would be the hour before
         put_off = f", put off: {per_hour} an hour of this cause"
     reason = f"{named}: retry {letter.redrives + 1} of {budget} after {delay_s:g} s{put_off}"
     return Decision(

@@ -21,7 +21,7 @@ class Schedules:
     def __init__(self, cron_jobs: Iterable[CronJob] | None, zone: object = None) -> None:
         self._jobs = list(cron_jobs or ())
         self._zone = str(zone) if zone is not None else "UTC"
-        self._names = frozenset(job.name for job in self._jobs)
+        self.names = frozenset(job.name for job in self._jobs)
         self._fresh: dict[str, Tick] = {}
 
     def describe(self) -> Mapping[str, str]:
@@ -29,9 +29,8 @@ class Schedules:
         return {"schedules": told(schedule_of(job, self._zone) for job in self._jobs)}
 
     def ended(self, function: str, tick: Tick) -> None:
-        """Remember how a run of *function* ended, when that is one of them."""
-        if function in self._names:
-            self._fresh[function] = tick
+        """Remember how a run of *function*, one of ``names``, ended."""
+        self._fresh[function] = tick
 
     async def store(self, redis: Redis, queue: str) -> None:
         """Write what ended since the last time; raises what Redis raises, and then keeps it."""

@@ -9,11 +9,12 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from app import actions
 from app.actions.events import MAX_EVENTS, check_stream
+from app.api import answers
 from app.api.access import Caller, Now, Shared
-from app.api.frames import records_json
 from app.api.strict_json import StrictRoute
 from app.errors import InvalidRequest
 from app.events import NewEvent as EventToPublish
+from app.frame_files import records_json
 from app.publisher import Published
 
 router = APIRouter(tags=["events"], route_class=StrictRoute)
@@ -130,7 +131,7 @@ def _answer(event: EventToPublish, done: Published, stream: str) -> dict[str, An
     return told | {"eventId": event.event_id}
 
 
-@router.get("/events")
+@router.get("/events", response_model=answers.many(answers.EventRow))
 async def events(
     now: Now,
     _: Caller,

@@ -14,6 +14,7 @@ from app.cli import (
     audit,
     causes,
     dlq,
+    doctor,
     jobs,
     keys,
     operations,
@@ -33,6 +34,7 @@ app = typer.Typer(
 processes.add_to(app)
 queues.add_to(app)
 verify.add_to(app)
+doctor.add_to(app)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(dlq.app, name="dlq")
 app.add_typer(streams.app, name="streams")

@@ -1,10 +1,14 @@
-"""Settings: what is in effect, secrets masked, and the Redis servers behind it."""
+"""Settings: what the doctor says, the Redis servers, and what is in effect, secrets masked."""
 
 from collections.abc import Iterable
+from typing import Final
 
 from pydantic import SecretStr
 
 from app import palette
+from app.doctor.examination import examine
+from app.doctor.findings import Diagnosis, Severity, in_words, together
+from app.pages.address import Address
 from app.pages.markup import (
     Html,
     clipped,
@@ -20,15 +24,27 @@ from app.pages.markup import (
     tag,
 )
 from app.pages.overview import known, stale
-from app.pages.scene import Page, Scene
+from app.pages.scene import Page, Reach, Scene
 from app.palette import JOB_LOOK
 from app.records import JobState
 from app.settings import Settings, environment_names, masked_url
+
+_SEVERITY_LOOK: Final = {
+    Severity.CRITICAL: ("failed", palette.ICONS["close"]),
+    Severity.WARNING: ("queued", palette.ICONS["warn"]),
+    Severity.NOTICE: ("unknown", palette.UNKNOWN_LOOK.icon),
+}
+
+
+async def load(reach: Reach, address: Address) -> Diagnosis:  # noqa: ARG001 - one for all
+    """Examine the deployment: a few round trips, bounded however much is stored."""
+    return await examine(reach.connections, reach.settings)
 
 
 def _above(scene: Scene) -> Html:
     return join(
         tag("div", tag("h1", "Settings"), class_="title"),
+        _doctor(scene),
         _servers(scene),
         panel(
             heading("In effect", "read once at the start; each is an environment variable"),
@@ -36,6 +52,37 @@ def _above(scene: Scene) -> Html:
                   caption="Settings in effect", empty=""),
             label="Settings in effect",
         ),
+    )  # fmt: skip
+
+
+def _doctor(scene: Scene) -> Html:
+    found: Diagnosis | None = scene.found
+    if found is None:
+        said = f"It cannot be examined: {scene.trouble}" if scene.trouble else "Examining …"
+        return panel(heading("Doctor"), tag("p", said, class_="empty"), label="Doctor")
+    made = []
+    for finding in together(found.findings):
+        css, mark = _SEVERITY_LOOK[finding.severity]
+        made.append(
+            row(
+                f"{finding.where} {finding.hazard}",
+                (tag("span", icon(mark, 12), str(finding.severity), class_=f"state c-{css}"), ""),
+                (tag("div", tag("p", tag("b", safe_text(finding.sentence, 300))),
+                     tag("p", safe_text(finding.where, 300), " · ", safe_text(finding.evidence, 400),
+                         class_="soft"),
+                     tag("p", "→ ", safe_text(finding.remedy, 300))), "told"),
+            )
+        )  # fmt: skip
+    unknown = [
+        tag("p", "Not known: ", safe_text(reason, 300), class_="body soft")
+        for reason in found.unknown
+    ]
+    return panel(
+        heading("Doctor", in_words(found.findings) or "no hazard", f"{len(found.examined)} things examined"),
+        table([("Severity", ""), ("What, where and what shows it, what to do", "")], made,
+              caption="Hazards, the worst first", empty="Nothing we know of is wrong."),
+        *unknown,
+        label="Doctor",
     )  # fmt: skip
 
 
@@ -106,6 +153,6 @@ def _servers(scene: Scene) -> Html:
     )  # fmt: skip
 
 
-PAGE = Page(above=_above, is_shared=True)
+PAGE = Page(above=_above, load=load, reload_s=15.0)
 
-__all__ = ["PAGE", "shown"]
+__all__ = ["PAGE", "load", "shown"]

@@ -2,9 +2,11 @@
 
 import json
 import re
+import signal
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Page
 
 from app import keys
 from app.enqueue import JobRequest
@@ -360,6 +362,27 @@ def test_no_page_has_a_barrier_axe_can_see(window: Window, theme: str) -> None:
             barriers[where] = found
 
     assert barriers == {}
+
+
+def test_a_page_whose_redis_hangs_keeps_its_last_values_and_can_be_read(
+    window: Window, house: House
+) -> None:
+    page = window.open()
+    page.add_script_tag(path=str(AXE))
+    process, before = house.redis.process, shown_numbers(page)
+    assert process is not None
+    process.send_signal(signal.SIGSTOP)
+    try:
+        page.locator(".strip.stale").wait_for()
+        assert shown_numbers(page) == before
+        assert page.evaluate(CHECK) == []
+    finally:
+        process.send_signal(signal.SIGCONT)
+    page.locator(".strip:not(.stale)").wait_for()
+
+
+def shown_numbers(page: Page) -> list[int]:
+    return [number(cell.inner_text()) for cell in page.locator(".strip > a").all()[:3]]
 
 
 def test_a_phone_shows_everything_without_sideways_scroll(window: Window) -> None:

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from app import frames
 from app.analyses.percentiles import exact_s, quantiles_s
+from app.canvas import Canvas
+from app.chunks import Chunk, pack, unpack
 from app.errors import BadRecord
 from app.records import BUCKET_ERROR, bucket_of
 from app.tiers import (
@@ -16,13 +18,9 @@ from app.tiers import (
     HISTOGRAMS,
     LEVELS,
     TIER_COLUMNS,
-    Canvas,
-    Chunk,
     TierRow,
     joined,
     merged_rows,
-    pack,
-    unpack,
 )
 
 levels = st.dictionaries(st.sampled_from(list(LEVELS)), st.floats(0, 1e9), max_size=9)

@@ -1,0 +1,1 @@
+"""The doctor: every hazard we know of Redis, arq and this deployment, looked for and explained."""

@@ -1,0 +1,88 @@
+"""The examination: look at everything, a few round trips per Redis, and say what was found."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from app.actions import Connections
+from app.connections import explained
+from app.doctor import queues, servers, streams
+from app.doctor.findings import Diagnosis, Finding, Severity, worst_first
+from app.origins import is_loopback
+from app.settings import Settings
+
+ROLES = ("queue", "streams", "cache")
+
+
+async def examine(connections: Connections, settings: Settings) -> Diagnosis:
+    """Look for every hazard we know; never raises for a Redis that is away: that is a finding."""
+    clients: dict[str, Redis] = {
+        "queue": connections.queue, "streams": connections.streams, "cache": connections.cache,
+    }  # fmt: skip
+    seen = await asyncio.gather(
+        *(servers.look_at(role, clients[role], settings.url(role)) for role in ROLES)
+    )
+    found: list[Finding] = [f for server in seen for f in servers.hazards_of(server)]
+    found += servers.shared_hazards(list(seen))
+    unknown = [f"redis {s.role}: {reason}" for s in seen for reason in _unknown(s)]
+    examined = [f"redis {server.role}" for server in seen if not server.problem]
+    up = {server.role for server in seen if not server.problem}
+    if "queue" in up:
+        try:
+            looked = await queues.look_at(connections.queue, settings)
+            found += queues.hazards_of(looked, settings)
+            examined += [f"queue {queue.name}" for queue in looked.queues]
+        except (RedisError, OSError) as error:
+            unknown.append(f"queues: {explained(error, settings.url('queue'))}")
+    if "streams" in up:
+        try:
+            flows = await streams.look_at(connections.streams, settings)
+            found += streams.hazards_of(flows, settings)
+            examined += [f"stream {stream.name}" for stream in flows]
+        except (RedisError, OSError) as error:
+            unknown.append(f"streams: {explained(error, settings.url('streams'))}")
+    found += _of_settings(settings)
+    return Diagnosis(
+        findings=worst_first(found),
+        unknown=tuple(unknown),
+        examined=(*examined, "settings"),
+        taken_ms=int(time.time() * 1000),
+    )
+
+
+def _unknown(server: servers.Server) -> Iterator[str]:
+    if server.problem:
+        yield "it told nothing"
+        return
+    if server.config is None:
+        yield "its configuration is not for us to ask (CONFIG GET): fsync, save, keyspace events"
+    if server.lets_anybody_in is None:
+        yield "whether it lets anybody in"
+    if server.free_bytes is None and server.role in servers.KEEPS:
+        yield "how much room its disk has (it is on another machine, or another user's)"
+
+
+def _of_settings(settings: Settings) -> Iterator[Finding]:
+    if settings.allow_pickle:
+        yield Finding(
+            hazard="pickle", severity=Severity.WARNING, where="settings",
+            sentence="Workers read pickled jobs: whoever can write to the queue's Redis runs code in them.",
+            evidence="ARQSCOPE_ALLOW_PICKLE=true",
+            remedy="job_serializer=Codec().encode on stock producers, then ARQSCOPE_ALLOW_PICKLE=false",
+        )  # fmt: skip
+    if settings.api_key is None and not is_loopback(settings.queue_ui_host):
+        yield Finding(
+            hazard="no-api-key", severity=Severity.WARNING, where="settings",
+            sentence="The API's only keys are those made with `arqscope keys create`.",
+            evidence=f"no API_KEY, QUEUE_UI_HOST={settings.queue_ui_host}",
+            remedy="nothing, if such keys exist; else the server refuses to start",
+        )  # fmt: skip
+    if settings.lease_s < 5:
+        yield Finding(
+            hazard="short-lease", severity=Severity.WARNING, where="settings",
+            sentence="The lease is short: a Redis that is slow for a moment makes workers give jobs up.",
+            evidence=f"ARQSCOPE_LEASE_S={settings.lease_s:g}", remedy="30 s, the default, unless in a test",
+        )  # fmt: skip

@@ -1,0 +1,358 @@
+"""Hazards of the queues: what arq leaves behind, what stock workers do, what will not run."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from arq.constants import health_check_key_suffix
+from redis.asyncio import Redis
+
+from app import keys
+from app.batch import Batch, into
+from app.doctor.findings import Finding, Severity
+from app.readings import WORKER_FIELDS, decoded_workers
+from app.records import WorkerInfo
+from app.settings import Settings
+
+#: ids looked at from either end of a queue
+HEAD: Final = 200
+#: keys passed in the look for results that never expire
+SCANNED: Final = 5_000
+SCAN_STEP: Final = 1_000
+#: the queue_read_limit of a stock worker at its defaults: more locked ids at the head hide the rest
+STOCK_READ_LIMIT: Final = 100
+#: ms arq itself keeps its abort ids, if its cleaner worked
+ABORT_MS: Final = 3_600_000
+#: ms before its end that a payload is told of
+SOON_MS: Final = 3_600_000
+#: ms a stock lock of a job without a timeout lasts
+NO_TIMEOUT_MS: Final = 10_000
+#: s due work may wait while slots are free
+STARVED_S: Final = 60.0
+_QUEUES_AT_MOST: Final = 200
+
+
+@dataclass(slots=True, kw_only=True)
+class Queue:
+    """What was seen of one queue."""
+
+    name: str
+    is_ours: bool = True  #: declared, or registered by our producers and workers
+    now_ms: int = 0
+    depth: int = 0
+    due: int = 0
+    first_due_ms: float | None = None
+    is_paused: bool = False
+    running: int = 0  #: jobs our workers run
+    health_left_ms: int = -2  #: of arq's health record (ours write it too); -2: there is none
+    dead_open: int = 0
+    ids: list[str] = field(default_factory=list)  #: of both ends
+    locks: dict[str, str] = field(default_factory=dict)  #: id → who holds it; a stock lock is ``1``
+    lock_left_ms: dict[str, int] = field(default_factory=dict)
+    payload_left_ms: dict[str, int] = field(default_factory=dict)  #: -2: gone, -1: never
+    vaulted: set[str] = field(default_factory=set)
+    results: set[str] = field(default_factory=set)  #: of these ids a result lies there already
+    workers: list[WorkerInfo] = field(default_factory=list)
+
+    @property
+    def oldest_wait_s(self) -> float:
+        """s the oldest due job has been due."""
+        return (
+            0.0 if self.first_due_ms is None else max(0.0, (self.now_ms - self.first_due_ms) / 1000)
+        )
+
+    @property
+    def stock_locks(self) -> list[str]:
+        """Ids that a stock worker holds."""
+        return [i for i, holder in self.locks.items() if holder == "1"]
+
+
+@dataclass(slots=True, kw_only=True)
+class Queues:
+    """What was seen of all queues of a Redis, and of the keys they share."""
+
+    queues: list[Queue] = field(default_factory=list)
+    stale_aborts: int = 0
+    oldest_abort_ms: float = 0.0
+    aborts_of_waiting: list[str] = field(default_factory=list)
+    scanned: int = 0
+    results_forever: list[str] = field(default_factory=list)
+    foreign: list[str] = field(default_factory=list)
+    now_ms: int = 0
+
+
+async def look_at(redis: Redis, settings: Settings) -> Queues:
+    """Look at every queue: a few round trips, bounded however much is stored."""
+    declared = list(settings.queue_names)
+    registered = sorted({str(n) for n in await _members(redis, keys.QUEUES)} - set(declared))
+    foreign = sorted(
+        {str(n) for n in await _members(redis, keys.FOREIGN)} - {*declared, *registered}
+    )
+    seconds, micros = await redis.time()
+    now_ms = int(seconds) * 1000 + int(micros) // 1000
+    names = [*declared, *registered, *foreign][:_QUEUES_AT_MOST]
+    queues = {name: Queue(name=name, is_ours=name not in foreign, now_ms=now_ms) for name in names}
+    await _depths(redis, queues, now_ms)
+    for queue in queues.values():
+        await _jobs(redis, queue)
+    for worker in await _workers(redis, now_ms):
+        if worker.source in queues:
+            queues[worker.source].workers.append(worker)
+    found = Queues(queues=list(queues.values()), foreign=foreign, now_ms=now_ms)
+    await _shared(redis, found)
+    return found
+
+
+async def _members(redis: Redis, key: str) -> set[Any]:
+    found: Any = await redis.smembers(key)  # type: ignore[misc]
+    return set(found)
+
+
+async def _depths(redis: Redis, queues: Mapping[str, Queue], now_ms: int) -> None:
+    got: dict[str, Any] = {}
+    batch = Batch(redis)
+    batch.ask(into(got, "paused"), "SMEMBERS", keys.PAUSED_QUEUES)
+    for name in queues:
+        for what, *command in (
+            ("depth", "ZCARD", name),
+            ("due", "ZCOUNT", name, "-inf", now_ms),
+            ("first", "ZRANGE", name, 0, HEAD - 1, "WITHSCORES"),
+            ("last", "ZREVRANGE", name, 0, HEAD - 1),
+            ("health", "PTTL", name + health_check_key_suffix),
+            ("running", "HLEN", keys.running(name)),
+            ("dead", "ZCARD", keys.dead_open(name)),
+        ):
+            batch.ask_raw(into(got, f"{what}|{name}"), *command)
+    await batch.run()
+    for name, queue in queues.items():
+        queue.depth, queue.due = (
+            int(got.get(f"depth|{name}") or 0),
+            int(got.get(f"due|{name}") or 0),
+        )
+        queue.is_paused = name in (got.get("paused") or ())
+        queue.running = int(got.get(f"running|{name}") or 0)
+        queue.dead_open = int(got.get(f"dead|{name}") or 0)
+        queue.health_left_ms = int(got.get(f"health|{name}", -2))
+        first = list(got.get(f"first|{name}") or ())
+        queue.first_due_ms = float(first[1]) if first and float(first[1]) <= now_ms else None
+        ids = [str(i) for i in (*first[::2], *(got.get(f"last|{name}") or ()))]
+        queue.ids = list(dict.fromkeys(ids))
+
+
+async def _jobs(redis: Redis, queue: Queue) -> None:
+    got: dict[str, Any] = {}
+    batch = Batch(redis)
+    for job_id in queue.ids:
+        lock = keys.arq_in_progress(job_id)
+        batch.ask_raw(into(got, f"payload|{job_id}"), "PTTL", keys.arq_job(job_id))
+        batch.ask_raw(into(got, f"lock|{job_id}"), "GET", lock)
+        batch.ask_raw(into(got, f"left|{job_id}"), "PTTL", lock)
+        batch.ask_raw(into(got, f"result|{job_id}"), "EXISTS", keys.arq_result(job_id))
+        batch.ask_raw(into(got, f"vault|{job_id}"), "EXISTS", keys.vault(queue.name, job_id))
+    await batch.run()
+    for job_id in queue.ids:
+        queue.payload_left_ms[job_id] = int(got.get(f"payload|{job_id}", -1))
+        if holder := got.get(f"lock|{job_id}"):
+            queue.locks[job_id] = str(holder)
+            queue.lock_left_ms[job_id] = int(got.get(f"left|{job_id}", -2))
+        if got.get(f"result|{job_id}"):
+            queue.results.add(job_id)
+        if got.get(f"vault|{job_id}"):
+            queue.vaulted.add(job_id)
+
+
+async def _workers(redis: Redis, now_ms: int) -> list[WorkerInfo]:
+    ids: Any = await redis.zrangebyscore(keys.WORKERS, now_ms - 20_000, "+inf", start=0, num=500)
+    got: dict[str, Any] = {}
+    batch = Batch(redis)
+    for worker_id in ids:
+        batch.ask_raw(
+            into(got, str(worker_id)), "HMGET", keys.worker(str(worker_id)), *WORKER_FIELDS
+        )
+    await batch.run()
+    flat = [value for reply in got.values() for value in reply]
+    return decoded_workers(flat)[0]
+
+
+async def _shared(redis: Redis, found: Queues) -> None:
+    old = found.now_ms - ABORT_MS
+    aborts: Any = await redis.zrangebyscore(
+        keys.ARQ_ABORT, 2, old, start=0, num=HEAD, withscores=True
+    )
+    found.stale_aborts = int(await redis.zcount(keys.ARQ_ABORT, 2, old))
+    found.oldest_abort_ms = float(aborts[0][1]) if aborts else 0.0
+    stale = {str(i) for i, _ in aborts}
+    for queue in found.queues:
+        found.aborts_of_waiting += sorted(stale & (set(queue.ids) - set(queue.locks)))
+    cursor: Any = 0
+    while found.scanned < SCANNED:
+        cursor, names = await redis.scan(cursor, match=f"{keys.ARQ_RESULT}*", count=SCAN_STEP)
+        found.scanned += SCAN_STEP
+        left: dict[str, Any] = {}
+        batch = Batch(redis)
+        for name in names:
+            batch.ask_raw(into(left, str(name)), "PTTL", str(name))
+        await batch.run()
+        found.results_forever += [name for name, ms in left.items() if ms == -1]
+        if not int(cursor):
+            break
+
+
+def hazards_of(found: Queues, settings: Settings) -> Iterator[Finding]:
+    """What is wrong with the queues."""
+    yield from _leftovers(found)
+    for queue in found.queues:
+        yield from _payloads(queue)
+        yield from _stock(queue)
+        yield from _work(queue)
+        cap = settings.dead_letter_cap
+        if queue.dead_open > 0.8 * cap:
+            yield _finding(
+                queue, "dead-letters-cap", Severity.WARNING,
+                "Dead letters near their cap: the oldest will be moved to a file.",
+                f"{queue.dead_open:,} open of {cap:,}",
+                "decide on them: arqscope dlq causes; see that ARQSCOPE_DATA_DIR is kept",
+            )  # fmt: skip
+
+
+def _finding(
+    queue: Queue, hazard: str, severity: Severity, sentence: str, evidence: str, remedy: str
+) -> Finding:
+    return Finding(
+        hazard=hazard, severity=severity, where=f"queue {queue.name}", sentence=sentence,
+        evidence=evidence, remedy=remedy,
+    )  # fmt: skip
+
+
+def _leftovers(found: Queues) -> Iterator[Finding]:
+    if found.stale_aborts:
+        hit = found.aborts_of_waiting
+        age_h = (found.now_ms - found.oldest_abort_ms) / 3_600_000
+        yield Finding(
+            hazard="stale-aborts", severity=Severity.CRITICAL if hit else Severity.WARNING,
+            where="redis queue",
+            sentence="Abort ids that nobody removes: the next job of such an id is aborted before it starts.",
+            evidence=f"{found.stale_aborts:,} older than 1 h, the oldest {age_h:.0f} h"
+            + (f"; {len(hit)} of them waits now: {_some(hit)}" if hit else ""),
+            remedy="our workers remove them; with stock workers: ZREMRANGEBYSCORE arq:abort 2 <ms, an hour ago>",
+        )  # fmt: skip
+    if found.results_forever:
+        yield Finding(
+            hazard="results-forever", severity=Severity.WARNING, where="redis queue",
+            sentence="Results that never expire: they fill the memory, and no job of their id can be enqueued again.",
+            evidence=f"{len(found.results_forever):,} in a look at about {found.scanned:,} keys: "
+            + _some([name.removeprefix(keys.ARQ_RESULT) for name in found.results_forever]),
+            remedy="no keep_result_forever (it also crashes stock workers when a job fails); DEL them",
+        )  # fmt: skip
+    if found.foreign and any(queue.is_ours and queue.depth for queue in found.queues):
+        yield Finding(
+            hazard="shared-redis", severity=Severity.NOTICE, where="redis queue",
+            sentence="Another project's queues share this database: job ids and arq:abort are common to all.",
+            evidence=_some(found.foreign), remedy="a database or a Redis of its own, or ids with a prefix",
+        )  # fmt: skip
+
+
+def _payloads(queue: Queue) -> Iterator[Finding]:
+    left = queue.payload_left_ms
+    gone = [i for i, ms in left.items() if ms == -2]
+    soon = [i for i, ms in left.items() if 0 <= ms < SOON_MS and i not in queue.vaulted]
+    if gone:
+        kept = sum(1 for i in gone if i in queue.vaulted)
+        yield _finding(
+            queue, "payload-gone", Severity.CRITICAL if kept < len(gone) else Severity.WARNING,
+            "Jobs whose payload is gone: their arguments are lost.",
+            f"{len(gone)} of {len(left)} looked at, {kept} of them in our vault: {_some(gone)}",
+            "more workers; producers with create_pool(expires_extra_ms=…); our workers keep copies in time",
+        )  # fmt: skip
+    if soon:
+        yield _finding(
+            queue, "payload-expires", Severity.WARNING,
+            "Payloads end before their job is run: stock producers give them 24 h.",
+            f"{len(soon)} of {len(left)} looked at end within 1 h: {_some(soon)}",
+            "more workers now; start one of ours: its janitor copies them",
+        )  # fmt: skip
+    blocked = sorted(queue.results - set(queue.locks))
+    if blocked:
+        yield _finding(
+            queue, "result-blocks-id", Severity.WARNING,
+            "A result of an earlier job lies under the id of a waiting one: who asks for it gets the old answer.",
+            f"{len(blocked)} of {len(left)} looked at: {_some(blocked)}",
+            "use new ids, or DEL the result before enqueueing again",
+        )  # fmt: skip
+
+
+def _stock(queue: Queue) -> Iterator[Finding]:
+    stock = queue.stock_locks
+    if stock and queue.is_ours and (queue.workers or queue.running):
+        yield _finding(
+            queue, "stock-beside-ours", Severity.CRITICAL,
+            "Stock arq workers serve this queue beside ours: what fails there leaves no dead letter, and they "
+            "know no fence.",
+            f"{len(stock)} jobs with stock locks: {_some(stock)}",
+            "stop them, or start them as ours: arq workers.settings.AsyncProcessing",
+        )  # fmt: skip
+    if queue.health_left_ms > 60_000 and not queue.workers:
+        yield _finding(
+            queue, "stock-health", Severity.WARNING,
+            "The stock worker tells its health so seldom that a dead one looks alive.",
+            f"its record is good for another {queue.health_left_ms / 1000:.0f} s",
+            "health_check_interval = 20, and a health_check_key per worker",
+        )  # fmt: skip
+    short = [i for i in stock if 0 <= queue.lock_left_ms.get(i, -2) <= NO_TIMEOUT_MS]
+    if short and len(short) == len(stock):
+        yield _finding(
+            queue, "no-timeout", Severity.WARNING,
+            "Locks of running jobs end within 10 s: with job_timeout=None another worker runs them again.",
+            f"{len(short)} of {len(stock)} stock locks: {_some(short)}",
+            "give job_timeout a number; this passes when these jobs just come to their timeout",
+        )  # fmt: skip
+    if len(stock) >= STOCK_READ_LIMIT and queue.due > len(stock):
+        yield _finding(
+            queue, "starvation", Severity.CRITICAL,
+            "Running jobs fill the head of the queue: a stock worker at its defaults sees nothing behind them.",
+            f"{len(stock)} locked ids at the head, {queue.due - len(stock):,} due behind them",
+            "queue_read_limit above the sum of max_jobs of all workers; long and short jobs on different queues",
+        )  # fmt: skip
+
+
+def _work(queue: Queue) -> Iterator[Finding]:
+    wait_s, waiting = queue.oldest_wait_s, queue.due - queue.running
+    slots = sum(worker.slots for worker in queue.workers)
+    busy = sum(worker.busy for worker in queue.workers)
+    if queue.is_paused and queue.due:
+        yield _finding(
+            queue, "paused", Severity.NOTICE, "It is paused and work waits.",
+            f"{queue.due:,} due, the oldest for {wait_s:.0f} s", f"POST /queues/{queue.name}/resume",
+        )  # fmt: skip
+    elif queue.is_ours and waiting > 0 and wait_s > 20 and not queue.workers and (
+        queue.health_left_ms == -2
+    ):  # fmt: skip
+        yield _finding(
+            queue, "no-worker", Severity.CRITICAL, "Work waits and no worker serves it.",
+            f"{queue.due:,} due, the oldest for {wait_s:.0f} s", f"arqscope worker {queue.name}",
+        )  # fmt: skip
+    elif queue.workers and waiting > 0 and wait_s > STARVED_S:
+        full = busy >= slots
+        yield _finding(
+            queue, "backlog" if full else "stuck", Severity.WARNING if full else Severity.CRITICAL,
+            "All slots are taken and work waits." if full else "Slots are free and due work waits.",
+            f"{waiting:,} due, the oldest for {wait_s:.0f} s; {busy} of {slots} slots busy",
+            "more workers or CONCURRENCY" if full else f"GET /jobs/{queue.name}/<id>/why, the worker's log",
+        )  # fmt: skip
+    versions = sorted({worker.version for worker in queue.workers})
+    if len(versions) > 1:
+        yield _finding(
+            queue, "mixed-versions", Severity.NOTICE, "Workers of different versions serve it.",
+            ", ".join(versions[:5]), "normal while a deploy rolls; else stop the old ones",
+        )  # fmt: skip
+    troubled = [worker for worker in queue.workers if worker.trouble]
+    if troubled:
+        yield _finding(
+            queue, "worker-trouble", Severity.WARNING, "A worker says that something is wrong with it.",
+            f"{troubled[0].id}: {troubled[0].trouble[:200]}", "look at its log",
+        )  # fmt: skip
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(name[:80] for name in names[:3])
+    return shown + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -1,0 +1,203 @@
+"""What compose/ must be, read as text: no default secret, nothing open, the specification's checks."""
+
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from app.embedded import ROLES
+from app.settings import BUILT_IN_QUEUES, Settings, environment_names, secret_names
+from tests.deployment import COMPOSE, SERVICES, copy_of_compose
+
+REDIS = set(SERVICES.values())
+OURS = {f"worker-{queue.name}" for queue in BUILT_IN_QUEUES} | {
+    "event-processor",
+    "dlq-processor",
+    "queue-processor",
+}
+#: service → interval and retries the specification gives it
+CHECKS = {
+    **dict.fromkeys(REDIS, ("10s", 8)),
+    **dict.fromkeys(OURS, ("30s", 5)),
+    "event-processor": ("30s", 3),
+    "dlq-processor": ("30s", 3),
+}
+
+
+def load(name: str) -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load((COMPOSE / name).read_text(encoding="utf-8"))
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def services() -> dict[str, dict[str, Any]]:
+    return dict(load("compose.yaml")["services"])
+
+
+def seconds(text: str) -> float:
+    """Of ``45s`` or ``${NAME:-45s}``."""
+    found = re.fullmatch(r"(?:\$\{\w+:-)?(\d+)s\}?", text)
+    assert found, text
+    return float(found[1])
+
+
+def test_every_role_has_its_service(services: dict[str, Any]) -> None:
+    assert set(services) == REDIS | OURS
+    assert set(SERVICES) == set(ROLES)
+
+
+def test_the_specifications_health_checks(services: dict[str, Any]) -> None:
+    found = {
+        name: (service["healthcheck"]["interval"], service["healthcheck"]["retries"])
+        for name, service in services.items()
+    }
+
+    assert found == CHECKS
+
+
+def test_every_container_is_locked_down(services: dict[str, Any]) -> None:
+    for name, service in services.items():
+        assert service["read_only"] is True, name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert {"privileged", "cap_add", "network_mode", "pid", "devices"}.isdisjoint(service), name
+        assert service["restart"] == "unless-stopped", name
+        assert service["mem_limit"], name
+        assert service["pids_limit"] <= 1024, name
+        for volume in service["volumes"]:
+            source, _, rest = volume.partition(":")
+            assert source[0] != "." or rest.endswith(":ro"), f"{name} may write to {source}"
+            assert "docker.sock" not in volume
+    assert all(services[name]["user"] == "redis" for name in REDIS)
+    containerfile = (COMPOSE / "Containerfile").read_text(encoding="utf-8")
+    assert re.search(r"^USER 10001:10001$", containerfile, re.MULTILINE)
+
+
+def test_only_the_dashboard_is_published_and_only_on_loopback(services: dict[str, Any]) -> None:
+    assert load("compose.yaml")["networks"]["inside"] == {"internal": True}
+    published = {name: service["ports"] for name, service in services.items() if "ports" in service}
+    assert published == {
+        "queue-processor": ["${QUEUE_UI_BIND:-127.0.0.1}:${QUEUE_UI_PUBLISHED:-8009}:8009"]
+    }
+    for name in REDIS | OURS - {"queue-processor"}:
+        assert services[name]["networks"] == ["inside"], name
+    ports = load("compose.redis-ports.yaml")["services"]
+    assert {name: service["ports"] for name, service in ports.items()} == {
+        "redis": ["127.0.0.1:6382:6379"],
+        "redis-streams": ["127.0.0.1:6380:6379"],
+        "redis-queue": ["127.0.0.1:6381:6379"],
+    }
+
+
+def test_who_stops_has_longer_than_the_drain(services: dict[str, Any]) -> None:
+    drain_s = Settings().drain_s
+    for name in OURS - {"queue-processor"}:
+        assert seconds(services[name]["stop_grace_period"]) >= drain_s + 10, name
+    assert seconds(services["queue-processor"]["stop_grace_period"]) > 10
+    for name in REDIS:
+        assert seconds(services[name]["stop_grace_period"]) >= 30
+
+
+def test_secrets_are_files_and_none_has_a_default(services: dict[str, Any]) -> None:
+    for name, service in services.items():
+        environment = service.get("environment", {})
+        assert not set(environment) & set(secret_names()), name
+        for variable, value in environment.items():
+            plain = re.sub(r"\$\{.*?\}", "x", str(value))
+            assert not re.search(r"://[^@/]*:[^@/]+@", plain), f"{variable} holds a password"
+    text = "".join(path.read_text(encoding="utf-8") for path in COMPOSE.glob("*.yaml"))
+    assert "requirepass" not in text
+    assert not re.search(r"(?i)password:\s*\S*[a-z0-9]{6}", text)
+    for declared in load("compose.yaml")["secrets"].values():
+        assert declared["file"].startswith("${ARQSCOPE_SECRETS:-./secrets}/")
+    for name in OURS:
+        given = {s if isinstance(s, str) else s["source"] for s in services[name]["secrets"]}
+        assert not given & {"redis_admin", "redis_metrics", "users_queue"}, name
+
+
+def test_what_compose_sets_are_settings_we_know(services: dict[str, Any]) -> None:
+    known = set(environment_names()) | {f"{name}_FILE" for name in secret_names()}
+    for name in OURS:
+        assert set(services[name]["environment"]) <= known, name
+
+
+def test_the_redis_of_each_role_is_configured_for_it() -> None:
+    def configuration(role: str) -> dict[str, str]:
+        lines = [
+            line.split(maxsplit=1)
+            for name in ("common", role)
+            for line in (COMPOSE / "redis" / f"{name}.conf").read_text().splitlines()
+            if line and not line.startswith("#")
+        ]
+        return {parts[0]: parts[1] for parts in lines}
+
+    found = {role: configuration(role) for role in SERVICES}
+
+    for role, settings in found.items():
+        assert (settings["appendonly"], settings["appendfsync"]) == ("yes", "everysec"), role
+        assert settings["no-appendfsync-on-rewrite"] == "no", role
+        assert settings["protected-mode"] == "yes", role
+        assert settings["maxmemory"].endswith("mb"), role
+        assert settings["aclfile"] == "/run/secrets/users.acl", role
+        for word in ("protected-configs", "debug-command", "module-command"):
+            assert settings[f"enable-{word}"] == "no", role
+    assert {role: settings["maxmemory-policy"] for role, settings in found.items()} == {
+        "queue": "noeviction",
+        "streams": "noeviction",
+        "cache": "volatile-lru",
+    }
+    assert found["queue"]["notify-keyspace-events"] == "Kz"
+
+
+def test_a_container_has_room_for_the_rewrite_of_its_redis(services: dict[str, Any]) -> None:
+    sizes = {"m": 1, "g": 1024}
+    for role, service in SERVICES.items():
+        text = (COMPOSE / "redis" / f"{role}.conf").read_text()
+        limit = int(re.search(r"^maxmemory (\d+)mb$", text, re.MULTILINE)[1])  # type: ignore[index]
+        given = services[service]["mem_limit"]
+        assert int(given[:-1]) * sizes[given[-1]] >= 2 * limit, service
+
+
+def test_logins_deny_first_and_only_admin_is_dangerous() -> None:
+    for role in SERVICES:
+        lines = (COMPOSE / "redis" / f"{role}.acl").read_text().splitlines()
+        logins = {line.split()[1]: line.split()[2:] for line in lines if line.startswith("user ")}
+        assert logins["default"] == ["off", "resetkeys", "resetchannels", "-@all"]
+        for login, rules in logins.items():
+            assert "nopass" not in rules, login
+            if login not in ("default", "admin"):
+                assert f"#@{login}@" in rules
+                assert "-@dangerous" in rules, login
+                assert not {"+@all", "+eval", "+@scripting", "+@admin"} & set(rules), login
+
+
+def test_secrets_are_made_once_and_anew_when_asked(tmp_path: Path) -> None:
+    made = copy_of_compose(tmp_path)
+    secrets = made / "secrets"
+    before = {path.name: path.read_text() for path in secrets.iterdir()}
+
+    subprocess.run([made / "secrets.sh"], check=True, capture_output=True)
+    again = {path.name: path.read_text() for path in secrets.iterdir()}
+    inode = (secrets / "users-queue.acl").stat().st_ino
+    subprocess.run([made / "secrets.sh", "rotate", "worker"], check=True, capture_output=True)
+    rotated = {path.name: path.read_text() for path in secrets.iterdir()}
+    wrong = subprocess.run(
+        [made / "secrets.sh", "rotate", "root"], capture_output=True, text=True, check=False
+    )
+
+    assert again == before
+    changed = {name for name in before if rotated[name] != before[name]}
+    assert changed == {"redis_worker", "users-queue.acl", "users-streams.acl", "users-cache.acl"}
+    assert (secrets / "users-queue.acl").stat().st_ino == inode
+    assert (wrong.returncode, "there is no secret 'root'" in wrong.stderr) == (2, True)
+    assert secrets.stat().st_mode & 0o777 == 0o700
+    keys = [before[name] for name in before if not name.startswith("users-")]
+    assert len(set(keys)) == len(keys) == 9
+    assert all(re.fullmatch(r"[0-9a-f]{64}", key) for key in keys)
+    everywhere = "".join(before[name] for name in before if name.startswith("users-"))
+    assert not re.search(r"@\w+@", everywhere)
+    assert not any(key in everywhere for key in keys)
+    assert (made / ".env").stat().st_mode & 0o777 == 0o600
