@@ -46,6 +46,7 @@ POLICIES: Final = (
     # without a key: what a load balancer asks, and the door itself
     _policy(r"/health(/live|/ready)?", _READ, Access.OPEN),
     _policy(r"/login", _READ | _POST, Access.OPEN),
+    _policy(r"/login/oauth", frozenset({"GET"}), Access.OPEN),
     # pages, their websocket and their scripts
     _policy(r"/", _READ, Access.VIEWER),
     _policy(rf"/(dashboard|{_PAGES})/?", _READ, Access.VIEWER),

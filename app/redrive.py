@@ -25,6 +25,9 @@ UNDO_S: Final = 86_400
 POLICY: Final = "policy"
 #: letters one call to Redis looks at: it must not block longer than a few ms
 SWEEP: Final = 200
+#: fields an event may have to be appended again: a script cannot hand on some 4,000, and no event
+#: that can be handled has more than 64
+MAX_FIELDS: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +242,10 @@ def raw_fields(text: str) -> dict[str, str]:
         raise BadRecord(f"the raw fields are not readable: {safe_str(error, 200)}") from error
     if not fields:
         raise BadRecord("the dead event has no fields")
+    if len(fields) > MAX_FIELDS:
+        raise BadRecord(
+            f"the dead event has {len(fields):,} fields; discard it, an event has at most 64"
+        )
     return fields
 
 

@@ -10,7 +10,8 @@ from typing import Any, Final
 from app import keys
 from app.collector import Collector
 from app.connections import connect
-from app.job_list import JobFilter, jobs_page
+from app.job_list import jobs_page
+from app.job_rows import JobFilter
 from app.records import JobRun, Outcome, WorkerInfo
 from app.settings import QueuePolicy, Settings
 from bench.contenders import VENVS

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from app import actions
 from app.actions.events import MAX_EVENTS, check_stream
+from app.api import answers
 from app.api.access import Caller, Now, Shared
 from app.api.strict_json import StrictRoute
 from app.errors import InvalidRequest
@@ -130,7 +131,7 @@ def _answer(event: EventToPublish, done: Published, stream: str) -> dict[str, An
     return told | {"eventId": event.event_id}
 
 
-@router.get("/events")
+@router.get("/events", response_model=answers.many(answers.EventRow))
 async def events(
     now: Now,
     _: Caller,

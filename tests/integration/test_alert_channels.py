@@ -16,6 +16,7 @@ from app.alerts import AlertState
 from app.errors import NotFound, SettingsError
 from app.settings import Settings
 from tests.letters import ANN, QUEUE, bury
+from tests.waiting import until
 from workers.alert_watch import AlertWatch
 from workers.alerts import Alerts
 from workers.channels import Channel, Deliveries, Sender, channels_of, message_of
@@ -310,6 +311,27 @@ async def test_a_channel_gets_the_message_and_every_failure_is_told(listen):
     finally:
         await patient.close()
         await hasty.close()
+
+
+async def test_an_answer_nobody_waited_for_is_not_taken_for_the_next_ones(listen):
+    server = listen("127.0.0.1")
+    sender = Sender(["127.0.0.1/32"], timeout_s=60.0)
+    at = f"json://127.0.0.1:{server.server_port}"
+
+    async def is_hit() -> bool:
+        return bool(server.hits)
+
+    try:
+        given_up = asyncio.create_task(sender.send(Channel("c", at + "/silent"), MESSAGE))
+        await until(is_hit, timeout_s=30)
+        given_up.cancel()
+        await asyncio.wait([given_up])
+        server.stopped.set()
+
+        assert await sender.send(Channel("c", at + "/500"), MESSAGE) != ""
+        assert await sender.send(Channel("c", at + "/ok"), MESSAGE) == ""
+    finally:
+        await sender.close()
 
 
 @pytest.mark.timeout(300)

@@ -74,6 +74,24 @@ async def test_the_processor_decides_each_class(connections, settings):
     assert 0 < await cache.ttl(keys.DLQ_ALERTS) <= 7 * 86_400
 
 
+async def test_a_letter_that_cannot_be_retried_holds_up_none_behind_it(connections, settings):
+    redis, stream = connections.streams, settings.stream_name
+    net = {"error_type": "ConnectionError"}
+    await bury_event(redis, stream, "1-1", {f"f{n}": "v" for n in range(10_000)}, died_ms=1, **net)
+    await bury(redis, "2-1", b"no JSON", kind="event", source=stream, died_ms=2, **net)
+    await bury_event(redis, stream, "3-1", died_ms=3, **net)
+    processor = make_processor(connections, settings)
+
+    await processor.round()
+
+    assert await places(redis, "3-1", stream) == ["retrying"]
+    for name, why in (("1-1", "10,003 fields"), ("2-1", "not readable")):
+        assert await places(redis, name, stream) == ["open"]
+        assert await field(redis, name, "decision", stream) == "ALERT"
+        assert why in await field(redis, name, "decision_reason", stream)
+    assert processor.trouble == ""
+
+
 async def test_a_storm_of_one_cause_is_one_alert_and_every_letter_is_decided(connections, settings):
     redis = connections.queue
     died_ms = int(time.time() * 1000)
