@@ -12,6 +12,7 @@ from arq.worker import JobExecutionFailed, Retry, RetryJob
 from app.errors import PermanentError
 from app.payload import safe_str
 from app.records import bucket_of
+from app.schedules import MAX_CHARS, Tick
 from workers import results
 from workers.claims import Attempts, Claim
 from workers.job_context import JobHandle
@@ -238,6 +239,11 @@ class Endings:
             )
         waited_ms = claim.claimed_ms - claim.due_ms
         ended = None
+        if job.function in self._worker.schedules.names and kind != LAID_BACK:
+            ended_ms = int(run.started_ms + ran_ms)
+            tick = Tick(job_id=claim.id, outcome=_WORDS[kind], ended_ms=ended_ms, took_ms=int(ran_ms),
+                        error=error[:MAX_CHARS])  # fmt: skip
+            self._worker.schedules.ended(job.function, tick)
         if self._worker.options.job_events is not None and kind != LAID_BACK:
             attempt = claim.attempts.runs + 1
             ended = JobEnd(

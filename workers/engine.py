@@ -5,6 +5,7 @@ endings, ``leases`` keeps what runs claimed; this module is the loop that ties t
 """
 
 import asyncio
+import contextlib
 import importlib.metadata
 import inspect
 import json
@@ -35,6 +36,7 @@ from workers.leases import LeaseKeeper, renewal_timeout_s
 from workers.outcomes import Outbox
 from workers.retry_policy import RetryPolicy
 from workers.runner import Runner
+from workers.schedules import Schedules
 from workers.supervision import supervise
 from workers.wakeups import POLL_S, Wakeups
 
@@ -94,6 +96,7 @@ class Worker(arq.worker.Worker):
         self._leases: LeaseKeeper | None = None
         self._runner: Runner | None = None
         self.admission = Admission(self)
+        self.schedules = Schedules(self.cron_jobs, self.timezone)
         self._slot_free = asyncio.Event()
         self._stop_wanted = asyncio.Event()
         self._side_tasks: list[asyncio.Task[Any]] = []
@@ -163,6 +166,8 @@ class Worker(arq.worker.Worker):
                 await heartbeat.stop()
             await self.runner.endings.sampler.stop()
             await outbox.stop()
+            with contextlib.suppress(RedisError, OSError):  # the ends of ticks are no one's truth
+                await self.schedules.store(self.pool, self.queue_name)
             if self.options.job_events is not None:
                 await self.options.job_events.close()
             await asyncio.get_running_loop().run_in_executor(None, leases.stop)
@@ -403,6 +408,7 @@ class Worker(arq.worker.Worker):
             "functions": ",".join(sorted(self.functions)),
             "version": self.options.release or __version__,
             "jobs": json.dumps(self.runner.running()[:50]) if self._runner else "[]",
+            **self.schedules.describe(),
             **(self.options.job_events.describe() if self.options.job_events else {}),
         }
 

@@ -3,13 +3,14 @@
 from typing import TYPE_CHECKING, Any, Final
 
 import redis
-from arq.connections import ArqRedis, create_pool
+from arq.connections import ArqRedis, RedisSettings, create_pool
 from redis.asyncio import ConnectionPool, Redis, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from app.connections import gated, pool_arguments, prepared
+from app.connections import gated, made, pool_arguments, prepared
 from app.errors import SettingsError
+from app.sentinels import Seeking, Watched, pool_watching
 
 if TYPE_CHECKING:
     from workers.engine import Worker
@@ -34,19 +35,31 @@ async def pool_of(worker: "Worker") -> ArqRedis:
     if url:
         if url.startswith("unix:"):
             _without_keepalive(recipe)
-        return ArqRedis(prepared(ConnectionPool.from_url(url, **recipe)), **theirs)
+        return ArqRedis(prepared(made(ConnectionPool, url, **recipe)), **theirs)
     settings = worker.redis_settings
     if settings is not None and settings.sentinel:
-        raise SettingsError(
-            "redis_settings.sentinel: this worker does not ask sentinels; "
-            "give it a host name that follows the master"
-        )
-    made: ArqRedis = await create_pool(settings, **theirs)
-    pool = prepared(made.connection_pool)
+        following = pool_watching(ConnectionPool, _watched(settings), recipe)
+        return ArqRedis(prepared(following), **theirs)
+    client: ArqRedis = await create_pool(settings, **theirs)
+    pool = prepared(client.connection_pool)
     if "path" in pool.connection_kwargs:
         _without_keepalive(recipe)
     pool.connection_kwargs.update(recipe)
-    return made
+    return client
+
+
+def _watched(settings: RedisSettings) -> Watched:
+    """What arq's settings say of sentinels; SettingsError when they name none."""
+    if isinstance(settings.host, str) or not settings.host:
+        raise SettingsError("redis_settings.sentinel: host must be a list of (host, port)")
+    return Watched(
+        sentinels=tuple((str(host), int(port)) for host, port in settings.host),
+        master=settings.sentinel_master,
+        database=settings.database,
+        username=settings.username,
+        password=settings.password,
+        is_tls=settings.ssl,
+    )
 
 
 def for_claims(pool: ConnectionPool) -> Redis:
@@ -75,7 +88,14 @@ def for_renewals(pool: ConnectionPool, *, timeout_s: float) -> redis.ConnectionP
         arguments["socket_keepalive"] = True
         if issubclass(pool.connection_class, SSLConnection):
             kind = redis.SSLConnection
+    if issubclass(pool.connection_class, Seeking):
+        of = given["discovery"].of
+        return gated(pool_watching(redis.ConnectionPool, of, _beside(arguments, of.login())))
     return gated(redis.ConnectionPool(connection_class=kind, **arguments))
+
+
+def _beside(arguments: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in arguments.items() if name not in known}
 
 
 def _without_keepalive(recipe: dict[str, Any]) -> None:

@@ -48,6 +48,7 @@ async def supervise(
                 next_janitor = now + JANITOR_S
                 await janitor.round(worker.pool, int(time.time() * 1000))
             await worker.heart_beat()
+            await worker.schedules.store(worker.pool, worker.queue_name)
         except Exception as error:
             on_trouble(f"supervision: {safe_str(error, 200)}")
 

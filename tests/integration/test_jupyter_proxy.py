@@ -16,7 +16,7 @@ from tornado.httpclient import HTTPClientError
 
 from tests.conftest import RunningRedis, start_redis, unused_port, wait_until
 from tests.faults.door_rig import Door, open_socket, token_of
-from tests.integration.test_http import KEY, RunningServer, start_server, stop
+from tests.serving import KEY, RunningServer, start_server, stop
 
 #: as a JupyterHub gives every person one
 BASE = "/user/ann"

@@ -17,7 +17,7 @@ import redis as redis_sync
 
 from app import keys
 from tests.conftest import RunningRedis, start_redis, wait_until
-from tests.integration.test_http import RunningServer, start_server, stop
+from tests.serving import RunningServer, start_server, stop
 
 CLIENT, SECRET = "arqscope-client", "provider-secret-0123456789"
 ROLES = "ann@example.com=admin *@example.com=viewer"

@@ -14,7 +14,7 @@ from tornado.httpclient import HTTPClientError
 
 from tests.conftest import RunningRedis, lacking, start_redis, unused_port, wait_until
 from tests.faults.door_rig import Door, open_socket, token_of
-from tests.integration.test_http import KEY, RunningServer, start_server, stop
+from tests.serving import KEY, RunningServer, start_server, stop
 
 NGINX = shutil.which("nginx") or "/usr/sbin/nginx"
 

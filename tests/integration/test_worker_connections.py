@@ -115,11 +115,11 @@ async def test_a_worker_claims_renews_and_records_over_any_connection(
     await client.aclose(close_connection_pool=True)
 
 
-async def test_sentinels_are_refused_clearly() -> None:
+async def test_sentinels_named_wrongly_are_refused_clearly() -> None:
     """
-    arq's settings may name sentinels; connecting elsewhere in silence would be worse than a no.
+    arq's settings may name sentinels, as a list; connecting elsewhere in silence would be worse than a no.
     """
-    settings = RedisSettings(host=[("127.0.0.1", 1)], sentinel=True)
+    settings = RedisSettings(host="127.0.0.1", sentinel=True)
     worker = Worker(
         functions=[func(linger, name="linger")], redis_settings=settings, handle_signals=False
     )
