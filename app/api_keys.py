@@ -23,7 +23,7 @@ from redis.asyncio import Redis
 from redis.exceptions import NoPermissionError, RedisError
 
 from app import keys
-from app.connections import explained
+from app.connections import explained, made
 from app.errors import ActionRefused, BadRecord, InvalidRequest, NotFound
 
 log = logging.getLogger("arqscope.api_keys")
@@ -202,8 +202,14 @@ class Keyring:
         """Ask Redis once, blocking, before the server answers anything; it may fail to."""
         with (
             contextlib.suppress(RedisError, OSError),
-            redis_sync.Redis.from_url(
-                url, socket_timeout=1.5, socket_connect_timeout=1.5, decode_responses=True
+            redis_sync.Redis.from_pool(
+                made(
+                    redis_sync.ConnectionPool,
+                    url,
+                    socket_timeout=1.5,
+                    socket_connect_timeout=1.5,
+                    decode_responses=True,
+                )
             ) as client,
         ):
             if not self._take(self._ask(client.pipeline(transaction=False)).execute()):

@@ -12,12 +12,13 @@ import secrets
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Final, cast
+from typing import Any, Final, cast
 from urllib.parse import quote
 
 from app import sessions
 from app.actions import Actor, Role
 from app.api_keys import Keyring, digest_of, id_of
+from app.identities import Identities
 from app.origins import Caller, Proxies, host_name, is_loopback, is_own_page
 from app.permissions import ROLE_ACCESS, Access, policies_of
 from app.settings import Settings
@@ -27,6 +28,8 @@ MAX_BODY_BYTES: Final = 1_000_000
 #: a key in a header; longer ones are not looked at
 MAX_KEY_CHARS: Final = 1_024
 
+#: begins the ``key_id`` of a login through a provider; the name there follows
+_BY_OAUTH: Final = "oauth:"
 SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -80,7 +83,9 @@ class Guard:
     ) -> None:
         key = settings.api_key.get_secret_value() if settings.api_key else ""
         self._key = digest_of(key.encode()) if key else None
-        self._must_close = settings.require_api_key
+        self._must_close = settings.require_api_key or bool(settings.oauth_provider)
+        #: who may come in through an OAuth provider; nobody where there is none
+        self.identities = Identities.parse(settings.oauth_roles if settings.oauth_provider else "")
         self._material = digest_of(b"arqscope session " + key.encode())
         self.keyring = keyring or Keyring()
         self.proxies = Proxies(settings.trusted_proxies)
@@ -151,7 +156,11 @@ class Guard:
     def is_live(self, visit: Visit) -> bool:
         """Whether the session and the key of *visit* still open, so that an open page may go on acting."""
         now_s = self._clock()
-        if visit.key_id:
+        if visit.key_id.startswith(_BY_OAUTH):
+            name = visit.key_id.removeprefix(_BY_OAUTH)
+            if self.identities.role_of(name) != visit.actor.role:
+                return False
+        elif visit.key_id:
             key = self.keyring.keys.get(visit.key_id)
             if key is None or not key.is_live(now_s * 1000):
                 return False
@@ -167,6 +176,30 @@ class Guard:
         of_key = answer.actor.name
         shown = f"{name} (key {of_key})" if name and answer.key_id else name or of_key
         return self.session(Actor(name=shown, role=answer.actor.role), answer.key_id)
+
+    def welcome(self, name: str, peer: str) -> str | Refusal:
+        """Return a session cookie's value for whom a provider calls *name*; refused unless listed."""
+        role = self.identities.role_of(name) if name else None
+        if role is None:
+            self.throttle.failed(peer, "")
+            return Refusal(
+                403,
+                "not_listed",
+                "you are not among those who may come in",
+                "an administrator can add you to ARQSCOPE_OAUTH_ROLES",
+            )
+        return self.session(Actor(name=name, role=role), _BY_OAUTH + name)
+
+    def seal(self, facts: Mapping[str, Any]) -> str:
+        """Return *facts* of a login that has begun, signed; good for nothing else."""
+        return sessions.seal(facts, self._flow_key)
+
+    def unseal(self, text: str) -> Any:
+        """Return the facts of a login that was begun here; None for everything else."""
+        try:
+            return sessions.unseal(text, self._flow_key)
+        except ValueError:
+            return None
 
     def session(self, actor: Actor, key_id: str = "") -> str:
         """Make the value of a session cookie for *actor*, good for 12 hours."""
@@ -191,8 +224,15 @@ class Guard:
     @property
     def _sign_key(self) -> bytes:
         # The random half keeps a cookie from telling whether a guess at API_KEY is right.
+        return self._derived(b"arqscope session")
+
+    @property
+    def _flow_key(self) -> bytes:
+        return self._derived(b"arqscope login begun")
+
+    def _derived(self, purpose: bytes) -> bytes:
         material = self.keyring.secret + self._material
-        return hmac.new(material, b"arqscope session", hashlib.sha256).digest()
+        return hmac.new(material, purpose, hashlib.sha256).digest()
 
     # -- the steps of admit ------------------------------------------------------------------------
 

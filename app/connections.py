@@ -32,6 +32,7 @@ from redis.exceptions import (
 from app.errors import RedisRefused, RedisUnavailable
 from app.gate import Gate
 from app.prompt_client import promptly
+from app.sentinels import pool_watching, watched, watches
 from app.settings import masked_url
 
 #: what a lost or silent Redis looks like
@@ -181,6 +182,13 @@ def pool_arguments(
     }
 
 
+def made(make: Any, url: str, **arguments: Any) -> Any:
+    """A pool of class *make* for *url*; behind sentinels its connections follow the master."""
+    if watches(url):
+        return pool_watching(make, watched(url), arguments)
+    return make.from_url(url, **arguments)
+
+
 def connect(
     url: str,
     *,
@@ -202,7 +210,8 @@ def connect(
     if unix:
         recipe.pop("socket_keepalive")
         recipe.pop("socket_keepalive_options")
-    pool: ConnectionPool = BlockingConnectionPool.from_url(
+    pool: ConnectionPool = made(
+        BlockingConnectionPool,
         url,
         max_connections=max_connections,
         timeout=timeout_s,

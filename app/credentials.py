@@ -61,7 +61,7 @@ def checked_by_tls(
     itself wins.
     """
     parts = urlsplit(url)
-    if parts.scheme != "rediss":
+    if parts.scheme not in ("rediss", "rediss+sentinel"):
         return url
     query = {"ssl_cert_reqs": "required", "ssl_check_hostname": "true"}
     named = {"ssl_ca_certs": ca, "ssl_certfile": cert, "ssl_keyfile": key}

@@ -23,7 +23,7 @@ log = logging.getLogger("arqscope.entrance")
 #: where a login without a wish leads
 PAGE: Final = "/admin/queues"
 #: paths whose HTML answers are pages of ours
-PAGES: Final = frozenset({"/dashboard", "/login", *paths()})
+PAGES: Final = frozenset({"/dashboard", "/login", "/login/oauth", *paths()})
 #: what Tornado may read of a body; the handler keeps MAX_BODY_BYTES of it and answers 413
 _MAX_READ_BYTES: Final = 16 * MAX_BODY_BYTES
 #: a login form; Tornado takes forms apart before any handler sees them

@@ -99,6 +99,7 @@ WORKER_COLUMNS: Final = Schema(
     cpu_s=number("s", "CPU time it has used since it started"),
     loop_lag_ms=number("ms", "how late its event loop woke up last"),
     jobs=text("what it runs: JSON list of {id, function, started_ms, attempt}"),
+    schedules=text("its cron jobs: JSON list as app.schedules reads it; empty: none"),
 )
 RUNNING_COLUMNS: Final = Schema(
     "One row per running job that a heartbeat told of, longest first, at most 200.",

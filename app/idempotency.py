@@ -5,6 +5,7 @@ Kept on the cache Redis. Jobs are safe without it, too: their ids follow from th
 
 import hashlib
 import json
+import re
 import secrets
 import time
 from dataclasses import dataclass
@@ -24,6 +25,9 @@ UNDER_WAY_S: Final = 60
 #: a longer answer is not kept: asked again, the request is carried out again, which its ids make safe
 MAX_ANSWER_BYTES: Final = 262_144
 MAX_KEY_CHARS: Final = 255
+#: what a header can carry everywhere, without blanks at its ends, which a header loses on its way
+KEY_PATTERN: Final = rf"[!-~](?:[ -~]{{0,{MAX_KEY_CHARS - 2}}}[!-~])?"
+_KEY: Final = re.compile(KEY_PATTERN)
 _WHERE: Final = "redis://cache"
 
 
@@ -77,11 +81,11 @@ async def claim(redis: Redis, caller: str, key: str, digest: str) -> Claim | Kep
     Raises InvalidRequest for a key that is none, ActionRefused when *caller* used *key* for another
     request or while that request is under way, RedisUnavailable or RedisRefused when Redis cannot tell.
     """
-    if not 1 <= len(key) <= MAX_KEY_CHARS or not key.isprintable():
+    if not _KEY.fullmatch(key):
         raise InvalidRequest(
             "the Idempotency-Key is not one",
             field="Idempotency-Key",
-            hint=f"1 to {MAX_KEY_CHARS} printable characters, e.g. a UUID",
+            hint=f"1 to {MAX_KEY_CHARS} printable ASCII characters, e.g. a UUID",
         )
     name = keys.idempotent(hashlib.sha256(f"{caller}\0{key}".encode()).hexdigest())
     made = Claim(redis, name, digest, secrets.token_hex(8), time.monotonic())

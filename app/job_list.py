@@ -5,27 +5,24 @@ per page (``Page.window``) and says when that ended before the page was full (``
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal, cast
 
-import pandas as pd
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from app import keys
 from app.batch import Batch, into
-from app.contents import Arguments, arguments_of, function_of
+from app.contents import arguments_of, function_of
 from app.cursors import Page, bad_cursor, claim_of, limited, run_of, stream_page
 from app.errors import InvalidRequest
-from app.frames import JOB_COLUMNS, frame_of
+from app.job_rows import JobFilter, JobRow, is_wanted
 from app.job_walk import PREVIEW_BYTES, Stretch
 from app.payload import Codec, raw_bytes
 from app.records import JobRun, JobState, Outcome
-from app.redaction import redacted
+from app.stock_results import is_cursor as is_stock_cursor
+from app.stock_results import results_page
 
-#: characters of a job's arguments in the jobs frame
-ARGUMENTS_SHOWN: Final = 2_048
 #: waiting jobs one page of a filtered list looks at, and a script call of it
 WINDOW: Final = 100_000
 STRETCH: Final = 2_000
@@ -49,42 +46,6 @@ _STATE: Final = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobFilter:
-    """Which jobs are wanted; what is empty does not matter. Times are epoch ms.
-
-    Times are when waiting and deferred jobs are due, running ones started, others ended.
-    """
-
-    function: str = ""  #: exactly
-    text: str = ""  #: in id or arguments (of ended jobs: id or function), case matters
-    error: str = ""  #: in the error of ended jobs
-    since_ms: int | None = None
-    until_ms: int | None = None
-
-    @property
-    def looks_inside(self) -> bool:
-        """Whether payloads or reports must be read to decide."""
-        return bool(self.function or self.text or self.error)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobRow:
-    """One job or run in a list. Times are epoch ms, 0 when unknown."""
-
-    id: str
-    queue: str
-    state: JobState
-    function: str = ""
-    arguments: Arguments = field(default_factory=Arguments)
-    due_ms: int = 0
-    started_ms: int = 0
-    finished_ms: int = 0
-    attempt: int = 0
-    worker: str = ""
-    error: str = ""
-
-
 EVERYTHING: Final = JobFilter()
 
 
@@ -101,11 +62,14 @@ async def jobs_page(
     """One page of the jobs of *queue* in *state*.
 
     ``waiting`` and ``deferred`` come by due time, ``running`` in no order, ``complete``, ``failed``
-    (runs that did not end well) and ``aborted`` newest first out of the last ~10,000 run reports.
+    (runs that did not end well) and ``aborted`` newest first out of the last ~10,000 run reports; of
+    a queue that only stock arq serves, out of the results found by a bounded look, in no order.
     Raises InvalidRequest for a wrong cursor, limit or state.
     """
     limit = limited(limit)
     if state in _ENDED:
+        if is_stock_cursor(cursor) or (cursor is None and await _is_stock(redis, queue)):
+            return await results_page(redis, queue, _STATE[state], cursor, limit, wanted, codec)
         return await _runs_page(redis, queue, state, cursor, limit, wanted)
     now: Any = await redis.time()
     now_ms = int(now[0]) * 1000 + int(now[1]) // 1000
@@ -139,36 +103,14 @@ async def jobs_page(
     )
 
 
-def jobs_frame(rows: Iterable[JobRow]) -> pd.DataFrame:
-    """The rows of a page as the jobs frame, in their order."""
-    return frame_of(
-        (
-            {
-                "job_id": row.id,
-                "queue": row.queue,
-                "state": row.state.value,
-                "function": row.function,
-                "arguments": _arguments_text(row.arguments),
-                "note": row.arguments.note,
-                "due": row.due_ms or None,
-                "started": row.started_ms or None,
-                "finished": row.finished_ms or None,
-                "attempt": row.attempt,
-                "worker": row.worker,
-                "error": row.error,
-            }
-            for row in rows
-        ),
-        JOB_COLUMNS,
-    )
-
-
-def _arguments_text(arguments: Arguments) -> str:
-    if not (arguments.args or arguments.kwargs):
-        return ""
-    told = {"args": list(arguments.args), "kwargs": dict(arguments.kwargs)}
-    text = json.dumps(redacted(told), default=str, ensure_ascii=False)
-    return text if len(text) <= ARGUMENTS_SHOWN else text[: ARGUMENTS_SHOWN - 1] + "…"
+async def _is_stock(redis: Redis, queue: str) -> bool:
+    """Whether nobody of ours ever reported a run of *queue* or produced to it."""
+    got: dict[str, Any] = {}
+    batch = Batch(redis)
+    batch.ask(into(got, "reported"), "EXISTS", keys.runs(queue))
+    batch.ask(into(got, "known"), "SISMEMBER", keys.QUEUES, queue)
+    await batch.run()
+    return not (got.get("reported") or got.get("known"))
 
 
 async def _searched(
@@ -240,13 +182,17 @@ async def _job_rows(
 def row_commands(
     queue: str, pairs: Sequence[tuple[str, float]], claims: Mapping[str, str]
 ) -> list[tuple[Any, ...]]:
-    """What is asked to make rows of jobs: per job its payload's head and size, and who has claimed it."""
+    """What is asked to make rows of jobs: per job its payload's head and size, who claimed or locked it."""
     made: list[tuple[Any, ...]] = []
     for job_id, _ in pairs:
         key = keys.arq_job(job_id)
         made += [("GETRANGE", key, 0, PREVIEW_BYTES - 1), ("STRLEN", key)]
         if job_id not in claims:
-            made.append(("HGET", keys.running(queue), job_id))
+            # a stock worker leaves what it runs in the queue, locked
+            made += [
+                ("HGET", keys.running(queue), job_id),
+                ("EXISTS", keys.arq_in_progress(job_id)),
+            ]
     return made
 
 
@@ -263,14 +209,15 @@ def rows_from(
     rows = []
     for job_id, due in pairs:
         head, size = raw_bytes(next(answer)), int(next(answer) or 0)
-        claim = claim_of(claims[job_id] if job_id in claims else next(answer) or "")
+        told, lock = (claims[job_id], 0) if job_id in claims else (next(answer), next(answer))
+        claim = claim_of(told or "")
         arguments = arguments_of(head, codec, size_bytes=size)
         waiting = JobState.DEFERRED if due > now_ms else JobState.QUEUED
         rows.append(
             JobRow(
                 id=job_id,
                 queue=queue,
-                state=JobState.RUNNING if claim["started_ms"] else waiting,
+                state=JobState.RUNNING if claim["started_ms"] or lock else waiting,
                 function=arguments.function,
                 arguments=arguments,
                 due_ms=claim["due_ms"] or int(due),
@@ -300,7 +247,7 @@ async def _running_page(
         pairs = [(job_id, float(claim_of(claim)["due_ms"])) for job_id, claim in claims.items()]
         looked += len(pairs)
         found = await _job_rows(redis, queue, pairs, claims, now_ms, codec)
-        rows += [row for row in found if _is_wanted(row, wanted, row.started_ms)]
+        rows += [row for row in found if is_wanted(row, wanted, row.started_ms)]
         if not at or len(rows) >= limit or looked >= RUNNING_WINDOW or wanted == EVERYTHING:
             break
     return Page(
@@ -311,19 +258,6 @@ async def _running_page(
         window="" if wanted == EVERYTHING else f"looked at {looked:,} running jobs",
         partial=bool(at) and len(rows) < limit and wanted != EVERYTHING,
     )
-
-
-def _is_wanted(row: JobRow, wanted: JobFilter, at_ms: int) -> bool:
-    if wanted.function and row.function != wanted.function:
-        return False
-    if wanted.error and wanted.error not in row.error:
-        return False
-    if wanted.since_ms is not None and at_ms < wanted.since_ms:
-        return False
-    if wanted.until_ms is not None and at_ms > wanted.until_ms:
-        return False
-    inside = (row.id, row.function, repr(row.arguments.args), repr(row.arguments.kwargs))
-    return not wanted.text or any(wanted.text in part for part in inside)
 
 
 async def _runs_page(
@@ -346,7 +280,7 @@ async def _runs_page(
             if run is None or run.outcome not in outcomes:
                 continue
             row = _run_row(run, _STATE[state])
-            if _is_wanted(row, wanted, run.finished_ms):
+            if is_wanted(row, wanted, run.finished_ms):
                 rows.append(row)
                 if len(rows) == limit:
                     more = more or number < len(entries)

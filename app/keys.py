@@ -177,6 +177,12 @@ def functions(queue: str) -> str:
     return f"arqscope:{{{queue}}}:functions"
 
 
+def ticks(queue: str) -> str:
+    """HASH name of a cron job → how its last run ended, JSON (``schedules.Tick``) · workers · 90 d ·
+    cron jobs of the queue."""
+    return f"arqscope:{{{queue}}}:ticks"
+
+
 # --- history of a queue or stream (*source*), all on the queue Redis ----------------------------
 
 

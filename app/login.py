@@ -4,6 +4,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from html import escape
 from typing import Any, Final, cast
+from urllib.parse import quote
 
 from tornado.web import RequestHandler
 
@@ -21,34 +22,85 @@ _LOGIN_PAGE: Final = """<!doctype html><html lang="en"><head><meta charset="utf-
 <style>:root{{color-scheme:light dark}}body{{font:16px/1.5 system-ui,sans-serif;margin:0;min-height:100vh;
 display:grid;place-items:center}}form{{display:grid;gap:.75rem;width:min(22rem,90vw)}}
 input,button{{font:inherit;padding:.5rem .7rem;border-radius:.4rem;border:1px solid #8888}}
-button{{background:#1f5fbf;color:#fff;border:0;cursor:pointer}}p[role=alert]{{color:#c62828;margin:0}}
+button{{background:#1f5fbf;color:#fff;border:0;cursor:pointer}}
+a.other{{background:#1f5fbf;color:#fff;padding:.5rem .7rem;border-radius:.4rem;text-align:center;
+text-decoration:none}}a.other:focus-visible,button:focus-visible{{outline:2px solid;outline-offset:2px}}
+a.other~button{{background:none;color:inherit;border:1px solid #8888}}
+.or{{display:flex;gap:.75rem;align-items:center;margin:.25rem 0;opacity:.75;font-size:.875rem}}
+.or::before,.or::after{{content:"";flex:1;border-top:1px solid #8888}}p[role=alert]{{color:#c62828;margin:0}}
 @media(prefers-color-scheme:dark){{p[role=alert]{{color:#ff8a80}}}}</style></head><body><main>
-<form method="post"><h1>arqscope</h1>{problem}
+<form method="post" action="{action}"><h1>arqscope</h1>{problem}{other}
 <label for="key">API key</label>
 <input id="key" name="key" type="password" autocomplete="current-password" required autofocus>
 <label for="name">Your name, for the audit log (optional)</label>
 <input id="name" name="name" maxlength="64" autocomplete="username" value="{name}">
 <input type="hidden" name="next" value="{target}"><button>Log in</button></form></main></body></html>"""
+_OTHER_WAY: Final = """<a class="other" href="{where}">Log in with {title}</a>
+<p class="or"><span>or with a key</span></p>"""
 
 
-class _DoorHandler(RequestHandler):
-    """What login and logout share."""
+class DoorHandler(RequestHandler):
+    """What the ways in and out share."""
 
-    def initialize(self, guard: Guard, tell: Tell) -> None:
-        """Take the guard (Tornado calls this with the route's arguments)."""
-        self._guard, self._tell = guard, tell
+    def initialize(self, guard: Guard, tell: Tell, title: str = "") -> None:
+        """Take the guard (Tornado calls this with the route's arguments); *title*: of another way in."""
+        self._guard, self._tell, self._title = guard, tell, title
 
     @property
     def _prefix(self) -> str:
         return str(cast(Any, self.application).prefix)
 
+    def set_session(self, value: str) -> None:
+        """Give the browser the cookie that opens the pages."""
+        self.set_cookie(
+            SESSION_COOKIE,
+            value,
+            path=self._prefix or "/",
+            max_age=SESSION_S,
+            httponly=True,
+            samesite="Strict",
+            secure=self.request.protocol == "https",
+        )
 
-class LoginHandler(_DoorHandler):
+    def refuse(self, refusal: Refusal, target: str, name: str) -> None:
+        """Show the form with what is wrong, and log it."""
+        log.info(
+            "login refused", extra={"code": refusal.code, "peer": self.request.remote_ip or ""}
+        )
+        self.set_status(refusal.status)
+        if "Retry-After" in refusal.headers:
+            self.set_header("Retry-After", refusal.headers["Retry-After"])
+        wrong = "That key is not valid."
+        said = "; ".join(filter(None, (refusal.message, refusal.hint)))
+        self.show(
+            target, wrong if refusal.status == 401 else f"{said[:1].upper()}{said[1:]}.", name
+        )
+
+    def show(self, target: str, problem: str = "", name: str = "") -> None:
+        """Show the form."""
+        said = f'<p role="alert">{escape(problem)}</p>' if problem else ""
+        other = ""
+        if self._title:
+            where = f"{self._prefix}/login/oauth?next={quote(target, safe='')}"
+            other = _OTHER_WAY.format(where=escape(where), title=escape(self._title))
+        self.set_header("Cache-Control", "no-store")
+        self.write(
+            _LOGIN_PAGE.format(
+                action=escape(f"{self._prefix}/login"),
+                problem=said,
+                other=other,
+                name=escape(name),
+                target=escape(target),
+            )
+        )
+
+
+class LoginHandler(DoorHandler):
     """Ask for the key once and give a signed session for it."""
 
     def get(self) -> None:
         """Show the form."""
-        self._show(safe_next(self.get_query_argument("next", PAGE)))
+        self.show(safe_next(self.get_query_argument("next", PAGE)))
 
     async def post(self) -> None:
         """Check the key; on success set the cookie and go where the visitor wanted."""
@@ -61,39 +113,15 @@ class LoginHandler(_DoorHandler):
         peer = self.request.remote_ip or ""
         answer = self._guard.login(self.get_body_argument("key", "", strip=False), plain, peer)
         if isinstance(answer, Refusal):
-            self._refuse(answer, target, plain)
+            self.refuse(answer, target, plain)
             return
         visit = self._guard.session_of(f"{SESSION_COOKIE}={answer}")
         await self._tell(visit.actor.name if visit else "", "login", peer)
-        self.set_cookie(
-            SESSION_COOKIE,
-            answer,
-            path=self._prefix or "/",
-            max_age=SESSION_S,
-            httponly=True,
-            samesite="Strict",
-            secure=self.request.protocol == "https",
-        )
+        self.set_session(answer)
         self.redirect(self._prefix + target, status=303)
 
-    def _refuse(self, refusal: Refusal, target: str, name: str) -> None:
-        log.info(
-            "login refused", extra={"code": refusal.code, "peer": self.request.remote_ip or ""}
-        )
-        self.set_status(refusal.status)
-        if "Retry-After" in refusal.headers:
-            self.set_header("Retry-After", refusal.headers["Retry-After"])
-        wrong = "That key is not valid."
-        said = f"{refusal.message}; {refusal.hint}" if refusal.status != 401 else wrong
-        self._show(target, said, name)
 
-    def _show(self, target: str, problem: str = "", name: str = "") -> None:
-        said = f'<p role="alert">{escape(problem)}</p>' if problem else ""
-        self.set_header("Cache-Control", "no-store")
-        self.write(_LOGIN_PAGE.format(problem=said, name=escape(name), target=escape(target)))
-
-
-class LogoutHandler(_DoorHandler):
+class LogoutHandler(DoorHandler):
     """End a session."""
 
     async def post(self) -> None:

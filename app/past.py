@@ -18,7 +18,7 @@ from app.canvas import Canvas
 from app.chunks import Chunk
 from app.columns import Schema, moment, text
 from app.errors import BadRecord, InvalidRequest, NotFound
-from app.historian import MINUTES_KEPT_MS, MOMENTS
+from app.historian import HOURS_KEPT_MS, MINUTES_KEPT_MS, MOMENTS
 from app.payload import raw_bytes
 from app.readings import event_row
 from app.records import JobRun
@@ -124,12 +124,16 @@ def grid_of(start_ms: float, end_ms: float, *, now_ms: float, points: int = 1000
     step_s = row_s * max(1, -(-int((end_ms - start_ms) / 1000) // (row_s * points)))
     first_s = int(start_ms / 1000) // step_s * step_s
     span_s = row_s * (60 if by_minute else 24)
+    # Beside what is kept nothing can be found, however wide the range: it must not cost a key each.
+    kept_s = int(now_ms - (MINUTES_KEPT_MS if by_minute else HOURS_KEPT_MS)) // 1000
+    last = min(int(end_ms / 1000), int(now_ms) // 1000 + span_s) // span_s
+    first = min(max(first_s, kept_s - span_s) // span_s, last)
     return Grid(
         first_s=first_s,
         step_s=step_s,
         steps=min(points + 1, -(-int(end_ms / 1000 - first_s) // step_s)),
         by_minute=by_minute,
-        numbers=range(first_s // span_s, int(end_ms / 1000) // span_s + 1),
+        numbers=range(first, last + 1),
     )
 
 

@@ -23,6 +23,16 @@ from app.errors import BadPayload, InvalidRequest, PayloadTooLarge
 
 MAX_PAYLOAD_BYTES: Final = 262_144
 MAX_DEPTH: Final = 64
+#: the last ms of the year 9999, where Python's datetime ends
+MAX_TIME_MS: Final = 253_402_300_799_999
+#: characters of a correlation id: it travels with every run report, event and letter
+MAX_CID_CHARS: Final = 256
+#: options of a job that are numbers, and what they may be; the producer's own limits are narrower
+_OPTION_RANGES: Final = (
+    ("timeout", 0, 10_000_000),
+    ("attempts", 1, 1_000_000),
+    ("backoff", 0, 10_000_000),
+)
 TAG: Final = "__t__"
 _PLAIN: Final = b"j1:"
 _SIGNED: Final = b"h1:"
@@ -227,11 +237,14 @@ class Codec:
         ):
             if not isinstance(value, kinds) or isinstance(value, bool):
                 raise BadPayload(f"payload field {name!r} is a {type(value).__name__}")
-        options = job.get("o") or {}
-        if not isinstance(options, dict):
-            raise BadPayload(f"payload field 'o' is a {type(options).__name__}")
         return JobPayload(
-            function, tuple(args), kwargs, enqueued, tried, options, pickled=raw[:1] == b"\x80"
+            function,
+            tuple(args),
+            kwargs,
+            checked_time(enqueued),
+            tried,
+            _checked_options(job.get("o") or {}),
+            pickled=raw[:1] == b"\x80",
         )
 
     def _digest(self, body: bytes) -> bytes:
@@ -246,6 +259,29 @@ class Codec:
         if not hmac.compare_digest(digest, self._digest(body)):
             raise BadPayload("the signature of the payload is wrong")
         return body
+
+
+def checked_time(ms: int) -> int:
+    """Return *ms* when it is a time people could mean; BadPayload for what no calendar holds."""
+    if not 0 <= ms <= MAX_TIME_MS:
+        raise BadPayload(f"payload field 'et' is {safe_str(ms, 40)}, no time in ms since 1970")
+    return ms
+
+
+def _checked_options(options: Any) -> dict[str, Any]:
+    """Return the options a worker acts on; BadPayload names the one it could not act on."""
+    if not isinstance(options, dict):
+        raise BadPayload(f"payload field 'o' is a {type(options).__name__}")
+    for name, low, high in _OPTION_RANGES:
+        value = options.get(name)
+        if value is None:
+            continue
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not low <= value <= high:
+            raise BadPayload(f"option {name!r} is {safe_str(value, 40)}, not {low:g} to {high:g}")
+    if not isinstance(options.get("cid", ""), str) or len(options.get("cid", "")) > MAX_CID_CHARS:
+        raise BadPayload(f"option 'cid' is not a text of at most {MAX_CID_CHARS} characters")
+    return options
 
 
 @dataclass(frozen=True, slots=True)

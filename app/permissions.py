@@ -46,6 +46,7 @@ POLICIES: Final = (
     # without a key: what a load balancer asks, and the door itself
     _policy(r"/health(/live|/ready)?", _READ, Access.OPEN),
     _policy(r"/login", _READ | _POST, Access.OPEN),
+    _policy(r"/login/oauth", frozenset({"GET"}), Access.OPEN),
     # pages, their websocket and their scripts
     _policy(r"/", _READ, Access.VIEWER),
     _policy(rf"/(dashboard|{_PAGES})/?", _READ, Access.VIEWER),
@@ -79,7 +80,7 @@ POLICIES: Final = (
     _policy(rf"/notifications/{_NAME}", frozenset({"GET"}), Access.VIEWER),
     # changing
     _policy(rf"/jobs/{_NAME}", _POST, Access.OPERATOR),
-    _policy(rf"/jobs/{_NAME}/{_NAME}/(cancel|abort|promote)", _POST, Access.OPERATOR),
+    _policy(rf"/jobs/{_NAME}/{_NAME}/(cancel|abort|promote|reschedule)", _POST, Access.OPERATOR),
     _policy(rf"/queues/{_NAME}/(pause|resume|clean|concurrency)", _POST, Access.OPERATOR),
     _policy(rf"/dead-letters/{_NAME}/{_NAME}/(retry|discard|undo|archive)", _POST, Access.OPERATOR),
     _policy(r"/(deploys|foreign)", _POST, Access.OPERATOR),

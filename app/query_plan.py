@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from pydantic_core import from_json
 
-from app import frames, job_list, keys, past, record_rows
+from app import frames, job_list, job_rows, keys, past, record_rows
 from app.batch import rows_of, sorted_records
 from app.columns import TIME
 from app.cursors import letter_of
@@ -492,14 +492,14 @@ def _jobs_plan(ask: Ask, snapshot: Snapshot, now_ms: float, codec: Codec | None)
                 )
                 at += width
                 rows += [row for row in made if ask.state != "deferred" or row.state != "running"]
-            return job_list.jobs_frame(rows)
+            return job_rows.jobs_frame(rows)
 
         return Plan(what="jobs", steps=tuple(asked), make=make)
 
     later = [
         Step(where="queue", command=command, times=most)
         for command in job_list.row_commands("<queue>", [("<id>", 0.0)], {})
-        if ask.state != "running" or command[0] != "HGET"
+        if ask.state != "running" or command[0] not in ("HGET", "EXISTS")
     ]
     return Plan(what="jobs", steps=tuple(steps), later=tuple(later), follow=follow)
 

@@ -27,7 +27,8 @@ from app.errors import InvalidRequest
 from app.frames import printable
 from app.job_detail import JobDetail, job
 from app.job_facts import job_facts
-from app.job_list import JobFilter, JobRow, JobsOf, jobs_frame, jobs_page
+from app.job_list import JobsOf, jobs_page
+from app.job_rows import JobFilter, JobRow, jobs_frame
 from app.letter_filter import LetterFilter, from_now, sweep
 from app.payload import Codec, raw_bytes
 from app.readings import id_ms

@@ -39,7 +39,7 @@ BEAT_MS: Final = 20_000
 _COUNTERS: Final = (*TOTALS, "unaborted")
 WORKER_FIELDS: Final = (
     "id", "role", "host", "pid", "source", "version", "since_ms", "beat_ms", "slots", "busy",
-    "state", "trouble", "rss_bytes", "cpu_s", "loop_lag_ms", "functions", "jobs",
+    "state", "trouble", "rss_bytes", "cpu_s", "loop_lag_ms", "functions", "jobs", "schedules",
 )  # fmt: skip
 _LETTER_FIELDS: Final = (
     "id", "kind", "source", "name", "state", "reason", "error_type", "error", "fingerprint",

@@ -185,6 +185,7 @@ class WorkerInfo:
     loop_lag_ms: float = 0.0
     functions: str = ""  #: names, comma separated
     jobs: str = "[]"  #: JSON list of {id, function, started_ms, attempt}
+    schedules: str = ""  #: its cron jobs (``schedules.told``); empty: none
     extra: dict[str, str] = field(default_factory=dict)
 
     def to_fields(self) -> dict[str, str]:

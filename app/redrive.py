@@ -25,6 +25,9 @@ UNDO_S: Final = 86_400
 POLICY: Final = "policy"
 #: letters one call to Redis looks at: it must not block longer than a few ms
 SWEEP: Final = 200
+#: fields an event may have to be appended again: a script cannot hand on some 4,000, and no event
+#: that can be handled has more than 64
+MAX_FIELDS: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +207,10 @@ async def _redrive_event(
         fields: Mapping[str, str] = raw_fields(text)
     else:
         fields = edited.fields
+    if len(fields) > MAX_FIELDS:
+        raise BadRecord(
+            f"the dead event has {len(fields):,} fields; discard it, an event has at most 64"
+        )
     reply = await run_script(
         shelf,
         "redrive_event",

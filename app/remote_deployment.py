@@ -37,7 +37,7 @@ from app.errors import (
 )  # fmt: skip
 from app.explain import CHANGE_COLUMNS, ELSEWHERE_COLUMNS, ODDS_COLUMNS, SHARED_COLUMNS
 from app.explanation import Explanation
-from app.job_list import JobRow, jobs_frame
+from app.job_rows import JobRow, jobs_frame
 from app.operations import Operation, OperationState
 from app.past import ANNOTATION_COLUMNS
 from app.query_plan import (

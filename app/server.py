@@ -38,8 +38,10 @@ from app.collector import Collector, collector_for
 from app.connections import connect
 from app.entrance import PAGE, Entrance, page_actor
 from app.errors import ArqscopeError, PortInUse, SettingsError
+from app.identities import Identities
 from app.listeners import Listeners
 from app.login import LoginHandler, LogoutHandler
+from app.oauth import OAuthHandler, provider_of
 from app.origins import is_loopback
 from app.page_routes import Asset, Page, PageScript, PageSocket, close_ended, open_sockets
 from app.pages.address import paths
@@ -107,6 +109,9 @@ def check_access(settings: Settings, keyring: Keyring | None = None) -> None:
 
     *keyring* knows the created keys; without it Redis is asked for them.
     """
+    if provider_of(settings) is not None:
+        Identities.parse(settings.oauth_roles)
+        return
     if settings.api_key is not None and settings.api_key.get_secret_value():
         return
     if not settings.require_api_key and is_loopback(settings.queue_ui_host):
@@ -171,13 +176,16 @@ def attach(application: BokehTornado, shared: Runtime) -> None:
     shared.guard.foreign_origins = frozenset(str(origin).lower() for origin in listed)
     api_nouns = nouns()
     door = {"guard": shared.guard, "tell": functools.partial(_tell, shared)}
+    provider = provider_of(shared.settings)
+    titled = {**door, "title": provider.title if provider else ""}
     routes: list[Any] = [
         (
             f"{prefix}/(?:{'|'.join(map(re.escape, sorted(api_nouns)))})(?:/.*)?",
             AsgiHandler,
             {"app": create_api(shared)},
         ),
-        (f"{prefix}/login", LoginHandler, door),
+        (f"{prefix}/login", LoginHandler, titled),
+        (f"{prefix}/login/oauth", OAuthHandler, {**titled, "provider": provider}),
         (f"{prefix}/logout", LogoutHandler, door),
         (f"{prefix}/admin/assets/(.*)", Asset, {"path": str(ASSETS)}),
         (f"{prefix}(?:/|{PAGE}/|)", RedirectHandler, {"url": prefix + PAGE, "permanent": False}),

@@ -9,9 +9,10 @@ import hashlib
 import hmac
 import json
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
 from http.cookies import CookieError, SimpleCookie
-from typing import Final, cast
+from typing import Any, Final, cast
 
 from app.actions import Actor, Role
 
@@ -44,25 +45,35 @@ def sign(session: Session, secret: bytes) -> str:
         "i": session.id,
         "k": session.key_id,
     }
-    body = _b64(json.dumps(facts, separators=(",", ":")).encode())
-    return f"{body}.{_signature(body, secret)}"
+    return seal(facts, secret)
 
 
 def read(cookie_header: str, secret: bytes) -> Session | None:
     """Return the session of a Cookie header, ended or not; None when there is none we signed."""
     try:
         morsel = SimpleCookie(cookie_header).get(SESSION_COOKIE)
-        body, _, signature = (morsel.value if morsel else "").partition(".")
-        given = signature.encode("utf-8", "replace")
-        if not hmac.compare_digest(given, _signature(body, secret).encode()):
-            return None
-        facts = json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
-        if facts["r"] not in _ROLES:
+        facts = unseal(morsel.value if morsel else "", secret)
+        if facts is None or facts["r"] not in _ROLES:
             return None
         actor = Actor(name=str(facts["n"]), role=cast(Role, facts["r"]))
         return Session(str(facts["i"]), actor, int(facts["e"]), str(facts["k"]))
     except (CookieError, ValueError, KeyError, TypeError):
         return None
+
+
+def seal(facts: Mapping[str, Any], secret: bytes) -> str:
+    """Return *facts* as a text that everybody may read and only who knows *secret* can make."""
+    body = _b64(json.dumps(facts, separators=(",", ":")).encode())
+    return f"{body}.{_signature(body, secret)}"
+
+
+def unseal(text: str, secret: bytes) -> Any:
+    """Return the facts of a sealed text; None when *secret* did not seal it."""
+    body, _, signature = text.partition(".")
+    given = signature.encode("utf-8", "replace")
+    if not hmac.compare_digest(given, _signature(body, secret).encode()):
+        return None
+    return json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
 
 
 def _signature(body: str, secret: bytes) -> str:

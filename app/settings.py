@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal
-from urllib.parse import quote, unquote, urlsplit, urlunsplit
+from urllib.parse import quote, unquote, urlencode, urlsplit, urlunsplit
 
 from pydantic import (
     AliasChoices,
@@ -26,6 +26,7 @@ from pydantic import (
 
 from app.credentials import SUFFIX, checked_by_tls, with_secret_files
 from app.errors import NotFound, SettingsError
+from app.sentinels import watched, watches
 
 NAME_PATTERN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:~-]{0,127}")
 DEAD_LETTER_QUEUE: Final = "dead-letter-queue"
@@ -113,6 +114,9 @@ class Settings(BaseModel):
     redis_queue_url: str = Field(default="redis://127.0.0.1:6381/0", description="job queue role")
     redis_password: SecretStr | None = Field(
         default=None, description="used where a URL has no password"
+    )
+    redis_sentinel_password: SecretStr | None = Field(
+        default=None, description="password of the sentinels of redis+sentinel:// URLs"
     )
     redis_ca: Path | None = Field(
         default=None,
@@ -270,6 +274,31 @@ class Settings(BaseModel):
         validation_alias=AliasChoices("ARQSCOPE_TRUSTED_PROXIES", "trusted_proxies"),
         description="addresses or networks whose X-Forwarded-* headers are believed, comma separated",
     )
+    oauth_provider: str = Field(
+        default="",
+        validation_alias=AliasChoices("ARQSCOPE_OAUTH_PROVIDER", "oauth_provider"),
+        description="a provider of Panel's that people may log in with: github, google, okta, generic …",
+    )
+    oauth_key: str = Field(
+        default="",
+        validation_alias=AliasChoices("ARQSCOPE_OAUTH_KEY", "oauth_key"),
+        description="client id at the provider",
+    )
+    oauth_secret: SecretStr | None = Field(
+        default=None,
+        validation_alias=AliasChoices("ARQSCOPE_OAUTH_SECRET", "oauth_secret"),
+        description="client secret at the provider",
+    )
+    oauth_options: str = Field(
+        default="",
+        validation_alias=AliasChoices("ARQSCOPE_OAUTH_OPTIONS", "oauth_options"),
+        description="what else the provider needs: NAME=value, separated by spaces",
+    )
+    oauth_roles: str = Field(
+        default="",
+        validation_alias=AliasChoices("ARQSCOPE_OAUTH_ROLES", "oauth_roles"),
+        description="who may come in as what: ann@example.com=admin *@example.com=viewer; nobody else may",
+    )
     frame_ancestors: str = Field(
         default="'none'",
         validation_alias=AliasChoices("ARQSCOPE_FRAME_ANCESTORS", "frame_ancestors"),
@@ -309,9 +338,17 @@ class Settings(BaseModel):
     @field_validator("redis_url", "redis_streams_url", "redis_queue_url")
     @classmethod
     def _url_is_redis(cls, url: str) -> str:
+        if watches(url):
+            try:
+                watched(url)
+            except SettingsError as error:
+                raise ValueError(str(error)) from error
+            return url
         parts = urlsplit(url)
         if parts.scheme not in ("redis", "rediss", "unix") or not (parts.hostname or parts.path):
-            raise ValueError("not a redis://, rediss:// or unix:// URL with a host")
+            raise ValueError(
+                "not a redis://, rediss:// or unix:// URL with a host, nor redis+sentinel://"
+            )
         return url
 
     @field_validator("redis_ca", "redis_cert", "redis_cert_key")
@@ -433,7 +470,14 @@ class Settings(BaseModel):
 
     def secrets(self) -> tuple[str, ...]:
         """Return what must not be written anywhere: keys, and the passwords of the Redis URLs."""
-        kept = (self.api_key, self.payload_key, self.redis_password, self.alert_channels)
+        kept = (
+            self.api_key,
+            self.payload_key,
+            self.redis_password,
+            self.redis_sentinel_password,
+            self.alert_channels,
+            self.oauth_secret,
+        )
         urls = (self.redis_url, self.redis_streams_url, self.redis_queue_url)
         passwords = {unquote(urlsplit(url).password or "") for url in urls}
         return tuple({key.get_secret_value() for key in kept if key} | passwords - {""})
@@ -453,6 +497,10 @@ class Settings(BaseModel):
         }[role]
         url = checked_by_tls(url, ca=self.redis_ca, cert=self.redis_cert, key=self.redis_cert_key)
         parts = urlsplit(url)
+        if self.redis_sentinel_password is not None and watches(url):
+            said = urlencode({"sentinel_password": self.redis_sentinel_password.get_secret_value()})
+            parts = parts._replace(query=f"{parts.query}&{said}".strip("&"))
+            url = urlunsplit(parts)
         if self.redis_password is None or parts.password is not None or parts.scheme == "unix":
             return url
         user = parts.username or ""
@@ -464,6 +512,10 @@ class Settings(BaseModel):
 def masked_url(url: str) -> str:
     """Return *url* with its password replaced by ``***``."""
     parts = urlsplit(url)
+    if "sentinel_password=" in parts.query:
+        query = re.sub(r"(sentinel_password=)[^&]*", r"\1***", parts.query)
+        parts = parts._replace(query=query)
+        url = urlunsplit(parts)
     if parts.password is None:
         return url
     host = parts.netloc.rpartition("@")[2]
@@ -560,5 +612,7 @@ def _explain(error: ValidationError) -> str:
         field = str(problem["loc"][0]) if problem["loc"] else "?"
         variable = variables.get(field, variables.get(_field_of(field), field))
         shown = "" if variable in secret_names() else f"={problem['input']!r}"
+        if variable.endswith("_URL"):  # a password may be anywhere in what is not a URL
+            shown = "=" + re.sub(r"//.*@", "//***@", str(problem["input"]))
         lines.append(f"{variable}{shown}: {problem['msg']}")
     return "; ".join(lines)

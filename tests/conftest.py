@@ -6,6 +6,7 @@ Nothing here touches a Redis it did not start.
 # The shadow check comes first: as a test it would never run, because conftest itself imports app.
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -43,6 +44,14 @@ def unused_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def lacking(what: str) -> NoReturn:
+    """Skip a test because this machine has no *what*; CI has everything, so there it fails."""
+    message = f"there is no {what}; ./.ci/install-system-packages installs it"
+    if os.environ.get("CI"):
+        pytest.fail(message)
+    pytest.skip(message)
+
+
 def redis_binary(kind: str = "system") -> Path:
     """The ``system`` server (7 or later) or the ``bundled`` 6.2; skips, or fails when CI is set."""
     try:
@@ -50,10 +59,7 @@ def redis_binary(kind: str = "system") -> Path:
     except RedisServerMissing:
         found = None
     if found is None:
-        message = f"no {kind} redis-server; see README, Troubleshooting"
-        if os.environ.get("CI"):
-            pytest.fail(message)
-        pytest.skip(message)
+        lacking(f"{kind} redis-server")
     return found.path
 
 

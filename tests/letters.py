@@ -62,8 +62,14 @@ def _bury(
     return letter
 
 
-async def bury_event(redis: Redis, stream: str, letter_id: str = "5-1", **facts: Any) -> dict:
-    fields = {"type": "user.created", "data": '{"a":1}', "userId": "ü"}
+async def bury_event(
+    redis: Redis,
+    stream: str,
+    letter_id: str = "5-1",
+    more: Mapping[str, str] | None = None,
+    **facts: Any,
+) -> dict:
+    fields = {"type": "user.created", "data": '{"a":1}', "userId": "ü", **(more or {})}
     await bury(
         redis,
         letter_id,

@@ -62,7 +62,7 @@ class Admission:
         Slots that all wait for one big claim would start, and so end, together, wave after wave,
         each idle while the others are claimed and recorded.
         """
-        if self._worker.runner.mean_run_ms < SHORT_RUN_MS:
+        if self._worker.runner.endings.mean_run_ms < SHORT_RUN_MS:
             return BATCH
         return min(BATCH, max(4, self._worker.max_jobs // 8))
 

@@ -91,7 +91,7 @@ class Sender:
         self._used_at = 0.0
 
     async def send(self, channel: Channel, message: Mapping[str, str]) -> str:
-        """Send *message*; a process that does not answer in time is killed."""
+        """Send *message*; a process that does not answer in time, or is not waited for, is killed."""
         try:
             process = await self._started()
             async with asyncio.timeout(self._timeout_s):
@@ -99,6 +99,9 @@ class Sender:
         except TimeoutError:
             await self.close()
             return f"no answer within {self._timeout_s:g} s"
+        except asyncio.CancelledError:
+            await self.close()  # its answer would be taken for that to the next message
+            raise
         except (OSError, ValueError) as error:
             await self.close()
             return f"the sending process failed: {safe_str(error, 100)}"

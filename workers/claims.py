@@ -147,7 +147,9 @@ class Claimer:
                 payload=reply[i + 1] if reply[i + 2] == b"1" else None,
                 due_ms=int(reply[i + 3]),
                 claimed_ms=now_ms,
-                attempts=Attempts.decode(reply[i + 4].decode()) if reply[i + 4] else _NONE,
+                attempts=Attempts.decode(reply[i + 4].decode("utf-8", "replace"))
+                if reply[i + 4]
+                else _NONE,
                 stock_tries=int(reply[i + 5]) if reply[i + 5].isdigit() else 0,
                 aborted=reply[i + 6] == b"1",
             )

@@ -152,7 +152,7 @@ class DeadLetterProcessor:
     async def watch_once(self) -> None:
         """Step the metric rules, end alerts that are over, remember which workers started."""
         queues = [shelf.source for shelf in await self._shelves() if shelf.kind == "job"]
-        await self._watch.look(queues, self._settings.stream_name)
+        await self._watch.look(queues, self._settings.stream_names)
         await self._alerts.end_quiet(self._queue, time.time() * 1000)
         await causes.note_starts(self._queue, await live_workers(self._queue))
 
@@ -221,18 +221,22 @@ class DeadLetterProcessor:
         if decision.action is Action.RETRY:
             if not _is_due(letter, decision):
                 return None  # a stream has no future: the copy is appended when its time has come
-            done = await redrive.redrive(
-                shelf, letter.id, self._verdict(shelf, letter, decision), delay_s=decision.delay_s
-            )
-            if done.word == "fenced":
-                raise LeaseLost
-            if done.word != "no-payload":
-                self._tell(letter, decision, done.word)
-                return 1
+            why_not = "its payload is gone"
+            try:
+                verdict = self._verdict(shelf, letter, decision)
+                done = await redrive.redrive(shelf, letter.id, verdict, delay_s=decision.delay_s)
+            except BadRecord as error:  # one that cannot be read must not hold up those behind it
+                why_not = safe_str(error, 200)
+            else:
+                if done.word == "fenced":
+                    raise LeaseLost
+                if done.word != "no-payload":
+                    self._tell(letter, decision, done.word)
+                    return 1
             decision = Decision(
                 action=Action.ALERT,
                 delay_s=0.0,
-                reason="cannot be retried: its payload is gone",
+                reason=f"cannot be retried: {why_not}",
                 rule=decision.rule,
             )
         silent = without_alert(decision, standing)
@@ -363,6 +367,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         await asyncio.gather(processor.run(stop), runner.run(stop))
     finally:
         await end(beside)
+        await sender.close()
         await heartbeat.stop()
         for client in (queue, streams, cache):
             await client.aclose()

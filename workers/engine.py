@@ -1,15 +1,17 @@
 """The worker: arq's, with its loop, claim, run and finish replaced. Same Redis format, no losses.
 
-``claims`` hands over due jobs, ``runner`` runs one and says how it ended, ``outcomes`` commits the
+``claims`` hands over due jobs, ``runner`` runs one, ``endings`` says how it ended, ``outcomes`` commits the
 endings, ``leases`` keeps what runs claimed; this module is the loop that ties them together.
 """
 
 import asyncio
+import contextlib
 import importlib.metadata
 import inspect
 import json
 import logging
 import random
+import signal
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,26 +19,24 @@ from signal import Signals
 from typing import Any, Final, cast
 
 import arq.worker
-from arq.connections import ArqRedis, create_pool
-from redis import SSLConnection
-from redis.asyncio import ConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
+from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from app import __version__
-from app.connections import is_refusal, pool_arguments, prepared
+from app.connections import is_refusal
 from app.errors import SettingsError
 from app.payload import Codec, safe_str
+from workers import pools
 from workers.admission import Admission
 from workers.cancellation import STOP_GRACE_S, end
 from workers.claims import Claimer
-from workers.heartbeat import Heartbeat
+from workers.heartbeat import GOODBYE_S, Heartbeat, sources_alive
 from workers.job_events import JobEvents
-from workers.leases import LeaseKeeper
+from workers.leases import LeaseKeeper, renewal_timeout_s
 from workers.outcomes import Outbox
 from workers.retry_policy import RetryPolicy
 from workers.runner import Runner
+from workers.schedules import Schedules
 from workers.supervision import supervise
 from workers.wakeups import POLL_S, Wakeups
 
@@ -96,17 +96,26 @@ class Worker(arq.worker.Worker):
         self._leases: LeaseKeeper | None = None
         self._runner: Runner | None = None
         self.admission = Admission(self)
+        self.schedules = Schedules(self.cron_jobs, self.timezone)
         self._slot_free = asyncio.Event()
         self._stop_wanted = asyncio.Event()
         self._side_tasks: list[asyncio.Task[Any]] = []
         self._wakeups: Wakeups | None = None
         self._claiming: Redis | None = None
+        self._main: asyncio.Task[Any] | None = None  #: what runs ``main``
 
     # -- life ----------------------------------------------------------------------------------
 
     async def main(self) -> None:
         """Run until stopped (or, in burst mode, until the queue is empty)."""
         self.loop = asyncio.get_running_loop()
+        self._main = asyncio.current_task()
+        try:
+            await self._main_until_stopped()
+        finally:
+            self._main = None
+
+    async def _main_until_stopped(self) -> None:
         await self._connect()
         if self.job_serializer is None and self.options.codec is not None:
             self.pool.job_serializer = self.options.codec.encode
@@ -122,7 +131,13 @@ class Worker(arq.worker.Worker):
             on_trouble=self._on_trouble,
             on_control=self._obey,
         )
-        leases = self._leases = self._make_leases()
+        lease_s = self.options.lease_s
+        leases = self._leases = LeaseKeeper(
+            pools.for_renewals(self.pool.connection_pool, timeout_s=renewal_timeout_s(lease_s)),
+            self.queue_name,
+            lease_s=lease_s,
+            on_lost=self._leases_lost,
+        )
         self._runner = Runner(self, outbox, leases)
         if self.on_startup:
             await self.on_startup(self.ctx)
@@ -135,18 +150,24 @@ class Worker(arq.worker.Worker):
         self._spawn(supervise(self, on_trouble=self._on_trouble, on_slots=self._slot_free.set))
         if self.options.job_events is not None:
             self._spawn(self.options.job_events.run())
-        if self.cron_jobs:
-            await self.heart_beat()
         try:
+            await self._first_beat()
             await self._work()
             await self._finish_running()
+        except BaseException:  # cancelled, or broken: what runs goes back before its leases end
+            self._draining = True
+            self._signals = 2
+            await self._finish_running()
+            raise
         finally:
             await end(self._side_tasks)
             self._side_tasks.clear()
             if not self.burst:
                 await heartbeat.stop()
-            await self.runner.sampler.stop()
+            await self.runner.endings.sampler.stop()
             await outbox.stop()
+            with contextlib.suppress(RedisError, OSError):  # the ends of ticks are no one's truth
+                await self.schedules.store(self.pool, self.queue_name)
             if self.options.job_events is not None:
                 await self.options.job_events.close()
             await asyncio.get_running_loop().run_in_executor(None, leases.stop)
@@ -154,10 +175,22 @@ class Worker(arq.worker.Worker):
             if self._claiming is not None:
                 await self._claiming.aclose(close_connection_pool=True)
 
+    async def _first_beat(self) -> None:
+        """Do what arq does before its first look: health sentinel, cron jobs that are due."""
+        try:
+            await self.heart_beat()
+        except (RedisError, OSError) as error:  # supervision beats again
+            self._on_trouble(f"no first beat: {safe_str(error, 200)}")
+
     async def close(self) -> None:
-        """Run the shutdown hook and close the connections."""
+        """Stop as on a signal where it still runs, run the shutdown hook, close the connections."""
+        if self._main is not None and self._main is not asyncio.current_task():
+            if not self._draining:
+                self.handle_sig(signal.SIGUSR1)
+            await asyncio.wait([self._main])
         if not self._pool:
             return
+        await self._withdraw_health()
         if self.on_shutdown:
             try:
                 await self.on_shutdown(self.ctx)
@@ -165,6 +198,15 @@ class Worker(arq.worker.Worker):
                 log.exception("on_shutdown raised")
         await self.pool.aclose(close_connection_pool=True)
         self._pool = None
+
+    async def _withdraw_health(self) -> None:
+        """Remove arq's health sentinel, unless another worker of the queue lives by it."""
+        try:
+            async with asyncio.timeout(GOODBYE_S):
+                if self.queue_name not in await sources_alive(self.pool, "worker"):
+                    await self.pool.delete(self.health_check_key)
+        except Exception as error:  # it expires by itself
+            log.warning("health sentinel not removed", extra={"error": safe_str(error, 200)})
 
     def handle_sig(self, signum: Signals) -> None:
         """Drain: claim nothing more, let running jobs end; a second signal cancels them now."""
@@ -181,6 +223,22 @@ class Worker(arq.worker.Worker):
         """Do as ``handle_sig``: this worker always lets running jobs end within the drain time."""
         self.handle_sig(signum)
 
+    async def start_jobs(self, job_ids: list[bytes]) -> None:
+        """Refuse: a job started past the claim has no lease; ``main`` starts what is due."""
+        if job_ids:
+            raise RuntimeError(
+                "start_jobs() would run jobs without a lease; use main() in burst mode"
+            )
+
+    async def run_job(self, job_id: str, score: int) -> None:  # noqa: ARG002 - as arq calls it
+        """Refuse, as ``start_jobs`` does."""
+        await self.start_jobs([job_id.encode()])
+
+    @property
+    def codec(self) -> Codec | None:
+        """What payloads and results are read and written with; None: arq's serializers."""
+        return self.options.codec if self.job_deserializer is None else None
+
     @property
     def draining(self) -> bool:
         """Whether the worker is on its way out."""
@@ -196,7 +254,7 @@ class Worker(arq.worker.Worker):
             crashes=self.options.policy.crashes,
         )
         pause_s = 0.05
-        claiming = self._claiming = self._client_that_does_not_repeat()
+        claiming = self._claiming = pools.for_claims(self.pool.connection_pool)
         unsure_until = next_look = 0.0  # a claim that failed may still have been carried out, or be
         while not self._draining:
             wanted = self.admission.claimable()
@@ -245,14 +303,6 @@ class Worker(arq.worker.Worker):
                 await self._wait(self._slot_free, min(POLL_S, self.poll_delay_s))
                 continue
             await self.wakeups.idle(found.next_due_ms, paused=found.paused)
-
-    def _client_that_does_not_repeat(self) -> Redis:
-        """Make the client for claims: one repeated unasked would hide that its first reply was lost."""
-        source = self.pool.connection_pool
-        arguments = dict(source.connection_kwargs)
-        arguments["connection_class"] = source.connection_class
-        arguments["retry"] = Retry(NoBackoff(), 0)
-        return Redis.from_pool(ConnectionPool(**arguments))
 
     def _burst_is_over(self) -> bool:
         return self.burst and 0 <= self.max_burst_jobs <= self.jobs_started()
@@ -358,6 +408,7 @@ class Worker(arq.worker.Worker):
             "functions": ",".join(sorted(self.functions)),
             "version": self.options.release or __version__,
             "jobs": json.dumps(self.runner.running()[:50]) if self._runner else "[]",
+            **self.schedules.describe(),
             **(self.options.job_events.describe() if self.options.job_events else {}),
         }
 
@@ -372,26 +423,8 @@ class Worker(arq.worker.Worker):
             return
 
     async def _connect(self) -> None:
-        # ids are bytes to Redis; what is not UTF-8 must come back as it was
-        recipe = pool_arguments(timeout_s=6.0, retries=1) | {"encoding_errors": "surrogateescape"}
-        if self._pool is None and self.options.url:
-            pool = prepared(ConnectionPool.from_url(self.options.url, **recipe))
-            self._pool = ArqRedis(
-                pool,
-                job_serializer=self.job_serializer,
-                job_deserializer=self.job_deserializer,
-                default_queue_name=self.queue_name,
-                expires_extra_ms=self.expires_extra_ms,
-            )
-        elif self._pool is None:
-            self._pool = await create_pool(
-                self.redis_settings,
-                job_deserializer=self.job_deserializer,
-                job_serializer=self.job_serializer,
-                default_queue_name=self.queue_name,
-                expires_extra_ms=self.expires_extra_ms,
-            )
-            prepared(self._pool.connection_pool).connection_kwargs.update(recipe)
+        if self._pool is None:
+            self._pool = await pools.pool_of(self)
         pause_s = 0.1
         while not self._draining:
             try:
@@ -403,21 +436,6 @@ class Worker(arq.worker.Worker):
             else:
                 self.trouble = ""
                 return
-
-    def _make_leases(self) -> LeaseKeeper:
-        kwargs = self.pool.connection_pool.connection_kwargs
-        names = ("host", "port", "db", "username", "password")
-        plain: dict[str, Any] = {name: kwargs[name] for name in names if name in kwargs}
-        tls = {name: value for name, value in kwargs.items() if name.startswith("ssl_")}
-        if tls:
-            plain |= tls | {"connection_class": SSLConnection}
-        return LeaseKeeper(
-            self.options.url,
-            self.queue_name,
-            lease_s=self.options.lease_s,
-            on_lost=self._leases_lost,
-            connection=None if self.options.url else plain,
-        )
 
     def _leases_lost(self, ids: list[str]) -> None:
         self.loop.call_soon_threadsafe(self.runner.lost, ids)

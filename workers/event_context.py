@@ -15,7 +15,7 @@ from app.connections import explained
 from app.enqueue import Enqueued, JobRequest, enqueue
 from app.events import Event, NewEvent, check_text
 from app.notifications import notification, send
-from app.payload import Codec
+from app.payload import MAX_CID_CHARS, Codec
 from app.publisher import Publisher
 from app.scripts import script
 
@@ -73,7 +73,7 @@ class EventContext:
             name=function,
             args=(data,),
             id=f"evt-{self.event.identity}-{suffix}",
-            correlation_id=self.event.trace_id,
+            correlation_id=self.event.trace_id[:MAX_CID_CHARS],
             **options,
         )
         return await enqueue(self._effects.queue, queue, request, codec=self._effects.codec)

@@ -46,6 +46,12 @@ class Settled:
     letter_id: str = ""
 
 
+def raw_payload(fields: Fields) -> bytes:
+    """Encode raw *fields* as ``bury_event`` keeps them, byte for byte."""
+    text = json.dumps({"raw": fields}, ensure_ascii=False, separators=(",", ":"))
+    return text.encode("utf-8", "surrogateescape")
+
+
 class EventGroup:
     """Speak for *consumer* of *group* on *stream*. *blocking* is a client of its own for reads."""
 
@@ -193,8 +199,13 @@ class EventGroup:
         """Acknowledge entries that were settled before, without counting them again."""
         await self._redis.xack(self.stream, self.group, *ids)
 
-    async def bury(self, settled: Settled, reason: str, letter: Mapping[str, str | int]) -> bool:
-        """Make a dead letter of an event; False when somebody else settled it."""
+    async def bury(
+        self, settled: Settled, reason: str, letter: Mapping[str, str | int], raw: bytes = b""
+    ) -> bool:
+        """Make a dead letter of an event; False when somebody else settled it.
+
+        The script encodes the raw fields from the stream unless *raw* (``raw_payload``) is given.
+        """
         letter_id = settled.letter_id or settled.id
         reply = await script(__file__, "bury_event").run(
             self._redis,
@@ -222,6 +233,7 @@ class EventGroup:
                 settled.ms,
                 settled.correlation_id,
                 DEAD_S,
+                raw,
             ],
         )
         return bool(reply)

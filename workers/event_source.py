@@ -7,7 +7,7 @@ An entry leaves the group only in the script that counts it (``ack_events``) or 
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from typing import Final
 
 from redis.asyncio import Redis
@@ -30,7 +30,7 @@ from workers.event_attempt import (
     letter_of,
 )
 from workers.event_context import HANDLED_S, Effects
-from workers.event_group import EventGroup, Settled
+from workers.event_group import EventGroup, Settled, raw_payload
 from workers.event_intake import Intake
 from workers.event_lanes import Lanes
 from workers.event_router import Registry
@@ -43,6 +43,8 @@ ACK_BATCH: Final = 1_000
 SHOWN: Final = 40
 #: times the entries a stream keeps, above which its length is an alert: a group does not keep up
 TOO_LONG: Final = 2
+#: characters of an entry above which the processor, not Redis, encodes it for its dead letter
+LARGE: Final = 1_000_000
 
 
 class EventSource:
@@ -212,7 +214,14 @@ class EventSource:
             worker=self.worker_id,
         )
         told = _told(delivery, "dead", str(letter["name"]))
-        await self.intake.insist(lambda: self.group.bury(told, decision.reason, letter))
+        raw = raw_payload(delivery.fields) if _size(delivery.fields) > LARGE else b""
+
+        async def bury() -> bool:
+            nonlocal raw
+            sent, raw = raw, b""  # what the line is too slow for is encoded in Redis after all
+            return await self.group.bury(told, decision.reason, letter, sent)
+
+        await self.intake.insist(bury)
         log.warning(
             "event buried",
             extra={
@@ -321,6 +330,10 @@ def _sorted_out(batch: list[Delivery]) -> tuple[list[str], list[Settled]]:
         else:
             plain.append(one.id)
     return plain, told
+
+
+def _size(fields: Mapping[str, str]) -> int:
+    return sum(map(len, fields)) + sum(map(len, fields.values()))
 
 
 def _told(delivery: Delivery, outcome: str, kind: str = "") -> Settled:

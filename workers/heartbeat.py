@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
 from app import __version__, keys
 from app.payload import safe_str
@@ -42,6 +41,17 @@ def rss_bytes() -> int:
         return int(_STATM.read_text(encoding="ascii").split()[1]) * _PAGE_BYTES
     except (OSError, ValueError, IndexError):
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+async def sources_alive(redis: Redis, role: str) -> set[str]:
+    """Queues or streams that a living process of *role* serves, of the 500 that beat last."""
+    since_ms = int(time.time() * 1000) - TTL_MS
+    ids: list[bytes] = await redis.zrevrangebyscore(keys.WORKERS, "+inf", since_ms, 0, 500)
+    async with redis.pipeline(transaction=False) as pipe:
+        for raw in ids:
+            pipe.hmget(keys.worker(raw.decode("utf-8", "replace")), ["role", "source"])
+        found = await pipe.execute() if ids else []
+    return {source.decode("utf-8", "replace") for kind, source in found if kind == role.encode()}
 
 
 class Heartbeat:
@@ -90,7 +100,7 @@ class Heartbeat:
                 pipe.delete(keys.worker(self.id))
                 pipe.zrem(keys.WORKERS, self.id)
                 await pipe.execute()
-        except (RedisError, OSError, TimeoutError) as error:
+        except Exception as error:
             log.warning("heartbeat not removed", extra={"error": safe_str(error, 200)})
 
     def info(self) -> WorkerInfo:
@@ -138,7 +148,7 @@ class Heartbeat:
             try:
                 await self.beat()
                 self._is_failing = False
-            except (RedisError, OSError) as error:
+            except Exception as error:  # redis-py also raises AttributeError, RuntimeError …
                 if not self._is_failing:
                     log.warning("heartbeat failed", extra={"error": safe_str(error, 200)})
                 self._is_failing = True

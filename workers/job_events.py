@@ -131,7 +131,7 @@ class JobEvents:
                     self._waiting.popleft()
                 self.dropped += lost
                 log.warning("job events dropped", extra={"error": safe_str(error, 200)})
-            except (ArqscopeError, RedisError, OSError) as error:
+            except Exception as error:  # redis-py also raises AttributeError, RuntimeError …
                 log.warning("job events wait", extra={"error": safe_str(error, 200)})
                 pause_s = min(5.0, pause_s * 2)
             else:

@@ -13,7 +13,6 @@ from redis import ConnectionPool, Redis
 from redis.exceptions import NoScriptError
 
 from app import keys
-from app.connections import gated
 from app.payload import safe_str
 from app.scripts import script
 
@@ -31,6 +30,11 @@ AGAIN_S: Final = 0.2
 BATCH: Final = 500
 
 
+def renewal_timeout_s(lease_s: float) -> float:
+    """How long one renewal may take."""
+    return min(TIMEOUT_S, lease_s * TIMEOUT_SHARE)
+
+
 class LeaseKeeper:
     """Renews the leases in ``held`` (job id → token) until they are released.
 
@@ -40,27 +44,17 @@ class LeaseKeeper:
 
     def __init__(
         self,
-        url: str,
+        pool: ConnectionPool,
         queue: str,
         *,
         lease_s: float,
         on_lost: Callable[[list[str]], None],
-        connection: dict[str, Any] | None = None,
     ) -> None:
         self.held: dict[str, str] = {}
         self._queue = queue
         self._lease_s = lease_s
         self._on_lost = on_lost
-        timeout_s = min(TIMEOUT_S, lease_s * TIMEOUT_SHARE)
-        arguments = {
-            "socket_timeout": timeout_s,
-            "socket_connect_timeout": timeout_s,
-            "socket_keepalive": True,
-            "encoding_errors": "surrogateescape",
-            **(connection or {}),
-        }
-        pool = ConnectionPool.from_url(url, **arguments) if url else ConnectionPool(**arguments)
-        self._redis = Redis(connection_pool=gated(pool))
+        self._redis = Redis(connection_pool=pool)
         self._stop = threading.Event()
         self._renewed_at = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="arqscope-leases", daemon=True)

@@ -142,8 +142,7 @@ class Outbox:
                     log.error(
                         "next job not placed: its queue is no queue", extra={"job": ending.id}
                     )
-                if ending.on_recorded is not None:
-                    ending.on_recorded(bool(accepted))
+                _tell(ending, recorded=bool(accepted))
 
     def _isolate(self, error: Exception) -> None:
         """Find the ending that cannot be recorded, halving the batch; alone, send it without words.
@@ -162,8 +161,7 @@ class Outbox:
                 "outcome given up", extra={"job": ending.id, "error": safe_str(error, 200)}
             )
             self._sending = []
-            if ending.on_recorded is not None:
-                ending.on_recorded(False)  # its lease runs out, the next worker decides
+            _tell(ending, recorded=False)  # its lease runs out, the next worker decides
             return
         log.error("outcome sent without words", extra={"job": ending.id, "error": safe_str(error)})
         self._sending = [ending.plain(safe_str(error, 200), self._queue)]
@@ -214,6 +212,15 @@ class Outbox:
             args,
         )
         return reply
+
+
+def _tell(ending: Ending, *, recorded: bool) -> None:
+    """Say what became of *ending*; an error of whoever listens must not end the sending."""
+    try:
+        if ending.on_recorded is not None:
+            ending.on_recorded(recorded)
+    except Exception:
+        log.exception("recorded, but not told", extra={"job": ending.id})
 
 
 def _is_unsendable(error: Exception) -> bool:

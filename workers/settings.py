@@ -22,6 +22,7 @@ from app.connections import connect
 from app.enqueue import codec_of
 from app.errors import SettingsError
 from app.notifications import notification, send
+from app.sentinels import watched, watches
 from app.settings import QueuePolicy, Settings
 from workers import engine
 from workers.job_events import JobEvents
@@ -75,6 +76,18 @@ def redis_settings(url: str) -> RedisSettings:
     parts = urlsplit(url)
     if parts.scheme == "unix":
         return RedisSettings(unix_socket_path=parts.path)
+    if watches(url):
+        of = watched(url)
+        return RedisSettings(
+            host=list(of.sentinels),
+            sentinel=True,
+            sentinel_master=of.master,
+            database=of.database,
+            username=of.username,
+            password=of.password,
+            ssl=of.is_tls,
+            conn_retries=1,
+        )
     tls = dict(parse_qsl(parts.query))
     return RedisSettings(
         host=parts.hostname or "127.0.0.1",

@@ -9,7 +9,7 @@ from app import keys
 from app.enqueue import PAYLOAD_TTL_MS
 from app.errors import ArqscopeError, PermanentError
 from app.next_jobs import RESULT, NextJob, next_id, root_of
-from app.payload import Codec, JobPayload
+from app.payload import MAX_CID_CHARS, Codec, JobPayload
 
 _LEFT: Final = "the job's work is done; its next job cannot be made"
 
@@ -49,7 +49,7 @@ def _row(
 ) -> dict[str, Any]:
     name = one.queue or queue
     options: dict[str, Any] = {
-        "cid": str(job.options.get("cid", "")) or root_of(job_id),
+        "cid": str(job.options.get("cid", "")) or root_of(job_id)[:MAX_CID_CHARS],
         "after": job_id,
     }
     if one.then:

@@ -32,12 +32,12 @@ async def supervise(
     while True:
         await asyncio.sleep(ROUND_S)
         now = time.monotonic()
-        worker.runner.enforce_timeouts(now)
-        leases = worker.leases
-        if not leases.alive or leases.silent_s > worker.options.lease_s * 0.9:
-            worker.runner.stop_all("the leases could not be renewed")
         try:
-            if now >= next_abort and worker.tasks:
+            worker.runner.enforce_timeouts(now)
+            leases = worker.leases
+            if not leases.alive or leases.silent_s > worker.options.lease_s * 0.9:
+                worker.runner.stop_all("the leases could not be renewed")
+            if now >= next_abort and worker.tasks and worker.allow_abort_jobs:
                 next_abort = now + ABORT_ROUND_S
                 await _abort_asked(worker)
             if now >= next_slots and not worker.burst:
@@ -47,8 +47,8 @@ async def supervise(
             if now >= next_janitor:
                 next_janitor = now + JANITOR_S
                 await janitor.round(worker.pool, int(time.time() * 1000))
-            if worker.cron_jobs or worker.health_check_interval < 3600:
-                await worker.heart_beat()
+            await worker.heart_beat()
+            await worker.schedules.store(worker.pool, worker.queue_name)
         except Exception as error:
             on_trouble(f"supervision: {safe_str(error, 200)}")
 

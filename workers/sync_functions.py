@@ -71,6 +71,21 @@ class _Child:
         self._process.join(2)
 
 
+async def _started(function: Callable[..., Any]) -> _Child:
+    """Start a child in a thread; one whose caller was cancelled meanwhile is killed, not forgotten."""
+    starting = asyncio.get_running_loop().run_in_executor(None, _Child, function)
+    try:
+        return await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        starting.add_done_callback(_unwanted)
+        raise
+
+
+def _unwanted(starting: "asyncio.Future[_Child]") -> None:
+    if not starting.cancelled() and starting.exception() is None:
+        starting.result().kill()
+
+
 def in_child_process(function: Callable[..., Any]) -> Callable[..., Any]:
     """Wrap a plain importable *function* as a coroutine function that runs it in a child process."""
     idle: deque[_Child] = deque()
@@ -83,7 +98,7 @@ def in_child_process(function: Callable[..., Any]) -> Callable[..., Any]:
             if not child.alive:
                 child = None
         if child is None:
-            child = await asyncio.get_running_loop().run_in_executor(None, _Child, function)
+            child = await _started(function)
         passed = {name: ctx[name] for name in _PASSED if name in ctx}
         passed["idempotency_key"] = (
             ctx["job"].idempotency_key if "job" in ctx else ctx.get("job_id")

@@ -9,7 +9,7 @@ from app.actions.asking import ActionReport, Actor, Role, may_act
 from app.actions.causes import change_cause
 from app.actions.deploys import mark_deploy
 from app.actions.events import notify, publish_event, publish_events
-from app.actions.jobs import abort_job, cancel_job, promote_job, submit_jobs
+from app.actions.jobs import abort_job, cancel_job, promote_job, reschedule_job, submit_jobs
 from app.actions.keys import CreatedKey, create_key, revoke_key
 from app.actions.letters import (
     archive_letter,
@@ -60,6 +60,7 @@ __all__ = [
     "promote_job",
     "publish_event",
     "publish_events",
+    "reschedule_job",
     "resume_operation",
     "resume_queue",
     "retry_letter",

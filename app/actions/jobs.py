@@ -1,4 +1,4 @@
-"""Actions on jobs: submit, cancel, abort, run now."""
+"""Actions on jobs: submit, cancel, abort, run now or at another time."""
 
 import json
 import re
@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 
 from app import keys
 from app.actions.asking import ActionReport, Actor, Connections, asked, check_queue, permit
-from app.enqueue import Enqueued, JobRequest, codec_of, enqueue_many
+from app.enqueue import MAX_DELAY_S, Enqueued, JobRequest, codec_of, enqueue_many
 from app.errors import ActionRefused, InvalidRequest, NotFound, UnknownFunction
 from app.next_jobs import places_of
 from app.payload import safe_str
@@ -100,12 +100,41 @@ async def promote_job(
     """Make a deferred job due now."""
     await check_queue(connections, settings, queue)
     await permit(connections, settings, actor, "promote_job", f"{queue}/{job_id}")
-    word = await asked(
-        script(_HERE, "promote_job").run(
-            connections.queue, [queue, keys.arq_in_progress(job_id), keys.wake(queue)], [job_id]
+    word = await _reschedule(connections.queue, queue, job_id, 0.0)
+    return _report("promote_job", queue, job_id, "promoted" if word == "rescheduled" else word)
+
+
+async def reschedule_job(
+    connections: Connections,
+    settings: Settings,
+    actor: Actor,
+    queue: str,
+    job_id: str,
+    delay_s: float,
+) -> ActionReport:
+    """Make a waiting or deferred job due *delay_s* from now; one that runs is left alone."""
+    if not 0 <= delay_s <= MAX_DELAY_S:
+        raise InvalidRequest(
+            f"delay={delay_s!r} is out of range", field="delay", hint=f"0 to {MAX_DELAY_S:g} s"
+        )
+    await check_queue(connections, settings, queue)
+    detail = {"delay_s": delay_s}
+    await permit(connections, settings, actor, "reschedule_job", f"{queue}/{job_id}", detail)
+    word = await _reschedule(connections.queue, queue, job_id, delay_s)
+    return _report("reschedule_job", queue, job_id, word)
+
+
+async def _reschedule(redis: Redis, queue: str, job_id: str, delay_s: float) -> str:
+    names = [queue, keys.arq_in_progress(job_id), keys.wake(queue), keys.arq_job(job_id)]
+    return str(
+        await asked(
+            script(_HERE, "reschedule_job").run(
+                redis,
+                [*names, keys.running(queue), keys.vault(queue, job_id)],
+                [job_id, f"{delay_s * 1000:.0f}"],
+            )
         )
     )
-    return _report("promote_job", queue, job_id, str(word))
 
 
 async def cancel(
@@ -177,6 +206,7 @@ _SENTENCES: Final = {
     "cancelled": (True, "{} was taken off the queue"),
     "aborting": (True, "{} is asked to stop"),
     "promoted": (True, "{} is due now"),
+    "rescheduled": (True, "{} has another due time"),
     "due": (False, "{} is due already"),
     "running": (False, "{} is running already"),
 }

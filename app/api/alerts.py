@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from app import actions, alerts
 from app.alert_history import backtest
 from app.alert_rules import METRICS, alert_rules, load_alert_rules
+from app.api import answers
 from app.api.access import Caller, Now, Shared
 from app.api.encoded import encoded
 from app.api.reports import Report, report
@@ -45,7 +46,7 @@ class Rule(BaseModel):
     metric: str = Field(max_length=40)
 
 
-@router.get("/alerts")
+@router.get("/alerts", response_model=list[alerts.Alert])
 async def listed(
     shared: Shared,
     _: Caller,
@@ -57,7 +58,7 @@ async def listed(
     return encoded([alert.to_json() for alert in found if state is None or alert.state == state])
 
 
-@router.get("/alerts/rules")
+@router.get("/alerts/rules", response_model=answers.MetricRules)
 async def rules(shared: Shared, _: Caller) -> Response:
     """List the metric rules in force and the metrics there are."""
     try:
@@ -67,7 +68,7 @@ async def rules(shared: Shared, _: Caller) -> Response:
     return encoded({"rules": list(found), "metrics": dict(METRICS)})
 
 
-@router.post("/alerts/backtest")
+@router.post("/alerts/backtest", response_model=answers.many(answers.FiringRow))
 async def tested(asked: Rule, now: Now, _: Caller) -> Response:
     """Say when a rule would have fired over the history kept; nothing is changed."""
     fields: dict[str, Any] = asked.model_dump()

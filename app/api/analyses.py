@@ -2,7 +2,6 @@
 
 import math
 import time
-from datetime import datetime
 from typing import Annotated, Any, Literal
 
 import pandas as pd
@@ -15,10 +14,11 @@ from app.analyses.deploys import deploy_changes
 from app.analyses.forecast import MINUTES, drain_forecast
 from app.analyses.utilisation import oldest_ages, utilisation
 from app.analyses.verdicts import why_not_running
+from app.api import answers
 from app.api.access import Caller, Now, Shared
 from app.api.encoded import encoded
-from app.api.history import epoch_ms
 from app.api.jobs import JobId, QueueName
+from app.api.moments import Moment, epoch_ms
 from app.api.stats import require
 from app.api.strict_json import StrictRoute
 from app.connections import GONE, explained
@@ -43,7 +43,7 @@ async def _minutes(shared: Runtime, queue: str, start_ms: float, end_ms: float) 
         raise explained(error, "redis://queue") from error
 
 
-@router.get("/jobs/{queue}/{job_id}/why")
+@router.get("/jobs/{queue}/{job_id}/why", response_model=answers.Reason)
 async def why(queue: QueueName, job_id: JobId, shared: Shared, _: Caller) -> dict[str, Any]:
     """Say in a sentence why a job is not running, and the next step."""
     try:
@@ -59,7 +59,7 @@ async def why(queue: QueueName, job_id: JobId, shared: Shared, _: Caller) -> dic
     }
 
 
-@router.get("/queues/{queue}/forecast")
+@router.get("/queues/{queue}/forecast", response_model=answers.Forecast)
 async def forecast(
     queue: QueueName,
     shared: Shared,
@@ -97,8 +97,8 @@ async def forecast(
     )
 
 
-@router.get("/queues/{queue}/changes")
-async def changes(queue: QueueName, at: datetime, shared: Shared, _: Caller) -> Response:
+@router.get("/queues/{queue}/changes", response_model=list[answers.Comparison])
+async def changes(queue: QueueName, at: Moment, shared: Shared, _: Caller) -> Response:
     """Compare the hour before a deploy with the hour after: failures, run times, waits, each with its p."""
     at_ms = epoch_ms(at)
     around = await _minutes(shared, queue, at_ms - AROUND * 60_000, at_ms + AROUND * 60_000)
@@ -119,7 +119,12 @@ async def changes(queue: QueueName, at: datetime, shared: Shared, _: Caller) -> 
     )
 
 
-@router.get("/analyses/{name}")
+@router.get(
+    "/analyses/{name}",
+    response_model=answers.many(answers.ConservationRow)
+    | answers.many(answers.UtilisationRow)
+    | answers.many(answers.AgeRow),
+)
 async def analysis(
     name: Literal["conservation", "utilisation", "ages"], shared: Shared, now: Now, _: Caller
 ) -> Response:
@@ -139,7 +144,7 @@ async def analysis(
     return Response(records_json(frame), media_type="application/json")
 
 
-@router.get("/foreign")
+@router.get("/foreign", response_model=answers.Look)
 async def foreign(shared: Shared, _: Caller) -> Response:
     """List the queues of stock arq that were found, with what can be known, and what was looked at."""
     collector = shared.collector
@@ -161,7 +166,7 @@ async def foreign(shared: Shared, _: Caller) -> Response:
     )
 
 
-@router.post("/foreign")
+@router.post("/foreign", response_model=answers.Look)
 async def look_again(shared: Shared, caller: Caller) -> Response:
     """Look around once more, within the stated window; answers when the look is over."""
     await shared.collector.look_around()

@@ -27,7 +27,7 @@ from app.api import (
     stats,
     streams,
 )
-from app.api.description import describe
+from app.api.description import describe, operation_id
 from app.api.problems import RESPONSES, answer_errors
 from app.asgi import request_id_of
 from app.server import Runtime
@@ -92,6 +92,7 @@ def create_api(runtime: Runtime) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
         responses=RESPONSES,
+        generate_unique_id_function=operation_id,
     )
     app.state.runtime = runtime
     app.add_middleware(_RequestId)

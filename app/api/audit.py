@@ -6,13 +6,14 @@ from fastapi import APIRouter, Query
 from fastapi.responses import Response
 
 from app import reader
+from app.api import answers
 from app.api.access import Caller, Shared
 from app.api.encoded import paged
 
 router = APIRouter(tags=["audit"])
 
 
-@router.get("/audit")
+@router.get("/audit", response_model=answers.PageOf[answers.AuditLine])
 async def audit(
     shared: Shared,
     _: Caller,

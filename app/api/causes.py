@@ -8,6 +8,7 @@ from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from app import actions, causes
+from app.api import answers
 from app.api.access import Caller, Now, Shared
 from app.api.encoded import encoded
 from app.api.reports import Report, report
@@ -22,7 +23,7 @@ router = APIRouter(tags=["causes"], route_class=StrictRoute)
 Fingerprint = Annotated[str, Path(pattern=r"[0-9a-z]{1,64}")]
 
 
-class Change(BaseModel):
+class CauseChange(BaseModel):
     """What to say about a cause; what is left out stays."""
 
     model_config = ConfigDict(
@@ -37,7 +38,7 @@ class Change(BaseModel):
     note: str | None = Field(default=None, max_length=2_000)
 
 
-@router.get("/dead-letters/causes")
+@router.get("/dead-letters/causes", response_model=answers.many(answers.CauseRow))
 async def listed(
     now: Now,
     _: Caller,
@@ -51,7 +52,7 @@ async def listed(
     return Response(records_json(found.head(limit)), media_type="application/json")
 
 
-@router.get("/dead-letters/causes/{fingerprint}")
+@router.get("/dead-letters/causes/{fingerprint}", response_model=answers.CauseDetail)
 async def one(fingerprint: Fingerprint, shared: Shared, _: Caller) -> Response:
     """Return one cause, its deaths per clock hour and day, and those of the last periods."""
     found = await causes.read(shared.connections.queue, fingerprint)
@@ -61,7 +62,7 @@ async def one(fingerprint: Fingerprint, shared: Shared, _: Caller) -> Response:
     return encoded(_shown(*found, int(now[0]) * 1000))
 
 
-@router.get("/dead-letters/causes/{fingerprint}/explain")
+@router.get("/dead-letters/causes/{fingerprint}/explain", response_model=answers.Explained)
 async def explained(fingerprint: Fingerprint, shared: Shared, _: Caller) -> Response:
     """Explain a cause: shared arguments, retry odds, other queues, what changed before it."""
     where, settings = shared.connections, shared.settings
@@ -71,7 +72,9 @@ async def explained(fingerprint: Fingerprint, shared: Shared, _: Caller) -> Resp
 
 
 @router.post("/dead-letters/causes/{fingerprint}")
-async def change(fingerprint: Fingerprint, asked: Change, shared: Shared, caller: Caller) -> Report:
+async def change(
+    fingerprint: Fingerprint, asked: CauseChange, shared: Shared, caller: Caller
+) -> Report:
     """Say that a cause is known, ignored or resolved, who looks after it, and a note."""
     done = await actions.change_cause(
         shared.connections,

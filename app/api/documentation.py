@@ -12,7 +12,7 @@ from fastapi.responses import FileResponse, HTMLResponse, Response
 from app.api.access import Caller
 from app.errors import NotFound
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter(tags=["documents"], include_in_schema=False)
 
 _ASSETS: Final = Path(__file__).parent / "assets"
 _KINDS: Final = {

@@ -1,7 +1,7 @@
 """Every frame of the snapshot, as JSON, CSV or Parquet: what a notebook sees, for everything else."""
 
 import time
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Any, Final
 
 import pandas as pd
@@ -10,7 +10,9 @@ from fastapi.responses import Response
 
 from app import frames, past, reader
 from app.actions.asking import check_queue
+from app.api import answers
 from app.api.access import Caller, Now, Shared
+from app.api.moments import Moment, epoch_ms
 from app.batch import Batch
 from app.connections import GONE, explained
 from app.enqueue import codec_of
@@ -27,7 +29,7 @@ KINDS: Final = ("json", "csv", "parquet")
 _UNSAFE_HEADERS: Final = {"Cache-Control": "no-store"}
 
 
-@router.get("/frames")
+@router.get("/frames", response_model=dict[str, answers.FrameSchema])
 async def frame_names(_: Caller) -> dict[str, Any]:
     """List the frames: what a row is, and each column's type, unit and meaning."""
     return {
@@ -42,7 +44,7 @@ async def frame_names(_: Caller) -> dict[str, Any]:
     }
 
 
-@router.get("/frames/jobs.{kind}")
+@router.get("/frames/jobs.{kind}", response_model=answers.many(answers.JobFrameRow))
 async def jobs(
     kind: Annotated[str, Path(max_length=8)],
     shared: Shared,
@@ -65,14 +67,14 @@ async def jobs(
     return answer
 
 
-@router.get("/frames/{name}.{kind}")
+@router.get("/frames/{name}.{kind}", response_model=list[dict[str, Any]])
 async def frame(
     name: Annotated[str, Path(max_length=64)],
     kind: Annotated[str, Path(max_length=8)],
     now: Now,
     shared: Shared,
     _: Caller,
-    at: Annotated[datetime | None, Query(description="as of this moment, ISO 8601")] = None,
+    at: Annotated[Moment | None, Query(description="as of this moment, ISO 8601")] = None,
 ) -> Response:
     """Return one frame of the newest snapshot, or as of a moment, as ``.json``, ``.csv`` or ``.parquet``."""
     if name not in frames.FRAMES:
@@ -80,7 +82,7 @@ async def frame(
     if kind not in KINDS:
         raise NotFound("format", kind, KINDS)
     if at is not None:
-        now = await _as_of(shared, _utc(at))
+        now = await _as_of(shared, at)
     return _as_file(now.frame(name), name, kind)
 
 
@@ -99,21 +101,19 @@ def _as_file(found: pd.DataFrame, name: str, kind: str) -> Response:
 async def _as_of(shared: Runtime, at: datetime) -> Snapshot:
     redis = shared.connections
     try:
-        return await past.as_of(
-            redis.queue, redis.streams, at.timestamp() * 1000, now_ms=time.time() * 1000
-        )
+        return await past.as_of(redis.queue, redis.streams, epoch_ms(at), now_ms=time.time() * 1000)
     except GONE as error:
         raise explained(error, "redis://queue") from error
 
 
-@router.get("/runs/{queue}.{kind}")
+@router.get("/runs/{queue}.{kind}", response_model=answers.many(answers.RunRow))
 async def runs(
     queue: Annotated[str, Path(min_length=1, max_length=128, pattern=NAME_PATTERN.pattern)],
     kind: Annotated[str, Path(max_length=8)],
     shared: Shared,
     _: Caller,
-    since: Annotated[datetime | None, Query(description="ISO 8601: finished then or later")] = None,
-    until: Annotated[datetime | None, Query(description="ISO 8601")] = None,
+    since: Annotated[Moment | None, Query(description="ISO 8601: finished then or later")] = None,
+    until: Annotated[Moment | None, Query(description="ISO 8601")] = None,
     limit: Annotated[int, Query(ge=1, le=WINDOW)] = 1_000,
 ) -> Response:
     """Return the finished runs of a queue, newest first, as far as they are kept (about 10,000)."""
@@ -123,8 +123,8 @@ async def runs(
     ask = Ask(
         what="runs",
         sources=(queue,),
-        since_ms=None if since is None else int(_utc(since).timestamp() * 1000),
-        until_ms=None if until is None else int(_utc(until).timestamp() * 1000),
+        since_ms=None if since is None else int(epoch_ms(since)),
+        until_ms=None if until is None else int(epoch_ms(until)),
         limit=limit,
     )
     plan = plan_of(ask, shared.collector.snapshot, now_ms=time.time() * 1000)
@@ -139,11 +139,7 @@ async def runs(
     return _as_file(ask.finish(runs_of(replies)), f"runs-{queue}", kind)
 
 
-def _utc(at: datetime) -> datetime:
-    return at if at.tzinfo else at.replace(tzinfo=UTC)
-
-
-@router.get("/workers")
+@router.get("/workers", response_model=answers.many(answers.WorkerRow))
 async def workers(now: Now, _: Caller) -> Response:
     """Return the live processes, as the last heartbeats told."""
     return Response(records_json(now.workers), media_type="application/json")

@@ -16,6 +16,7 @@ from redis.asyncio import Redis
 from redis.exceptions import NoPermissionError, RedisError
 
 from app import __version__, keys
+from app.api import answers
 from app.api.access import Shared
 from app.connections import is_refusal
 from app.server import Runtime
@@ -143,17 +144,20 @@ async def _answer(shared: Runtime, *, without: str = "") -> JSONResponse:
 
 
 _DOWN: Final[dict[int | str, dict[str, Any]]] = {
-    503: {"description": "A Redis does not answer or takes no write, or workers fell silent"}
+    503: {
+        "model": answers.Health,
+        "description": "A Redis does not answer or takes no write, or workers fell silent",
+    }
 }
 
 
-@router.get("/health", responses=_DOWN)
+@router.get("/health", response_model=answers.Health, responses=_DOWN)
 async def health(shared: Shared) -> Response:
     """Tell whether every Redis takes writes and workers serve what waits; 503 when not."""
     return await _answer(shared)
 
 
-@router.get("/health/ready", responses=_DOWN)
+@router.get("/health/ready", response_model=answers.Health, responses=_DOWN)
 async def ready(shared: Shared) -> Response:
     """Tell whether to send traffic here: every Redis takes writes."""
     return await _answer(shared, without="workers")

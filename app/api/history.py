@@ -1,7 +1,7 @@
 """History over HTTP: ranges of a queue or stream, what happened in them, deploys."""
 
 import time
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Path, Query
@@ -9,7 +9,9 @@ from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from app import actions, past
+from app.api import answers
 from app.api.access import Caller, Shared
+from app.api.moments import AskedMoment, Moment, epoch_ms
 from app.api.reports import Report, report
 from app.api.strict_json import StrictRoute
 from app.connections import GONE, explained
@@ -20,7 +22,6 @@ from app.settings import NAME_PATTERN
 router = APIRouter(tags=["history"], route_class=StrictRoute)
 
 Source = Annotated[str, Path(min_length=1, max_length=128, pattern=NAME_PATTERN.pattern)]
-Moment = Annotated[datetime | None, Query(description="ISO 8601; UTC where it has no zone")]
 HOUR_MS: Final = 3_600_000
 
 
@@ -30,18 +31,13 @@ def range_ms(start: datetime | None, end: datetime | None, now_ms: float) -> tup
     return (end_ms - HOUR_MS if start is None else epoch_ms(start)), end_ms
 
 
-def epoch_ms(at: datetime) -> float:
-    """Epoch ms of a moment; UTC where it has no zone."""
-    return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1000
-
-
-@router.get("/history/{source}")
+@router.get("/history/{source}", response_model=answers.many(answers.HistoryRow))
 async def history(
     source: Source,
     shared: Shared,
     _: Caller,
-    start: Moment = None,
-    end: Moment = None,
+    start: AskedMoment = None,
+    end: AskedMoment = None,
     points: Annotated[int, Query(ge=1, le=past.MAX_POINTS)] = 1000,
 ) -> Response:
     """Return the history of a queue or stream on a regular grid: minutes for 7 days, hours for 90.
@@ -64,9 +60,9 @@ async def history(
     return Response(records_json(frame), media_type="application/json", headers=headers)
 
 
-@router.get("/annotations")
+@router.get("/annotations", response_model=answers.many(answers.AnnotationRow))
 async def annotations(
-    shared: Shared, _: Caller, start: Moment = None, end: Moment = None
+    shared: Shared, _: Caller, start: AskedMoment = None, end: AskedMoment = None
 ) -> Response:
     """Return deploys, pauses and operations of a range, oldest first; the last hour by default."""
     since, until = range_ms(start, end, time.time() * 1000)
@@ -88,7 +84,7 @@ class Deploy(BaseModel):
     version: str = Field(min_length=1, max_length=200)
     queue: str = Field(default="", max_length=128, description="empty: all queues")
     note: str = Field(default="", max_length=200)
-    at: datetime | None = Field(default=None, description="now when left out")
+    at: Moment | None = Field(default=None, description="now when left out")
 
 
 @router.post("/deploys")

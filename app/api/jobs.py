@@ -11,11 +11,13 @@ from fastapi import APIRouter, Body, Header, Path, Query
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
-from app import keys, reader
+from app import keys, logs, reader
 from app.actions import Connections, submit_jobs
 from app.actions.asking import check_queue
+from app.api import answers
 from app.api.access import Caller, Now, Shared
 from app.api.encoded import encoded, paged
+from app.api.moments import Moment, epoch_ms
 from app.api.stats import require
 from app.api.strict_json import StrictRoute
 from app.connections import GONE, explained
@@ -23,7 +25,7 @@ from app.enqueue import Enqueued, JobRequest, codec_of
 from app.errors import InvalidRequest, NotFound, UnknownFunction
 from app.frame_files import records_json
 from app.next_jobs import RESULT, NextJob
-from app.reader import JobsOf
+from app.reader import JobDetail, JobRow, JobsOf
 from app.server import Runtime
 from app.settings import NAME_PATTERN, Settings
 
@@ -86,7 +88,11 @@ class JobOptions(BaseModel):
         pattern=rf"^{NAME_PATTERN.pattern}$",
         description="asking again with it makes no second job",
     )
-    correlationId: str | None = Field(default=None, max_length=128)
+    correlationId: str | None = Field(
+        default=None,
+        max_length=128,
+        description="carried on to events, log lines and dead letters; left out: the X-Request-Id",
+    )
     then: list[Then] = Field(
         default_factory=list,
         max_length=20,
@@ -145,6 +151,21 @@ JobOrJobs = Annotated[
 class AcceptedJob(BaseModel):
     """What became of a request for a job."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "id": "order-1204",
+                    "name": "data-sync",
+                    "queue": "long-running-jobs",
+                    "data": {"baseId": "appXXXXXX", "records": 1000},
+                    "created": "2026-11-23T14:00:00.000000+00:00",
+                    "existed": False,
+                }
+            ]
+        }
+    )
+
     id: str
     name: str
     queue: str
@@ -183,7 +204,17 @@ async def _announced(connections: Connections, queue: str) -> frozenset[str]:
     return BUILT_IN_FUNCTIONS | frozenset(str(name) for name in found)
 
 
-@router.post("/jobs/{queue}", status_code=201, response_model=AcceptedJob | list[AcceptedJob])
+@router.post(
+    "/jobs/{queue}",
+    status_code=201,
+    response_model=AcceptedJob | list[AcceptedJob],
+    responses={
+        200: {
+            "model": AcceptedJob | list[AcceptedJob],
+            "description": "all were there already; nothing was changed",
+        }
+    },
+)
 async def submit(
     queue: QueueName,
     asked: Annotated[JobOrJobs, Body()],
@@ -226,7 +257,7 @@ def _request(job: NewJob, settings: Settings, known: Iterable[str], job_id: str)
         timeout_s=None if options.timeout is None else options.timeout / 1000,
         attempts=options.attempts,
         backoff_s=options.backoff_s,
-        correlation_id=options.correlationId or "",
+        correlation_id=options.correlationId or logs.request_id.get(),
         then=tuple(one.next_job() for one in options.then),
     )
 
@@ -255,14 +286,14 @@ def _answers(jobs: list[NewJob], queue: str, done: list[Enqueued]) -> list[dict[
     ]
 
 
-@router.get("/jobs")
+@router.get("/jobs", response_model=answers.many(answers.RunningRow))
 async def running_jobs(now: Now, _: Caller) -> Response:
     """List the jobs that run now, of all queues, at most 200."""
     require(now, "queue")
     return Response(records_json(now.running), media_type="application/json")
 
 
-@router.get("/jobs/{queue}")
+@router.get("/jobs/{queue}", response_model=answers.PageOf[JobRow])
 async def jobs(
     queue: QueueName,
     shared: Shared,
@@ -273,8 +304,8 @@ async def jobs(
     function: Annotated[str, Query(max_length=128, description="exactly")] = "",
     text: Annotated[str, Query(max_length=200, description="in id or arguments")] = "",
     error: Annotated[str, Query(max_length=200, description="in the error of ended jobs")] = "",
-    since: Annotated[datetime | None, Query(description="ISO 8601: due, started or ended")] = None,
-    until: Annotated[datetime | None, Query(description="ISO 8601")] = None,
+    since: Annotated[Moment | None, Query(description="ISO 8601: due, started or ended")] = None,
+    until: Annotated[Moment | None, Query(description="ISO 8601")] = None,
 ) -> Response:
     """List a queue's jobs in one state, a page at a time; pass ``cursor`` on for the next.
 
@@ -292,18 +323,14 @@ async def jobs(
             function=function,
             text=text,
             error=error,
-            since_ms=None if since is None else int(_utc(since).timestamp() * 1000),
-            until_ms=None if until is None else int(_utc(until).timestamp() * 1000),
+            since_ms=None if since is None else int(epoch_ms(since)),
+            until_ms=None if until is None else int(epoch_ms(until)),
         ),
     )
     return paged(page)
 
 
-def _utc(at: datetime) -> datetime:
-    return at if at.tzinfo else at.replace(tzinfo=UTC)
-
-
-@router.get("/jobs/{queue}/{job_id}")
+@router.get("/jobs/{queue}/{job_id}", response_model=JobDetail)
 async def job(queue: QueueName, job_id: JobId, shared: Shared, _: Caller) -> Response:
     """Return all that is known of one job: state, arguments, runs, result, dead letter."""
     await _check_queue(shared, queue)

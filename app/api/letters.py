@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app import actions, reader
 from app.actions.letters import shelf_of
+from app.api import answers
 from app.api.access import Caller, Now, Shared
 from app.api.encoded import encoded, paged
 from app.api.reports import Report, report
@@ -20,7 +21,8 @@ from app.frame_files import records_json
 from app.letter_edit import LetterEdit
 from app.letter_export import MEDIA, export_letters
 from app.letter_filter import LetterFilter
-from app.reader import LettersOf
+from app.reader import LetterDetail, LettersOf
+from app.records import DeadLetter
 from app.settings import NAME_PATTERN
 
 router = APIRouter(tags=["dead letters"], route_class=StrictRoute)
@@ -75,7 +77,7 @@ class Decision(BaseModel):
     edit: Edit | None = Field(default=None, description="retry with these arguments instead")
 
 
-@router.get("/dead-letters")
+@router.get("/dead-letters", response_model=answers.many(answers.LetterRow))
 async def letters(
     now: Now,
     _: Caller,
@@ -93,7 +95,7 @@ async def letters(
     return Response(records_json(found.head(limit)), media_type="application/json")
 
 
-@router.get("/dead-letters/{source}")
+@router.get("/dead-letters/{source}", response_model=answers.PageOf[DeadLetter])
 async def letters_of(
     source: SourceName,
     shared: Shared,
@@ -146,7 +148,7 @@ async def letters_of(
     )
 
 
-@router.get("/dead-letters/{source}/{letter_id}")
+@router.get("/dead-letters/{source}/{letter_id}", response_model=LetterDetail)
 async def letter(source: SourceName, letter_id: LetterId, shared: Shared, _: Caller) -> Response:
     """Return one dead letter with its traceback, its attempts and what it carried."""
     shelf = await shelf_of(shared.connections, shared.settings, source)

@@ -12,13 +12,14 @@ from app.api.access import Caller, Shared
 from app.api.encoded import encoded
 from app.api.reports import Report, report
 from app.api.strict_json import StrictRoute
+from app.operations import Operation
 
 router = APIRouter(tags=["operations"], route_class=StrictRoute)
 
 OperationId = Annotated[str, Path(min_length=1, max_length=64)]
 
 
-class Wanted(BaseModel):
+class NewOperation(BaseModel):
     """A bulk action: what, on which of them, why, how fast."""
 
     model_config = ConfigDict(
@@ -54,7 +55,7 @@ class Wanted(BaseModel):
 
 
 @router.post("/operations")
-async def start(wanted: Wanted, shared: Shared, caller: Caller) -> Report:
+async def start(wanted: NewOperation, shared: Shared, caller: Caller) -> Report:
     """Start a bulk action, or with ``dry_run`` see what it would be about."""
     asked: dict[str, Any] = wanted.model_dump()
     where = (shared.connections, shared.settings, caller)
@@ -62,7 +63,7 @@ async def start(wanted: Wanted, shared: Shared, caller: Caller) -> Report:
     return report(await actions.start_operation(*where, kind, source, asked.pop("filter"), **asked))
 
 
-@router.get("/operations")
+@router.get("/operations", response_model=list[Operation])
 async def listed(
     shared: Shared,
     _: Caller,
@@ -78,7 +79,7 @@ async def listed(
     return encoded([asdict(operation) for operation in found[:limit]])
 
 
-@router.get("/operations/{operation_id}")
+@router.get("/operations/{operation_id}", response_model=Operation)
 async def one(operation_id: OperationId, shared: Shared, _: Caller) -> Response:
     """Return one operation: what it is about, how far it is and why it stands there."""
     return encoded(asdict(await operations.read(shared.connections.queue, operation_id)))

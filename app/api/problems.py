@@ -56,7 +56,8 @@ _MEANING: Final[Mapping[int, str]] = {
     409: "Does not apply in this state",
     413: "Too large",
     422: "Understood, but against a rule",
-    429: "Too many wrong keys",
+    429: "Too many wrong keys from this address",
+    500: "Something broke here",
     503: "Redis does not answer",
 }
 #: what every operation of the API may answer beside its success
@@ -97,6 +98,7 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
         (413, "too_large", "the body has 2000000 bytes, the limit is 1000000", None, "send less"),
         (422, "invalid", "no function named 'nope'", "name", "known functions: data-sync, generic"),
         (429, "too_many_failures", "too many wrong keys from this address", None, "wait 42 s"),
+        (500, "internal", "something broke here", None, "tell us the requestId"),
         (
             503,
             "unavailable",

@@ -7,6 +7,7 @@ from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from app import actions
+from app.api import answers
 from app.api.access import Caller, Now, Shared
 from app.api.jobs import JobId, QueueName
 from app.api.reports import Report, report
@@ -37,14 +38,14 @@ class Slots(BaseModel):
     slots: int | None = Field(ge=1, le=10_000)
 
 
-@router.get("/queues")
+@router.get("/queues", response_model=answers.many(answers.QueueRow))
 async def queues(now: Now, _: Caller) -> Response:
     """List the queues with all their numbers."""
     require(now, "queue")
     return Response(records_json(now.queues), media_type="application/json")
 
 
-@router.get("/queues/{queue}")
+@router.get("/queues/{queue}", response_model=answers.QueueRow)
 async def queue_numbers(queue: QueueName, now: Now, _: Caller) -> Response:
     """Return one queue's numbers."""
     require(now, "queue")
@@ -88,6 +89,26 @@ async def concurrency(queue: QueueName, asked: Slots, shared: Shared, caller: Ca
     return report(
         await actions.set_concurrency(
             shared.connections, shared.settings, caller, queue, asked.slots
+        )
+    )
+
+
+class Later(BaseModel):
+    """When a waiting job shall be due, from now."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"delay": 3600000}]})
+
+    delay: float = Field(ge=0, le=365 * 86_400_000, description="ms")
+
+
+@router.post("/jobs/{queue}/{job_id}/reschedule", tags=["jobs"])
+async def reschedule(
+    queue: QueueName, job_id: JobId, asked: Later, shared: Shared, caller: Caller
+) -> Report:
+    """Give a waiting or deferred job another due time."""
+    return report(
+        await actions.reschedule_job(
+            shared.connections, shared.settings, caller, queue, job_id, asked.delay / 1000
         )
     )
 

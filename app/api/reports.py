@@ -2,13 +2,26 @@
 
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from app.actions import ActionReport
 
 
 class Report(BaseModel):
     """What an action did; ``changed`` false: it was so already."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "action": "pause_queue",
+                    "changed": True,
+                    "message": "async-processing is paused",
+                    "detail": {},
+                }
+            ]
+        }
+    )
 
     action: str
     changed: bool

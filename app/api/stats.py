@@ -6,6 +6,7 @@ import weakref
 from fastapi import APIRouter, HTTPException
 from fastapi.responses import Response
 
+from app.api import answers
 from app.api.access import Caller, Now, Shared
 from app.ready_answers import ReadyAnswer
 from app.server import Runtime
@@ -38,7 +39,7 @@ def ready_stats(shared: Runtime) -> ReadyAnswer:
     return ReadyAnswer(body)
 
 
-@router.get("/stats")
+@router.get("/stats", response_model=dict[str, answers.QueueStats])
 async def numbers(shared: Shared, now: Now, _: Caller) -> Response:
     """Return the numbers of every queue and of the dead letters, at most one sample old."""
     require(now, "queue")

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app import actions, entries
 from app.actions.events import check_stream
+from app.api import answers
 from app.api.access import Caller, Now, Shared
 from app.api.encoded import encoded
 from app.api.reports import Report, report
@@ -18,7 +19,7 @@ from app.errors import BadRecord, InvalidRequest
 from app.events import Event
 from app.frame_files import records_json
 from app.settings import NAME_PATTERN
-from app.triggers import dry_run, load_rules
+from app.triggers import Firing, dry_run, load_rules
 
 router = APIRouter(tags=["streams"], route_class=StrictRoute)
 
@@ -34,7 +35,7 @@ Cursor = Annotated[str, Query(max_length=48, description="of the page before, un
 Limit = Annotated[int, Query(ge=1, le=500)]
 
 
-class Change(BaseModel):
+class PendingChange(BaseModel):
     """How to change a pending entry."""
 
     model_config = ConfigDict(
@@ -66,13 +67,13 @@ class EventToTest(BaseModel):
     source: str = Field(default="", max_length=256)
 
 
-@router.get("/streams")
+@router.get("/streams", response_model=answers.many(answers.StreamRow))
 async def streams(now: Now, _: Caller) -> Response:
     """List the streams with their numbers, from the newest sample."""
     return Response(records_json(now.streams), media_type="application/json")
 
 
-@router.get("/streams/{stream}")
+@router.get("/streams/{stream}", response_model=answers.StreamRow)
 async def stream_numbers(stream: StreamName, now: Now, shared: Shared, _: Caller) -> Response:
     """Return one stream's numbers."""
     check_stream(shared.settings, stream)
@@ -80,7 +81,7 @@ async def stream_numbers(stream: StreamName, now: Now, shared: Shared, _: Caller
     return Response(records_json(found)[1:-1] or "{}", media_type="application/json")
 
 
-@router.get("/streams/{stream}/groups")
+@router.get("/streams/{stream}/groups", response_model=answers.many(answers.GroupRow))
 async def groups(stream: StreamName, now: Now, shared: Shared, _: Caller) -> Response:
     """List a stream's groups: pending, lag in events and in seconds.
 
@@ -92,14 +93,14 @@ async def groups(stream: StreamName, now: Now, shared: Shared, _: Caller) -> Res
     return Response(records_json(found), media_type="application/json")
 
 
-@router.get("/streams/{stream}/groups/{group}/consumers")
+@router.get("/streams/{stream}/groups/{group}/consumers", response_model=list[answers.Consumer])
 async def consumers(stream: StreamName, group: GroupName, shared: Shared, _: Caller) -> Response:
     """List a group's consumers: what each holds, and ms since it was heard of."""
     check_stream(shared.settings, stream)
     return encoded(await entries.consumers_of(shared.connections.streams, stream, group))
 
 
-@router.get("/streams/{stream}/entries")
+@router.get("/streams/{stream}/entries", response_model=answers.EntriesOf[answers.Entry])
 async def browse(
     stream: StreamName,
     shared: Shared,
@@ -140,14 +141,17 @@ async def browse(
     return _paged(page)
 
 
-@router.get("/streams/{stream}/entries/{entry_id}")
+@router.get("/streams/{stream}/entries/{entry_id}", response_model=answers.EntryDetail)
 async def entry(stream: StreamName, entry_id: EntryId, shared: Shared, _: Caller) -> Response:
     """Return one entry as it was written, where it is pending, and whether it is a dead letter."""
     check_stream(shared.settings, stream)
     return encoded(await entries.entry(shared.connections.streams, stream, entry_id))
 
 
-@router.get("/streams/{stream}/groups/{group}/pending")
+@router.get(
+    "/streams/{stream}/groups/{group}/pending",
+    response_model=answers.EntriesOf[answers.HeldEntry],
+)
 async def pending(
     stream: StreamName,
     group: GroupName,
@@ -180,7 +184,7 @@ async def change(
     verb: Literal["claim", "ack", "delete"],
     shared: Shared,
     caller: Caller,
-    asked: Annotated[Change | None, Body()] = None,
+    asked: Annotated[PendingChange | None, Body()] = None,
 ) -> Report:
     """Change a pending entry, audited.
 
@@ -195,12 +199,12 @@ async def change(
         group,
         entry_id,
         verb,
-        consumer=(asked or Change()).consumer,
+        consumer=(asked or PendingChange()).consumer,
     )
     return report(done)
 
 
-@router.get("/streams/{stream}/statuses/{kind}")
+@router.get("/streams/{stream}/statuses/{kind}", response_model=list[answers.Status])
 async def statuses(
     stream: StreamName,
     kind: Annotated[str, Path(max_length=32, pattern=r"^[a-z]+$", examples=["sync"])],
@@ -214,7 +218,7 @@ async def statuses(
     return encoded(found)
 
 
-@router.get("/triggers")
+@router.get("/triggers", response_model=list[answers.TriggerRule])
 async def triggers(shared: Shared, _: Caller) -> Response:
     """List the trigger rules of ``arqscope.toml``: which events make which jobs."""
     rules = load_rules(shared.settings)
@@ -233,7 +237,7 @@ async def triggers(shared: Shared, _: Caller) -> Response:
     return encoded(told)
 
 
-@router.post("/triggers/test")
+@router.post("/triggers/test", response_model=list[Firing])
 async def try_triggers(asked: EventToTest, shared: Shared, _: Caller) -> Response:
     """Say for every rule what it would do with an event; nothing is enqueued."""
     raw = {name: value for name, value in asked.model_dump().items() if name not in ("id", "data")}

@@ -103,7 +103,7 @@ local function retry_event(letter, record, redrives, kept)
       fields[#fields + 1] = content
     end
   end
-  if #fields == 0 then return nil end
+  if #fields == 0 or #fields > 2000 then return nil end  -- redrive.MAX_FIELDS: unpack() would raise
   fields[#fields + 1] = 'redrivenFrom'
   fields[#fields + 1] = letter
   local entry = call('XADD', KEYS[5], '*', unpack(fields))

@@ -46,6 +46,7 @@ PLACES: Final[Mapping[str, Place]] = MappingProxyType(
             key="s",
         ),
         "workers": Place("Workers", ("queue",), key="w"),
+        "schedules": Place("Schedules", ("queue",), key="c"),
         "history": Place("History", ("name", "metric", "range", "start", "end"), key="h"),
         "operations": Place("Operations", ("id", "cursor")),
         "alerts": Place("Alerts", ("metric", "above", "for")),

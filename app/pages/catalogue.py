@@ -18,6 +18,7 @@ from app.pages import (
     overview,
     processes,
     streams,
+    timetable,
     undertakings,
 )
 from app.pages.scene import Page
@@ -33,6 +34,7 @@ PAGES: Final[Mapping[str, Page]] = {
     ),
     "streams": streams.PAGE,
     "workers": processes.PAGE,
+    "schedules": timetable.PAGE,
     "history": chronicle.PAGE,
     "chart": one_chart.PAGE,
     "operations": replace(

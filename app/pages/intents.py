@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from app import actions
 from app.actions import ActionReport, Actor, Connections
+from app.enqueue import JobRequest
 from app.errors import ArqscopeError, InvalidRequest
 from app.pages import bulk, publication, submission
 from app.pages.address import href
@@ -265,6 +266,13 @@ async def _abort_operation(to: To, data: Data) -> Notice:
     return await _steer(to, {**data, "verb": "abort"})
 
 
+async def _run_schedule(to: To, data: Data) -> Notice:
+    queue, name = data.get("queue", ""), data.get("schedule", "")
+    (done,) = await actions.submit_jobs(*to, queue, [JobRequest(name=name)])
+    links = (("Watch it", href("job", queue=queue, id=done.id)),)
+    return Notice(f"{name} was put on {queue}; its next tick stays as it is.", links=links)
+
+
 async def _cause(to: To, data: Data) -> Notice:
     report = await actions.change_cause(*to, data.get("cause", ""), state=data.get("state"))
     return Notice(report.message + ".")
@@ -299,6 +307,7 @@ _DEEDS: Final[Mapping[str, Callable[[To, Data], Awaitable[Notice]]]] = {
     "stop": _stop,
     "concurrency": _concurrency,
     "clean": _clean,
+    "run-schedule": _run_schedule,
     "steer-operation": _steer,
     "abort-operation": _abort_operation,
     "cause-state": _cause,

@@ -17,6 +17,7 @@ ENTRIES: Final = (
     ("dead-letters", "dead"),
     ("streams", "stream"),
     ("workers", "workers"),
+    ("schedules", "schedules"),
     ("history", "history"),
     ("alerts", "alerts"),
     ("operations", "operations"),

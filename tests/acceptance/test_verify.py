@@ -26,7 +26,7 @@ from app.verify.proofs import Proof, Shown, exit_code
 from app.verify.script import verify
 from tests.acceptance.test_stack import ARQSCOPE, Up, environment
 from tests.conftest import ROOT, redis_binary, start_redis, unused_port, wait_until
-from tests.integration.test_http import start_server, stop
+from tests.serving import start_server, stop
 
 KEY = "acceptance-key-0123456789abcdef0123"
 DEAD_QUEUE = "event-driven-jobs"

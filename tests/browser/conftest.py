@@ -24,7 +24,7 @@ from redis import Redis as SyncRedis
 from app.connections import connect
 from app.enqueue import JobRequest, enqueue_many
 from app.settings import Settings
-from tests.conftest import RunningRedis, redis_binary, start_redis, unused_port
+from tests.conftest import RunningRedis, lacking, redis_binary, start_redis, unused_port
 
 ROOT = Path(__file__).resolve().parents[2]
 CHROMIUM = Path(os.environ.get("CHROMIUM", "/usr/bin/chromium"))
@@ -144,7 +144,7 @@ def browser() -> Iterator[Any]:
     """Debian's Chromium."""
     playwright = pytest.importorskip("playwright.sync_api")
     if not CHROMIUM.exists():
-        pytest.skip(f"no Chromium at {CHROMIUM}")
+        lacking(f"Chromium at {CHROMIUM}")
     with playwright.sync_playwright() as run:
         made = run.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
         yield made

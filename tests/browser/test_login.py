@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import RunningRedis
-from tests.integration.test_http import KEY, RunningServer, start_server, stop
+from tests.serving import KEY, RunningServer, start_server, stop
 
 playwright = pytest.importorskip("playwright.sync_api")
 

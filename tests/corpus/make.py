@@ -66,7 +66,7 @@ ERRORS: dict[str, str] = {
 
 def raised(body: str, shift: int, n: int) -> tuple[str, str, str]:
     """Raise *body* from a file of other lines; type, message and traceback as a worker records them."""
-    from workers.runner import _traceback
+    from workers.job_letters import traceback_of
 
     text = "\n" * shift + SOURCE.format(body=body)
     space: dict[str, Any] = {"__name__": "orders", "uuid_": uuid.uuid4()}
@@ -75,7 +75,7 @@ def raised(body: str, shift: int, n: int) -> tuple[str, str, str]:
     try:
         space["work"](n, name, f"value {n} of {name}")
     except BaseException as error:
-        return type(error).__name__, str(error)[:4096], _traceback(error)
+        return type(error).__name__, str(error)[:4096], traceback_of(error)
     raise AssertionError(body)
 
 

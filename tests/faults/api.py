@@ -17,7 +17,7 @@ from app.listeners import Listeners
 from app.server import Runtime
 from app.settings import Settings
 from tests.faults.rig import FULL, Rig
-from tests.integration.test_http import start_server, stop
+from tests.serving import start_server, stop
 
 
 @asynccontextmanager

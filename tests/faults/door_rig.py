@@ -19,7 +19,7 @@ from tornado.websocket import WebSocketClientConnection, websocket_connect
 
 from app import api_keys, keys
 from tests.conftest import ROOT, RunningRedis
-from tests.integration.test_http import RunningServer, start_server
+from tests.serving import RunningServer, start_server
 
 API_KEY = "security-key-0123456789abcdef0123"
 REDIS_SECRET = "test-password"
@@ -280,3 +280,8 @@ async def click_button(socket: WebSocketClientConnection) -> None:
     }
     patch = {"events": [{"kind": "MessageSent", "msg_type": "bokeh_event", "msg_data": event}]}
     await _say(socket, "PATCH-DOC", patch)
+
+
+def bearer(text: str) -> dict[str, str]:
+    """The header of a key."""
+    return {"Authorization": f"Bearer {text}"}

@@ -14,8 +14,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, TypeVar, cast
 
-from redis.asyncio import Redis
-
 from app import keys
 from app.connections import connect
 from app.enqueue import JobRequest, enqueue_many
@@ -93,9 +91,7 @@ class Rig:
         self.workers: list[WorkerProcess] = []
         self.ledger = directory / "ledger"
         self.ledger.mkdir(parents=True)
-        self.client = Redis.from_url(
-            server.database(2), socket_timeout=5, encoding_errors="surrogateescape"
-        )
+        self.client = connect(server.database(2), timeout_s=5, decode_responses=False)
         self.producer = connect(server.database(2))
         self._nursery = nursery
         self.policy(attempts=3, backoff_s=0.05, backoff_cap_s=0.2)

@@ -1,4 +1,4 @@
-"""Rows C1-C4, C8, R16, R17: the collector under long time, hanging Redis, jumping clocks, lost messages."""
+"""Rows C1-C4, R16, R17: the collector under long time, hanging Redis, jumping clocks, lost messages."""
 
 import asyncio
 import gc
@@ -11,12 +11,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import pandas as pd
 import pytest
+from redis.asyncio import Redis
 
 from app import frames, keys
 from app.album import Album
@@ -24,7 +25,8 @@ from app.clock import Clock, Passed
 from app.collector import Collector
 from app.connections import connect
 from app.enqueue import JobRequest, enqueue_many
-from app.job_list import JobFilter, jobs_page
+from app.job_list import jobs_page
+from app.job_rows import JobFilter
 from app.minutes import Minutes
 from app.observation import RUNS_SHOWN
 from app.readings import MAX_QUEUES
@@ -32,7 +34,8 @@ from app.records import JobRun, Outcome
 from app.sample import Sample
 from app.settings import QueuePolicy, Settings
 from app.turns import Rates
-from tests.conftest import RunningRedis, start_redis, unused_port, wait_until
+from tests import command_costs
+from tests.conftest import RunningRedis, start_redis
 from tests.faults.conftest import Row
 from tests.faults.rig import sized
 from tests.waiting import until
@@ -334,95 +337,13 @@ async def test_c4_counters_that_start_again_never_make_a_rate_negative(
     assert rates.isna().sum() >= resets
 
 
-@pytest.mark.row("C8")
-async def test_c8_a_dashboard_told_to_stop_is_gone_in_time_and_frees_its_port(
-    row: Row, tmp_path: Path
-) -> None:
-    """
-    With a page open, requests under way and jobs being submitted in bulk: what was answered is there.
-    """
-    import httpx
-
-    server = start_redis(tmp_path / "redis", extra=("--appendfsync", "everysec"))
-    port = unused_port()
-    environment = {
-        "PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": str(Path.cwd()),
-        "REDIS_URL": server.database(0), "REDIS_STREAMS_URL": server.database(1),
-        "REDIS_QUEUE_URL": server.database(2), "QUEUE_UI_PORT": str(port), "LOG_LEVEL": "WARNING",
-    }  # fmt: skip
-    code = "from app.server import serve; from app.settings import Settings; serve(Settings.load(env_file=None))"
-    process = subprocess.Popen(  # noqa: ASYNC220 - returns at once
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    base = f"http://127.0.0.1:{port}"
-    redis = connect(server.database(2))
-    try:
-        await asyncio.to_thread(wait_until, lambda: _answers(base), 40, "the dashboard answers")
-        answered: list[str] = []
-        async with httpx.AsyncClient(base_url=base, timeout=10) as client:
-            await client.get("/admin/queues")
-
-            async def submit(number: int) -> None:
-                jobs = [
-                    {"name": "generic", "options": {"jobId": f"b{number}-{n}"}} for n in range(200)
-                ]
-                for _ in range(50):
-                    try:
-                        reply = await client.post(f"/jobs/{QUEUE}", json=jobs)
-                    except httpx.HTTPError:
-                        return
-                    if reply.status_code in (200, 201):
-                        answered.extend(job["id"] for job in reply.json())
-                        number += 100
-                        jobs = [
-                            j | {"options": {"jobId": f"b{number}-{n}"}} for n, j in enumerate(jobs)
-                        ]
-
-            bulk = [asyncio.create_task(submit(n)) for n in range(4)]
-            await until(lambda: asyncio.sleep(0, len(answered) > 400), timeout_s=20)
-            process.terminate()
-            asked = time.monotonic()
-            code_of = await asyncio.to_thread(process.wait, 20)
-            took_s = time.monotonic() - asked
-            await asyncio.gather(*bulk)
-        present = await redis.zmscore(QUEUE, answered)
-        free = not _listens(port)
-    finally:
-        process.kill()
-        process.wait()
-        await redis.aclose()
-        server.stop()
-    lost = sum(score is None for score in present)
-    row.figure(exit_s=took_s, exit_code=code_of, answered=len(answered), lost=lost, port_free=free)
-    assert took_s <= 10
-    assert code_of == 0
-    assert lost == 0
-    assert free
-
-
-def _answers(base: str) -> bool:
-    import httpx
-
-    try:
-        return httpx.get(f"{base}/health/live", timeout=1).status_code == 200
-    except httpx.HTTPError:
-        return False
-
-
-def _listens(port: int) -> bool:
-    import socket
-
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
 @pytest.mark.row("R16")
 async def test_r16_huge_values_and_a_deep_queue_never_hold_redis_up(
     row: Row, tmp_path: Path
 ) -> None:
     """
-    A 64 MB payload, a deep queue and many results: samples, pages and searches stay short commands.
+    A 64 MB payload, a deep queue and as many results: samples, pages and searches stay short commands; no
+    command of a sample walks over what there is, none costs more than when there was nothing.
     """
     server = start_redis(
         tmp_path / "redis", extra=("--appendonly", "no", "--latency-monitor-threshold", "50", "--slowlog-log-slower-than", "50000")
@@ -432,7 +353,9 @@ async def test_r16_huge_values_and_a_deep_queue_never_hold_redis_up(
         queues=tuple(QueuePolicy(name=n) for n in (QUEUE, "q1", "q2")),
     )  # fmt: skip
     redis = connect(server.url, timeout_s=60)
-    depth, results = sized((1_000_000, 100_000), (20_000, 5_000))
+    depth, results = sized((1_000_000, 1_000_000), (20_000, 20_000))
+    collector = Collector(settings)
+    empty = await _sampled(collector, redis, 40)
     for start in range(0, depth, 10_000):
         pipe = redis.pipeline(transaction=False)
         many = {f"j{n}": 1e12 + n for n in range(start, start + 10_000)}
@@ -444,12 +367,10 @@ async def test_r16_huge_values_and_a_deep_queue_never_hold_redis_up(
     for start in range(0, results, 5_000):
         await redis.mset({keys.arq_result(f"r{n}"): "j1:{}" for n in range(start, start + 5_000)})
     await redis.set(keys.arq_job("j5"), "j1:" + "x" * 64_000_000)
-    await redis.config_resetstat()
     await redis.slowlog_reset()
     await redis.latency_reset()
-    collector = Collector(settings)
-    for _ in range(20):
-        await collector.sample(full=False)
+    full = await _sampled(collector, redis, 40)
+    sampled = _kinds(await redis.info("commandstats"))
     cursor = None
     for _ in range(5):
         page = await jobs_page(redis, QUEUE, "waiting", cursor)
@@ -462,7 +383,7 @@ async def test_r16_huge_values_and_a_deep_queue_never_hold_redis_up(
     await redis.aclose()
     server.stop()
 
-    used = {name.removeprefix("cmdstat_").partition("|")[0] for name in told}
+    used, costlier = _kinds(told), command_costs.grown(empty, full)
     worst_ms = max((float(entry["duration"]) / 1000 for entry in slow), default=0.0)
     row.figure(
         depth=depth,
@@ -470,11 +391,29 @@ async def test_r16_huge_values_and_a_deep_queue_never_hold_redis_up(
         slow_commands=len(slow),
         worst_ms=worst_ms,
         searched=search.scanned,
+        kinds=len(full),
+        costlier=len(costlier),
+        walks=len(sampled & command_costs.WALKS),
     )
+    assert costlier == {}
+    assert sampled & command_costs.WALKS == set()
     assert worst_ms < 50
     assert "keys" not in used
     assert search.scanned == min(depth, 100_000)
     assert set(collector.snapshot.problems) == set()
+
+
+async def _sampled(collector: Collector, redis: Redis, count: int) -> Mapping[str, int]:
+    """Take *count* timed samples; the median µs of each command they sent."""
+    await collector.sample()
+    await command_costs.begin(redis)
+    for _ in range(count):
+        await collector.sample(full=False)
+    return await command_costs.medians_us(redis)
+
+
+def _kinds(told: Mapping[str, Any]) -> set[str]:
+    return {name.removeprefix("cmdstat_").partition("|")[0] for name in told}
 
 
 @pytest.mark.row("R17")

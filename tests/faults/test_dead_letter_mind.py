@@ -28,9 +28,10 @@ from app.settings import Settings
 from tests.conftest import start_redis
 from tests.faults.conftest import Row
 from tests.faults.processor_nursery import FAILPOINTS, ProcessorNursery
-from tests.faults.rig import sized
+from tests.faults.rig import FULL, sized
 from tests.letters import QUEUE, bury, places
 from tests.unit.test_fingerprint_corpus import ERRORS
+from tests.waiting import until
 from workers.alerts import WINDOW_S
 from workers.channels import Channel, Deliveries, Sender
 from workers.dead_letter_processor import DeadLetterProcessor
@@ -231,6 +232,10 @@ async def test_hostile_errors_take_bounded_time_and_memory_and_keep_their_group(
     assert strayed == 0
 
 
+#: s a delivery may take, in D8: longer than any storm lasts
+TIMEOUT_S: Final = sized(60.0, 20.0)
+
+
 class Channels(BaseHTTPRequestHandler):
     """A channel that answers as its path says."""
 
@@ -239,7 +244,7 @@ class Channels(BaseHTTPRequestHandler):
         self.rfile.read(int(self.headers.get("Content-Length") or 0))
         server.hits[self.path] += 1
         if self.path == "/slow":
-            server.stopped.wait(20)
+            server.stopped.wait(2 * TIMEOUT_S)
             return
         self.send_response(int(self.path[1:]))
         if self.path == "/302":
@@ -292,8 +297,12 @@ async def test_a_channel_that_is_down_slow_or_full_holds_nothing_up(
 ) -> None:
     """
     Storms of one cause: one alert each, however the channel fares, and no letter waits for it.
+
+    That nothing waits shows in every storm being over before a silent channel is given up. What the
+    channel costs the deciding loop is its CPU time, the least of all rounds: the clock on the wall
+    tells more about what else the machine does.
     """
-    storm, rounds = sized((10_000, 5), (250, 1))
+    storm, rounds = sized((10_000, 3), (250, 1))
     fields = environment(server, tmp_path)
     settings = Settings.load(fields, env_file=None)
     queue, cache = clients["queue"], clients["cache"]
@@ -307,8 +316,9 @@ async def test_a_channel_that_is_down_slow_or_full_holds_nothing_up(
         },
     }  # fmt: skip
     us: dict[str, list[float]] = {mode: [] for mode in urls}
+    wall_s: dict[str, list[float]] = {mode: [] for mode in urls}
     told: list[int] = []
-    sender = Sender(["127.0.0.1/32"], timeout_s=5.0)
+    sender = Sender(["127.0.0.1/32"], timeout_s=TIMEOUT_S)
     for number in range(rounds):
         for mode, url in urls.items():
             channels = [Channel("c", url)] if url else []
@@ -320,11 +330,15 @@ async def test_a_channel_that_is_down_slow_or_full_holds_nothing_up(
             await queue.flushdb()
             await _storm(queue, storm, f"{mode}{number}", 1)
             task = asyncio.create_task(_deliver(deliveries))
-            started = time.perf_counter()
+            started, began = time.perf_counter(), time.thread_time()
             decided = 0
             while decided < storm:
                 decided += await processor.round()
-            us[mode].append((time.perf_counter() - started) / storm * 1e6)
+            us[mode].append((time.thread_time() - began) / storm * 1e6)
+            wall_s[mode].append(time.perf_counter() - started)
+            path = "/" + url.rpartition("/")[2]
+            if mode not in ("none", "down"):
+                await until(lambda p=path, n=number: _is_hit(listener, p, n), timeout_s=30)  # type: ignore[misc]
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
@@ -332,18 +346,29 @@ async def test_a_channel_that_is_down_slow_or_full_holds_nothing_up(
             waiting = await cache.zcard(keys.ALERTS_OUTBOX)
             assert waiting <= 1
     await sender.close()
-    base = statistics.median(us["none"])
-    change = {mode: statistics.median(v) / base - 1 for mode, v in us.items() if mode != "none"}
+    base = min(us["none"])
+    change = {mode: min(v) / base - 1 for mode, v in us.items() if mode != "none"}
+    longest_s = max(max(v) for v in wall_s.values())
     row.figure(
         storm=storm,
         alerts_per_storm=max(told),
-        base_us_per_letter=base,
+        cpu_us_per_letter=base,
         **{f"{mode}_change": value for mode, value in change.items()},
+        wall_us_per_letter={
+            m: round(statistics.median(v) / storm * 1e6) for m, v in wall_s.items()
+        },
+        longest_storm_s=longest_s,
+        given_up_after_s=TIMEOUT_S,
         hits=sum(listener.hits.values()),
     )
     assert set(told) == {1}
-    # a slice is too short to measure ratios in; a storm that waited for a channel would take its 5 s
-    assert max(change.values()) < sized(0.10, 4e6 / (base * storm))
+    assert longest_s < TIMEOUT_S
+    if FULL:  # a slice is too short to measure ratios in
+        assert max(change.values()) < 0.10
+
+
+async def _is_hit(listener: Any, path: str, before: int) -> bool:
+    return bool(listener.hits[path] > before)
 
 
 async def _deliver(deliveries: Deliveries) -> None:

@@ -18,7 +18,7 @@ from bench.viewer import Viewer
 from tests.conftest import RunningRedis, redis_binary, start_redis
 from tests.faults.conftest import Row
 from tests.faults.rig import FULL
-from tests.integration.test_http import RunningServer, start_server, stop
+from tests.serving import RunningServer, start_server, stop
 from tests.waiting import until
 
 QUEUE = "async-processing"

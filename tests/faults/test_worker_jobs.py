@@ -24,7 +24,7 @@ from app.enqueue import JobRequest, enqueue_many
 from app.errors import RedisUnavailable
 from app.payload import Codec
 from app.records import MAX_ERROR_BYTES
-from tests.conftest import unused_port
+from tests.conftest import lacking, unused_port
 from tests.faults.api import api
 from tests.faults.checker import describe
 from tests.faults.conftest import Row
@@ -457,7 +457,7 @@ async def test_a_workers_wrong_clock_starts_nothing_early_and_nothing_late(
     """
     faketime = shutil.which("faketime")
     if faketime is None:
-        pytest.skip("faketime is not installed")
+        lacking("faketime")
     rig = make_rig()
     worker = rig.start_fresh(faketime, "-f", shift, FAKETIME_DONT_FAKE_MONOTONIC=1)
     delay_s = sized(2.0, 1.2)

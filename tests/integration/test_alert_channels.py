@@ -14,8 +14,9 @@ from app import actions, alerts, keys
 from app.actions import Connections
 from app.alerts import AlertState
 from app.errors import NotFound, SettingsError
-from app.settings import Settings
+from app.settings import Settings, StreamPolicy
 from tests.letters import ANN, QUEUE, bury
+from tests.waiting import until
 from workers.alert_watch import AlertWatch
 from workers.alerts import Alerts
 from workers.channels import Channel, Deliveries, Sender, channels_of, message_of
@@ -170,7 +171,7 @@ async def test_a_queue_without_workers_raises_an_alert_that_ends_when_one_comes(
         turned = 0
         for _ in range(0, seconds, 30):
             clock[0] += 30
-            turned += await watch.look([QUEUE], settings.stream_name)
+            turned += await watch.look([QUEUE], settings.stream_names)
         return turned
 
     assert await look(60) == 0
@@ -184,6 +185,25 @@ async def test_a_queue_without_workers_raises_an_alert_that_ends_when_one_comes(
     await connections.queue.zadd(keys.WORKERS, {"w1": now[0] * 1000})
     assert await look(120) == 1
     assert (await alerts.newest(connections.cache))[0].state is AlertState.RESOLVED
+
+
+async def test_every_declared_stream_is_watched(connections, settings):
+    settings.config_file.write_text(
+        '[[alerts]]\nname = "behind"\nmetric = "lag_s"\nabove = 30\nfor_s = 0\n'
+    )
+    billing = StreamPolicy(name="billing", group="books")
+    declared = settings.model_copy(update={"declared_streams": (billing,)})
+    streams = connections.streams
+    for stream in declared.stream_names:
+        await streams.xgroup_create(stream, "books", "0", mkstream=True)
+    await streams.xadd("billing", {"type": "bill.made", "data": "{}"}, id="1000-1")
+    processor = DeadLetterProcessor(declared, connections.queue, streams, connections.cache)
+
+    await processor.watch_once()
+
+    told = {(a.kind, a.source) for a in await alerts.newest(connections.cache)}
+    assert declared.stream_names == (declared.stream_name, "billing")
+    assert told == {("rule", "billing")}
 
 
 def test_channels_are_read_strictly_and_never_shown():
@@ -310,6 +330,27 @@ async def test_a_channel_gets_the_message_and_every_failure_is_told(listen):
     finally:
         await patient.close()
         await hasty.close()
+
+
+async def test_an_answer_nobody_waited_for_is_not_taken_for_the_next_ones(listen):
+    server = listen("127.0.0.1")
+    sender = Sender(["127.0.0.1/32"], timeout_s=60.0)
+    at = f"json://127.0.0.1:{server.server_port}"
+
+    async def is_hit() -> bool:
+        return bool(server.hits)
+
+    try:
+        given_up = asyncio.create_task(sender.send(Channel("c", at + "/silent"), MESSAGE))
+        await until(is_hit, timeout_s=30)
+        given_up.cancel()
+        await asyncio.wait([given_up])
+        server.stopped.set()
+
+        assert await sender.send(Channel("c", at + "/500"), MESSAGE) != ""
+        assert await sender.send(Channel("c", at + "/ok"), MESSAGE) == ""
+    finally:
+        await sender.close()
 
 
 @pytest.mark.timeout(300)

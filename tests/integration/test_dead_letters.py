@@ -11,7 +11,7 @@ from app import actions, audit, keys, redrive
 from app.actions import Connections
 from app.connections import connect
 from app.enqueue import JobRequest, enqueue
-from app.errors import ActionRefused, NotFound, UnknownFunction
+from app.errors import ActionRefused, InvalidRequest, NotFound, UnknownFunction
 from app.records import LetterState
 from app.redrive import POLICY, Shelf, Verdict, read_letter
 from app.settings import Settings
@@ -242,6 +242,35 @@ async def test_jobs_are_submitted_cancelled_aborted_and_promoted(connections, se
         await actions.cancel_job(connections, settings, ANN, QUEUE, "a")
     assert (await actions.abort_job(connections, settings, ANN, QUEUE, "a")).changed
     assert await redis.zscore(keys.ARQ_ABORT, "a")
+
+
+@both_servers
+async def test_a_waiting_job_is_rescheduled_and_its_payload_outlives_it(connections, settings):
+    """
+    Later and sooner again; a payload that expires goes along; a running job is left alone.
+    """
+    redis = connections.queue
+    await enqueue(redis, QUEUE, JobRequest(name="sync", id="a", expires_s=60))
+    now_ms = int((await redis.time())[0]) * 1000
+
+    async def move(job_id: str, delay_s: float) -> str:
+        report = await actions.reschedule_job(connections, settings, ANN, QUEUE, job_id, delay_s)
+        return str(report.detail["outcome"])
+
+    assert await move("a", 7200) == "rescheduled"
+    assert abs(await redis.zscore(QUEUE, "a") - now_ms - 7_200_000) < 10_000
+    assert 7_250_000 < await redis.pttl(keys.arq_job("a")) <= 7_260_000
+    assert await move("a", 60) == "rescheduled"
+    assert abs(await redis.zscore(QUEUE, "a") - now_ms - 60_000) < 10_000
+    assert await redis.pttl(keys.arq_job("a")) > 7_000_000
+    assert await move("a", 0) == "rescheduled"
+    assert await move("a", 0) == "due"
+    await redis.set(keys.arq_in_progress("a"), "w1", px=60_000)
+    assert await move("a", 60) == "running"
+    with pytest.raises(NotFound):
+        await move("nobody", 60)
+    with pytest.raises(InvalidRequest, match="delay"):
+        await move("a", float("nan"))
 
 
 @both_servers

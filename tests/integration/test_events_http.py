@@ -14,7 +14,7 @@ import redis as redis_sync
 
 from app import keys
 from tests.conftest import RunningRedis, redis_binary, start_redis, wait_until
-from tests.integration.test_http import KEY, RunningServer, start_server, stop
+from tests.serving import KEY, RunningServer, start_server, stop
 
 STREAM = "pyairtable-events"
 GROUP = "event-processors"

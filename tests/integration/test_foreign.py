@@ -1,17 +1,21 @@
 """Attached to a Redis of stock arq, with nothing installed: what can be known is shown, the rest is not."""
 
 import asyncio
+import os
 import pickle
+import subprocess
+import sys
 import time
-from typing import Any
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
 
-import arq
 import pytest
 from arq.connections import ArqRedis
-from arq.worker import Worker as StockWorker
 from redis.asyncio import ConnectionPool, Redis
 
 from app import keys, reader
+from app.analyses.verdicts import Hold, why_not_running
 from app.collector import Collector
 from app.contents import PICKLED
 from app.foreign import foreign_frame, look_around
@@ -73,28 +77,113 @@ async def test_stock_queues_are_found_and_shown_with_what_can_be_known(
     assert job.arguments.note == PICKLED
 
 
-async def test_a_stock_worker_is_seen_through_its_health_record_and_results(
-    settings: Settings, queue_redis: Redis, stock: ArqRedis
+#: a deployment of stock arq: one module, started by its own command
+STOCK: Final = """
+from arq.connections import RedisSettings
+
+async def double(ctx, number):
+    return 2 * number
+
+async def fail(ctx):
+    raise ValueError("no base")
+
+async def wait(ctx):
+    await ctx["redis"].blpop("go", 30)
+
+class WorkerSettings:
+    functions = [double, fail, wait]
+    redis_settings = RedisSettings.from_dsn({url!r})
+    health_check_interval = 3
+    poll_delay = 0.02
+    max_tries = 1
+"""
+
+
+@pytest.fixture
+def stock_worker(settings: Settings, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A worker of stock arq in a process of its own, where nothing of ours is installed in its place."""
+    (tmp_path / "stock_deployment.py").write_text(
+        STOCK.replace("{url!r}", repr(settings.url("queue")))
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "arq", "stock_deployment.WorkerSettings"],
+        cwd=tmp_path,
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(tmp_path)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    yield process
+    process.kill()
+    process.wait()
+
+
+async def test_a_real_stock_worker_and_producer_are_seen_with_nothing_installed(
+    settings: Settings,
+    queue_redis: Redis,
+    stock: ArqRedis,
+    stock_worker: "subprocess.Popen[bytes]",
 ) -> None:
-    async def double(ctx: dict[str, Any], number: int) -> int:
-        return 2 * number
+    """
+    Depth, running, results, failures and the health record are shown; what nobody can know is NaN, null or
+    said in words.
+    """
+    await stock.enqueue_job("double", 21, _job_id="good")
+    await stock.enqueue_job("fail", _job_id="bad")
+    await stock.enqueue_job("wait", _job_id="long")
+    await stock.enqueue_job("double", 1, _job_id="later", _defer_by=600)
+    collector = Collector(settings)
 
-    await stock.enqueue_job("double", 21, _job_id="x")
-    pool = ArqRedis(ConnectionPool.from_url(settings.url("queue")), default_queue_name="arq:queue")
-    worker = StockWorker(
-        [arq.worker.func(double, name="double")], redis_pool=pool, burst=True, poll_delay=0.01,
-        handle_signals=False, health_check_interval=1,
-    )  # fmt: skip
-    if type(worker).__module__ != "arq.worker":
-        pytest.skip("another test installed our worker in arq's place")
-    await worker.main()
+    async def is_under_way() -> bool:
+        keys_of = [keys.arq_result("good"), keys.arq_result("bad"), keys.arq_in_progress("long")]
+        record = await queue_redis.get("arq:queue:health-check") or ""
+        return bool(
+            await queue_redis.exists(*keys_of) == 3
+            and "j_complete=1 j_failed=1 j_retried=0 j_ongoing=1" in record
+        )
 
-    job = await reader.job(queue_redis, "x", queues=["arq:queue"])
+    await until(is_under_way, timeout_s=30)
+    await collector.look_around()
+    await collector.sample()  # learns of the queue: the next one reads it
+    snapshot = await collector.sample()
+    row = (await foreign_frame(queue_redis, collector.foreign)).set_index("queue").loc["arq:queue"]
+    lists = {
+        state: (await reader.jobs_page(queue_redis, "arq:queue", state)).items
+        for state in ("waiting", "deferred", "complete", "failed", "aborted")
+    }
+    told = (await reader.jobs_page(queue_redis, "arq:queue", "complete")).window
+    good = await reader.job(queue_redis, "good", queues=["arq:queue"])
+    why = why_not_running(await reader.job_facts(queue_redis, "arq:queue", "long"))
+    every = {str(key) async for key in queue_redis.scan_iter("*")}
+    theirs = {key for key in every if not key.startswith("arqscope:")}
+    await queue_redis.lpush("go", "now")
+    await collector.stop()
 
-    await pool.aclose(close_connection_pool=True)
-    assert job is not None
-    assert (job.result, job.result_note, job.function) == (42, PICKLED, "double")
-    assert job.state == "complete"
+    assert stock_worker.poll() is None
+    numbers = row[["depth", "due", "deferred", "running_at_least", "complete", "failed"]]
+    assert numbers.to_list() == [2, 1, 1, 1, 1, 1]
+    assert 0 < row["health_expires_s"] <= 3
+    assert row["ongoing"] == 1
+    seen = snapshot.queues.set_index("queue").loc["arq:queue"]
+    assert seen[["waiting", "deferred"]].to_list() == [1, 1]
+    assert seen[["running", "complete", "accepted", "workers", "slots", "dead_open"]].isna().all()
+    assert stats(snapshot, settings)["arq:queue"]["active"] is None
+    assert [(job.id, job.state) for job in lists["waiting"]] == [("long", "running")]
+    assert [job.id for job in lists["deferred"]] == ["later"]
+    assert [(j.id, j.function, j.attempt, j.arguments.args) for j in lists["complete"]] == [
+        ("good", "double", 1, (21,))
+    ]
+    assert [job.id for job in lists["failed"]] == ["bad"]
+    assert "no base" in lists["failed"][0].error
+    assert lists["failed"][0].finished_ms >= lists["failed"][0].started_ms > 0
+    assert lists["aborted"] == []
+    assert "stock arq keeps no list of results" in told
+    assert good is not None
+    assert (good.result, good.result_note, good.state) == (42, PICKLED, "complete")
+    assert why.hold is Hold.LOCKED
+    assert theirs == {
+        "arq:queue", "arq:queue:health-check", "arq:job:long", "arq:job:later", "arq:retry:long",
+        "arq:in-progress:long", "arq:result:good", "arq:result:bad",
+    }  # fmt: skip
 
 
 async def test_a_look_keeps_to_its_window_and_says_so(queue_redis: Redis) -> None:

@@ -224,6 +224,33 @@ async def the_pages_as_of_a_moment_are_those_of_then(
         await as_of(queue_redis, streams_redis, START * 60_000 - 3_600_000, now_ms=end_ms())
 
 
+@pytest.mark.parametrize(
+    ("start", "end"),
+    [("1970-01-01", "9999-12-31"), ("now", "9999-12-31"), ("1970-01-01", "1971-01-01")],
+)
+async def test_however_wide_a_range_is_only_what_is_kept_is_asked_for(
+    queue_redis: Redis, start: str, end: str
+) -> None:
+    """
+    Anybody who may look may ask for the year 9999: it must not cost a key for every hour until then.
+    """
+    now_ms = time.time() * 1000
+    since, until = (
+        now_ms - 3_600_000 if text == "now" else pd.Timestamp(text, tz="UTC").timestamp() * 1000
+        for text in (start, end)
+    )
+
+    async with queue_redis.monitor() as monitor:
+        frame = await history(queue_redis, QUEUE, since, until, now_ms=now_ms, points=10)
+        await queue_redis.get("end-of-watch")
+        asked = 0
+        while "end-of-watch" not in (command := str((await monitor.next_command())["command"])):
+            asked += len(command.split())
+
+    assert 1 <= len(frame) <= 11
+    assert asked < 24 * 8 + 10
+
+
 async def test_a_range_that_is_none_is_refused(queue_redis: Redis) -> None:
     with pytest.raises(InvalidRequest, match="empty"):
         await history(queue_redis, QUEUE, 10.0, 10.0, now_ms=20.0)

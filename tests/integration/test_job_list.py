@@ -10,7 +10,8 @@ from redis.asyncio import Redis
 
 from app import frames, job_list, keys
 from app.enqueue import JobRequest, enqueue_many
-from app.job_list import JobFilter, jobs_frame, jobs_page
+from app.job_list import jobs_page
+from app.job_rows import JobFilter, jobs_frame
 from app.records import JobRun, Outcome
 from app.settings import Settings
 

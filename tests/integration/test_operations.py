@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 from app import actions, audit, keys, operations
 from app.actions import Connections
 from app.enqueue import JobRequest, enqueue_many
-from app.errors import ActionRefused, InvalidRequest, NotFound
+from app.errors import ActionRefused, BadRecord, InvalidRequest, NotFound
 from app.letter_filter import LetterFilter, sweep
 from app.operation_drive import Bucket, advance, drive
 from app.operation_kinds import kind_of
@@ -93,6 +93,26 @@ async def test_an_operation_on_a_stream_appends_each_event_again(connections, se
         entry | {"redrivenFrom": ""} == fields | {"redrivenFrom": ""} for _, entry in entries
     )
     assert await places(redis, "9-9", stream) == ["open"]
+
+
+@both_servers
+async def test_an_event_of_too_many_fields_stops_no_operation(connections, settings):
+    """
+    No script can append it again: alone it is refused with a reason, among others it counts as failed.
+    """
+    redis, stream = connections.streams, settings.stream_name
+    await bury_event(redis, stream, "1-1", died_ms=1)
+    await bury_event(redis, stream, "2-1", {f"f{n}": "v" for n in range(10_000)}, died_ms=2)
+    await bury_event(redis, stream, "3-1", {f"f{n}": "v" for n in range(990)}, died_ms=3)
+
+    with pytest.raises(BadRecord, match="10,003 fields"):
+        await actions.retry_letter(connections, settings, ANN, stream, "2-1")
+    report = await actions.start_operation(connections, settings, ANN, "retry_letters", stream)
+    ended = await drive(connections, report.detail["operation"])
+
+    assert (ended.state, ended.done, ended.failed) == (OperationState.DONE, 2, 1)
+    assert await places(redis, "2-1", stream) == ["open"]
+    assert {entry["redrivenFrom"] for _, entry in await redis.xrange(stream)} == {"1-1", "3-1"}
 
 
 @pytest.mark.parametrize(

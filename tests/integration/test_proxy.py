@@ -1,7 +1,6 @@
 """Behind a real nginx at /tools/arqscope/: pages, API, login and websocket, with the caller's address."""
 
 import asyncio
-import os
 import shutil
 import subprocess
 import sys
@@ -13,9 +12,9 @@ import httpx
 import pytest
 from tornado.httpclient import HTTPClientError
 
-from tests.conftest import RunningRedis, start_redis, unused_port, wait_until
+from tests.conftest import RunningRedis, lacking, start_redis, unused_port, wait_until
 from tests.faults.door_rig import Door, open_socket, token_of
-from tests.integration.test_http import KEY, RunningServer, start_server, stop
+from tests.serving import KEY, RunningServer, start_server, stop
 
 NGINX = shutil.which("nginx") or "/usr/sbin/nginx"
 
@@ -57,8 +56,7 @@ class Proxied:
 @pytest.fixture(scope="module")
 def proxied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxied]:
     if not Path(NGINX).exists():
-        message = "no nginx; ./.ci/install-system-packages installs it"
-        pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
+        lacking("nginx")
     redis: RunningRedis = start_redis(tmp_path_factory.mktemp("redis"))
     directory = tmp_path_factory.mktemp("proxied")
     command = [sys.executable, "-m", "panel", "serve", str(directory / "dashboard"),

@@ -18,7 +18,7 @@ from app.events import Event, NewEvent
 from app.notebook import connect as connect_notebook
 from app.publisher import Publisher, SyncPublisher
 from app.scripts import LuaScript
-from tests.conftest import ROOT, unused_port
+from tests.conftest import ROOT, lacking, unused_port
 
 STREAM = "pyairtable-events"
 both_versions = pytest.mark.parametrize("redis_server", ["system", "bundled"], indirect=True)
@@ -271,7 +271,7 @@ async def test_the_redis_cli_line_of_the_readme_publishes_an_event(
     redis_server, streams_redis, settings
 ):
     if shutil.which("redis-cli") is None:
-        pytest.skip("no redis-cli here")
+        lacking("redis-cli")
     line = readme_block("console", "XADD pyairtable-events").lstrip("$ ")
     line = line.replace("-p 6380", f"-p {redis_server.port} -n 1")
     line = line.replace('"$(cat .arqscope/password)"', redis_server.password)

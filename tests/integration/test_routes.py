@@ -12,7 +12,7 @@ from app.api.application import routes
 from app.api.strict_json import StrictRoute
 from app.permissions import CLOSED, POLICIES, Access, policies_of
 from tests.conftest import ROOT
-from tests.integration.test_http import SMALL_PAGE, start_server, stop
+from tests.serving import SMALL_PAGE, start_server, stop
 
 #: appended to the hooks the server runs: it writes down the handlers it would choose from
 _DUMP = """

@@ -1,6 +1,7 @@
 """Plain ``def`` job functions: they run in children that can be killed."""
 
 import asyncio
+import multiprocessing
 import os
 import time
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 
 from app.payload import RemoteError
+from tests.waiting import until
 from workers.sync_functions import in_child_process
 
 
@@ -52,6 +54,35 @@ async def test_the_loop_stays_free_and_a_cancelled_call_ends_its_child_at_once()
 
     assert beats > 50
     assert time.monotonic() - started < 5
+
+
+async def test_a_call_cancelled_while_its_child_starts_leaves_no_child_behind() -> None:
+    """
+    A child takes a second to start; a timeout or an abort may come meanwhile.
+    """
+    before = {child.pid for child in multiprocessing.active_children()}
+    call = asyncio.create_task(in_child_process(block)({}))
+
+    await until(_one_more_than(before))
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+
+    await until(_no_more_than(before))
+
+
+def _one_more_than(before: set[int | None]) -> Any:
+    async def more() -> bool:
+        return bool({child.pid for child in multiprocessing.active_children()} - before)
+
+    return more
+
+
+def _no_more_than(before: set[int | None]) -> Any:
+    async def none() -> bool:
+        return not {child.pid for child in multiprocessing.active_children()} - before
+
+    return none
 
 
 async def test_an_exception_comes_back_as_itself_and_a_dead_child_says_so() -> None:

@@ -384,7 +384,7 @@ async def test_arqs_own_abort_stops_a_running_and_a_deferred_job(
 ) -> None:
     await enqueue(raw_redis, QUEUE, JobRequest(name="linger", args=(60,), id="running"))
     await enqueue(raw_redis, QUEUE, JobRequest(name="succeed", id="deferred", delay_s=3600))
-    worker = make_worker(burst=False)
+    worker = make_worker(burst=False, allow_abort_jobs=True)
     running = asyncio.create_task(worker.main())
     await until(lambda: raw_redis.hexists(keys.running(QUEUE), "running"))
     decode = Codec().decode

@@ -23,7 +23,7 @@ def test_every_secret_may_lie_in_a_file(tmp_path: Path) -> None:
 
     settings = load(environ)
 
-    assert len(secret_names()) == 4
+    assert len(secret_names()) == 6
     assert {s for s in settings.secrets() if s} == {f"hush-{name}" for name in secret_names()}
     assert settings.url("queue") == "redis://:hush-REDIS_PASSWORD@127.0.0.1:6381/0"
     assert "hush" not in repr(settings)

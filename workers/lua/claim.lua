@@ -50,7 +50,7 @@ for _ = 1, 5 do  -- ids a stock worker runs stay in the due range: look past the
         runs, errors, shutdowns = tonumber(a or 0), tonumber(b or 0), tonumber(c or 0)
         crashes, rest = tonumber(d or 0), e or ''
       end
-      local first_due = score
+      local first_due = math.max(0, score)  -- whoever wrote it: -inf is no time
       if ran[i] then  -- its worker vanished: the lease ran out and nobody finished it
         crashes = crashes + 1
         runs = runs + 1

@@ -15,7 +15,7 @@ from tests.browser.test_login import CHROMIUM, FLAGS
 from tests.conftest import ROOT, start_redis, wait_until
 from tests.faults.conftest import Row
 from tests.faults.rig import sized
-from tests.integration.test_http import RunningServer, start_server, stop
+from tests.serving import RunningServer, start_server, stop
 
 playwright = pytest.importorskip("playwright.sync_api")
 

@@ -1,0 +1,156 @@
+"""Failover: three sentinels and a master that dies under load (HA), and replication that stalls (R9)."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from app.connections import connect
+from tests.conftest import RunningRedis, wait_until
+from tests.faults.checker import describe
+from tests.faults.conftest import Row
+from tests.faults.fleet import Fleet, replicated, start_fleet
+from tests.faults.load import Load, grown
+from tests.faults.nursery import Nursery
+from tests.faults.rig import QUEUE, Rig, sized
+from tests.waiting import until
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Iterator[Fleet]:
+    """A master, two replicas, three sentinels."""
+    made = start_fleet(tmp_path / "fleet")
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+async def rig(tmp_path: Path, fleet: Fleet, nursery: Nursery, seed: int) -> AsyncIterator[Rig]:
+    """A rig whose Redis is the fleet, reached through its sentinels."""
+    made = Rig(tmp_path / "rig", fleet, nursery, seed, 2.0)  # type: ignore[arg-type]
+    yield made
+    await made.close_workers()
+    await made.client.aclose()
+    await made.producer.aclose(close_connection_pool=True)
+
+
+@pytest.mark.row("R20")
+async def test_the_master_dies_under_load_and_the_sentinels_name_another(
+    rig: Rig, fleet: Fleet, row: Row
+) -> None:
+    """Workers and producers follow by themselves; what was acknowledged and not replicated is the RPO."""
+    workers = [rig.start() for _ in range(2)]
+    for worker in workers:
+        await rig.has_started(worker)
+    load = Load(rig).start()
+    kills = sized(3, 1)
+    lost_seconds: list[float] = []
+    for _ in range(kills):
+        await grown(rig, sized(1000, 100))
+        old = fleet.master()
+        killed_at = time.monotonic()
+        old.kill()
+        await until(
+            lambda gone=old.port: asyncio.sleep(0, fleet.master().port != gone), timeout_s=40
+        )
+        await grown(rig, 50)
+        lost_seconds.append(killed_at)
+        old.start()  # comes back as a replica
+        wait_until(lambda: fleet.known_replicas() >= 2, 30)
+    await load.stop()
+    await rig.emptied(60)
+    verdict = await rig.verdict()
+
+    rpo_s = max(
+        (
+            min(abs(killed - load.acked_at[i]) for killed in lost_seconds)
+            for i in verdict.lost
+            if i in load.acked_at
+        ),
+        default=0.0,
+    )
+    row.figure(
+        kills=kills, jobs=len(rig.acked), lost=len(verdict.lost), rpo_s=rpo_s,
+        duplicates=verdict.duplicates, refused=load.refused, longest_gap_s=load.longest_gap_s,
+        worker_exits=sum(not worker.is_alive for worker in workers),
+        min_replicas_to_write=1,
+    )  # fmt: skip
+    assert not verdict.doubled, describe(verdict)
+    assert all(worker.is_alive for worker in workers)
+    assert rpo_s <= 1.0, describe(verdict)
+    assert len(verdict.lost) <= 10 * kills, describe(verdict)
+    assert load.longest_gap_s < 15
+
+
+Cut = Callable[[list[RunningRedis]], None]
+
+
+def _stall(servers: list[RunningRedis]) -> None:
+    for server in servers[1:]:
+        assert server.process is not None
+        os.kill(server.process.pid, signal.SIGSTOP)
+
+
+@pytest.mark.row("R9")
+@pytest.mark.parametrize(
+    ("fault", "stall_s"), [("closed link", 1.0), ("stalled link", 3.5), ("no guard", 2.5)]
+)
+async def test_a_cut_off_master_refuses_instead_of_losing(
+    tmp_path: Path, nursery: Nursery, seed: int, row: Row, fault: str, stall_s: float
+) -> None:
+    """
+    The replica stalls, the master goes on, then dies: what it took meanwhile is lost, unless it refuses.
+    """
+    servers = replicated(tmp_path / "servers", 1, guard=fault != "no guard")
+    master, replica = servers
+    rig = Rig(tmp_path / "rig", master, nursery, seed, 2.0)
+    load = Load(rig).start()
+    admin = connect(master.url)
+    try:
+        await until(lambda: asyncio.sleep(0, len(rig.acked) >= 50))
+        _stall(servers)
+        stalled_at = time.monotonic()
+        if fault != "stalled link":
+            await admin.execute_command("CLIENT", "KILL", "TYPE", "replica")
+        await until(
+            lambda: asyncio.sleep(0, time.monotonic() - stalled_at > sized(5.0, stall_s)),
+            timeout_s=20,
+        )
+        master.kill()
+        await load.stop()
+        assert replica.process is not None
+        os.kill(replica.process.pid, signal.SIGCONT)
+        promoted = connect(replica.url, timeout_s=5)
+        await until(lambda: promoted.execute_command("REPLICAOF", "NO", "ONE"), timeout_s=20)
+        await promoted.aclose(close_connection_pool=True)
+        reader = connect(replica.database(2))
+        kept = {str(i) for i in await reader.zrange(QUEUE, 0, -1)}
+        await reader.aclose(close_connection_pool=True)
+    finally:
+        await admin.aclose(close_connection_pool=True)
+        await rig.close()
+        replica.kill()
+    lost = set(load.acked_at) - kept
+    window_s = max((load.acked_at[i] - stalled_at for i in lost), default=0.0)
+
+    row.figure(
+        fault=fault,
+        acked=len(load.acked_at),
+        lost=len(lost),
+        window_s=window_s,
+        refused=load.refused,
+    )
+    match fault:
+        case "closed link":
+            assert lost == set()
+            assert load.refused > 0
+        case "stalled link":
+            assert window_s <= 2 + 1.5  # min-replicas-max-lag, and the second it is looked at
+            assert load.refused > 0
+        case _:
+            assert len(lost) > 0  # what the guard is for
+            assert load.refused == 0 or window_s > 2

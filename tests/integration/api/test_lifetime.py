@@ -1,0 +1,165 @@
+"""How a server begins and ends, and how it bears the loss of Redis."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.conftest import ROOT, RunningRedis, start_redis, unused_port, wait_until
+from tests.serving import DATA_SYNC, SERVE, SMALL_PAGE, handshake, start_server, stop
+
+
+def test_a_dead_redis_is_told_with_503_within_two_seconds(tmp_path: Path) -> None:
+    redis = start_redis(tmp_path / "redis")
+    server = start_server(redis, tmp_path)
+    try:
+        with server.client() as client:
+            wait_until(lambda: client.get("/stats").status_code == 200, 10)
+            redis.kill()
+            for call in (
+                lambda: client.get("/health"),
+                lambda: client.post("/jobs/async-processing", json={"name": "generic"}),
+                lambda: client.get("/jobs/async-processing/some-id"),
+                lambda: client.post("/queues/async-processing/pause"),
+            ):
+                answer, took_s = _timed(call)
+                assert answer.status_code == 503, answer.text
+                assert int(answer.headers["retry-after"]) > 0
+                assert took_s < 2.0
+            wait_until(lambda: client.get("/stats").status_code == 503, 5)
+            assert client.get("/health/live").status_code == 200
+            assert "test-password" not in client.get("/health").text + client.get("/stats").text
+            redis.start()
+            wait_until(lambda: client.get("/health").status_code == 200, 10)
+            wait_until(lambda: client.get("/stats").status_code == 200, 10)
+    finally:
+        stop(server)
+        redis.stop()
+
+
+def test_a_frozen_redis_is_told_with_503_within_two_seconds_again_and_again(
+    tmp_path: Path,
+) -> None:
+    """
+    Silence is worse than a refused connection: every try runs into its timeout.
+    """
+    redis = start_redis(tmp_path / "redis")
+    server = start_server(redis, tmp_path)
+    try:
+        with server.client() as client:
+            wait_until(lambda: client.get("/stats").status_code == 200, 10)
+            assert redis.process is not None
+            redis.process.send_signal(signal.SIGSTOP)
+            for _ in range(2):
+                for call in (
+                    lambda: client.get("/health"),
+                    lambda: client.post("/jobs/async-processing", json={"name": "generic"}),
+                    lambda: client.get("/jobs/async-processing?state=deferred"),
+                    lambda: client.get("/audit"),
+                ):
+                    answer, took_s = _timed(call)
+                    assert answer.status_code == 503, answer.text
+                    assert took_s < 2.0
+            redis.process.send_signal(signal.SIGCONT)
+    finally:
+        stop(server)
+        redis.stop()
+
+
+def _timed(call: Callable[[], httpx.Response]) -> tuple[httpx.Response, float]:
+    began = time.monotonic()
+    answer = call()
+    return answer, time.monotonic() - began
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_server_exits_cleanly(redis: RunningRedis, tmp_path: Path, number: int) -> None:
+    server = start_server(redis, tmp_path)
+
+    server.process.send_signal(number)
+
+    assert server.process.wait(15) == 0
+    assert "Traceback" not in server.log.read_text()
+
+
+@pytest.mark.skipif(not (ROOT / "app/dashboard/main.py").exists(), reason="no pages yet")
+@pytest.mark.parametrize(
+    "command",
+    [
+        [sys.executable, "-m", "panel", "serve", str(ROOT / "app/dashboard"), "--port", "{port}"],
+        [sys.executable, "-c", SERVE],
+    ],
+    ids=["panel-serve", "arqscope-serve"],
+)
+def test_both_ways_to_start_give_the_same_server(
+    redis: RunningRedis, tmp_path: Path, command: list[str]
+) -> None:
+    server = start_server(redis, tmp_path, command=command)
+    try:
+        with server.client() as client:
+            assert client.get("/health").status_code == 200
+            assert client.get("/admin/queues").status_code == 200
+            assert client.post("/jobs/long-running-jobs", json=DATA_SYNC).status_code == 201
+            assert handshake(server, "/admin/queues/ws", Origin="http://evil.example") == 403
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(15) == 0
+    finally:
+        stop(server)
+
+
+@pytest.mark.parametrize(
+    ("environ", "words"),
+    [
+        ({"QUEUE_UI_HOST": "0.0.0.0"}, "API_KEY"),
+        ({"REQUIRE_API_KEY": "true"}, "REQUIRE_API_KEY"),
+    ],
+)
+@pytest.mark.parametrize("way", ["serve", "panel"])
+def test_an_open_server_does_not_start(
+    redis: RunningRedis, tmp_path: Path, environ: dict[str, str], words: str, way: str
+) -> None:
+    page = tmp_path / "dashboard"
+    page.mkdir()
+    shutil.copy(ROOT / "app/dashboard/app_hooks.py", page)
+    (page / "main.py").write_text(SMALL_PAGE)
+    panel = [sys.executable, "-m", "panel", "serve", str(page), "--port", str(unused_port())]
+    command = panel if way == "panel" else [sys.executable, "-c", SERVE]
+    world = {**os.environ, "PYTHONPATH": str(ROOT), "REDIS_QUEUE_URL": redis.url, **environ}
+
+    ended = subprocess.run(
+        command, cwd=tmp_path, env=world, capture_output=True, text=True, timeout=60
+    )
+
+    assert ended.returncode != 0
+    assert words in ended.stderr
+
+
+def test_a_taken_port_is_told_in_one_sentence(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        world = {
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "QUEUE_UI_PORT": str(taken.getsockname()[1]),
+        }
+        ended = subprocess.run(
+            [sys.executable, "-c", SERVE],
+            cwd=tmp_path,
+            env=world,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    assert ended.returncode != 0
+    assert "PortInUse" in ended.stderr
+    assert "is taken" in ended.stderr
