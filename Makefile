@@ -8,7 +8,7 @@ ONLY   ?=
 PYTEST := $(BIN)/python -m pytest --nbval-lax --nbval-current-env tests notebooks
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format faults arq-tests schema bench screenshots notebooks clean
+.PHONY: help demo test check format faults compose-test arq-tests schema bench screenshots notebooks clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ format: $(READY) ## let ruff format and fix
 
 faults: $(READY) ## inject faults at full size (long)
 	@ARQSCOPE_FAULTS=full ARQSCOPE_FAULTS_ONLY=$(ONLY) $(BIN)/python -m pytest tests/faults --timeout 3600 -s
+
+compose-test: $(READY) ## build and run compose/ in real containers, kill each (root on Debian; minutes)
+	@ARQSCOPE_COMPOSE=1 $(BIN)/python -m pytest tests/faults/test_manifests.py tests/faults/test_containers.py -s -v
 
 arq-tests: $(READY) ## run arq's own test-suite against our worker; fetches it with pip
 	@$(BIN)/python tests/stock/run.py

