@@ -9,6 +9,7 @@ from app.errors import SettingsError
 from app.schedules import FIELDS, Schedule, Tick, heard, told
 from app.settings import Settings
 from workers.schedules import Schedules, schedule_of
+from workers.settings import cron_jobs
 
 
 async def nightly(ctx):
