@@ -252,12 +252,15 @@ def test_every_page_finds_its_scripts_in_the_small_image(composed: Composed) -> 
         page.on("pageerror", lambda error: failed.append(f"script: {error}"))
         origin = f"http://localhost:{composed.port}"
         page.goto(f"{origin}/admin/queues")
-        page.fill("input[type=password]", composed.key)
-        page.keyboard.press("Enter")
-        page.wait_for_selector("h1:has-text('Overview'), .title h1", timeout=60_000)
+        page.fill("#key", composed.key)
+        page.fill("#name", "Ada")
+        page.click("button")
+        page.get_by_text("for Ada").wait_for(timeout=60_000)
         for path in paths():
             page.goto(f"{origin}{path}")
-            page.wait_for_selector(".title h1", timeout=60_000)
+            page.locator("main h1").first.wait_for(timeout=60_000)
+        page.goto(f"{origin}/docs")
+        page.locator(".opblock").first.wait_for(timeout=60_000)
         browser.close()
 
     assert [f for f in failed if "favicon" not in f] == []
