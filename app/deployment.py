@@ -39,7 +39,7 @@ VERBS: Final = frozenset(
     {
         "abort_job", "abort_operation", "archive_letter", "cancel_job", "discard_letter",
         "mark_deploy", "pause_operation", "pause_queue", "promote_job", "publish_event",
-        "resume_operation", "resume_queue", "retry_letter", "start_operation", "undo_discard",
+        "resume_operation", "resume_queue", "retry_letter", "set_concurrency", "start_operation", "undo_discard",
     }
 )  # fmt: skip
 

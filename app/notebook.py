@@ -7,6 +7,7 @@ import getpass
 import time
 import weakref
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -21,6 +22,7 @@ from app.deployment import Deployment, Direct
 from app.enqueue import Enqueued, JobRequest
 from app.errors import InvalidRequest
 from app.explanation import Explanation
+from app.incident import incident
 from app.job_view import JobView, watch
 from app.operations import Operation
 from app.query import Query, card
@@ -303,6 +305,20 @@ class Scope:
     def why(self, queue: str, job_id: str) -> Verdict:
         """Say why a job is not running, and the next step."""
         return self.deployment.why(queue, job_id)
+
+    def incident(
+        self, start: str | pd.Timestamp, end: str | pd.Timestamp, *, path: str | Path = ""
+    ) -> Path:
+        """Write what is known between two times as a zip that opens without Redis; the file.
+
+        Frames, charts, a prefilled notebook; credentials in texts masked. *path* empty: named by the time.
+        """
+        now_ms = time.time() * 1000
+        start_ms, end_ms = moment("start", start, now_ms), moment("end", end, now_ms)
+        named = pd.Timestamp(start_ms, unit="ms").strftime("incident-%Y%m%d-%H%M.zip")
+        target = Path(path or named)
+        target.write_bytes(incident(self.deployment, start_ms, end_ms))
+        return target
 
     # -- components ----------------------------------------------------------------------------
 

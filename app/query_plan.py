@@ -257,7 +257,7 @@ class Plan:
 
 
 def moment(name: str, said: str | float | pd.Timestamp, now_ms: float) -> int:
-    """Epoch ms of ``2h`` (ago), ``2026-11-23T12:00Z``, ``03:40`` (today, UTC) or a timestamp.
+    """Epoch ms of ``2h`` (ago), ``2026-11-23T12:00Z``, ``03:40`` (UTC, the last one) or a timestamp.
 
     InvalidRequest names *name*.
     """
@@ -272,7 +272,12 @@ def moment(name: str, said: str | float | pd.Timestamp, now_ms: float) -> int:
         return int(now_ms - ago * 1000)
     if len(text) in (4, 5, 7, 8) and ":" in text:
         today = pd.Timestamp(int(now_ms), unit="ms", tz="UTC").strftime("%Y-%m-%d")
-        text = f"{today}T{text.zfill(5)}"
+        found = _parsed(name, f"{today}T{text if text[2] == ':' else '0' + text}")
+        return found if found <= now_ms else found - 86_400_000
+    return _parsed(name, text)
+
+
+def _parsed(name: str, text: str) -> int:
     try:
         found = moment_ms(name, text)
     except InvalidRequest as error:

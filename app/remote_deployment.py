@@ -377,6 +377,10 @@ class Remote:
             return self._publish(*given, **more)
         if verb == "mark_deploy":
             return report_of(self._post("/deploys", {"version": given[0], **more}))
+        if verb == "set_concurrency":
+            return report_of(
+                self._post(f"/queues/{quote(given[0])}/concurrency", {"slots": given[1]})
+            )
         word, _, noun = verb.partition("_")
         path = "/".join(quote(str(one), safe="") for one in given)
         names = {
