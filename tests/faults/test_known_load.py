@@ -101,7 +101,14 @@ async def test_every_figure_equals_the_truth_through_a_restart_an_outage_and_dep
     span = (began_s // 60 * 60_000, (ended + 1) * 60_000)
     minutes = await history(rig.producer, QUEUE, *span, now_ms=span[1])
     whole = await history(rig.producer, QUEUE, *span, now_ms=span[1], points=1)
-    marks = await annotations(rig.producer, began_s * 1000, span[1] + 60_000)
+    deploys = sized(2, 0)
+
+    async def are_marked() -> bool:  # after the minute's rows, in the same write
+        return len(await annotations(rig.producer, *spread)) >= deploys
+
+    spread = (began_s * 1000, span[1] + 60_000)
+    await until(are_marked, timeout_s=30)
+    marks = await annotations(rig.producer, *spread)
     reports = await rig.runs()
     await second.stop()
 
