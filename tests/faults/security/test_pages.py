@@ -1,16 +1,20 @@
 """Row S5 of FAULTS.md: hostile text in everything a page shows, looked at with a real browser."""
 
+import contextlib
 import json
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlencode
 
 import pytest
 import redis as redis_sync
 
 from app import keys
+from app.pages.address import PLACES
 from app.records import DeadLetter, JobRun, LetterState, Outcome, WorkerInfo
+from app.schedules import Schedule, Tick, told
 from tests.browser.test_login import CHROMIUM, FLAGS
 from tests.conftest import ROOT, start_redis, wait_until
 from tests.faults.conftest import Row
@@ -38,6 +42,13 @@ CORPUS = [
     "\u202e<b onclick=window.__xss=11>\u2028\u0000",
     "<style>@import 'http://evil.example/x.css'</style>",
 ]
+
+
+#: elements that would run something, or lead elsewhere
+_INJECTED = """() => { const seen = []; const walk = (root) => { for (const e of root.querySelectorAll('*')) {
+  for (const a of e.attributes) if (a.name.startsWith('on') && a.value.includes('__xss')) seen.push(e.outerHTML);
+  if (e.tagName === 'A' && !['http:', 'https:', ''].includes(e.protocol)) seen.push(e.outerHTML);
+  if (e.shadowRoot) walk(e.shadowRoot) } }; walk(document); return seen }"""
 
 
 @pytest.fixture
@@ -81,11 +92,16 @@ def _fill(server: RunningServer) -> None:
             queue.hset(keys.running(queue_name), text, f"{now}:{now}:1:{text}")
             worker = WorkerInfo(
                 id=f"w{n}", role="worker", host=text, pid=n, source=queue_name, version=text, since_ms=now,
-                beat_ms=now, trouble=text, state="degraded", functions=text,
+                beat_ms=now + 600_000, trouble=text, state="degraded", functions=text,
+                schedules=told([Schedule(name=text, zone=text, times={"minute": (n,)})]),
                 jobs=json.dumps([{"id": text, "function": text, "started_ms": now, "attempt": 1}]),
             )  # fmt: skip
             queue.hset(keys.worker(worker.id), mapping=worker.to_fields())
             queue.zadd(keys.WORKERS, {worker.id: now})
+            tick = Tick(job_id=text, outcome="dead", ended_ms=now, took_ms=1, error=text)
+            queue.hset(keys.ticks(queue_name), text, tick.to_json())
+            mark = {"kind": text, "source": "", "version": text, "note": text, "actor": text}
+            queue.zadd(keys.MARKS, {json.dumps(mark): now - n})
             queue.sadd(keys.QUEUES, text)
     with redis_sync.Redis.from_url(server.redis.database(1), decode_responses=True) as streams:
         for text in CORPUS:
@@ -133,12 +149,7 @@ def test_hostile_text_is_text_in_every_view(server: RunningServer, row: Row) -> 
                 page.keyboard.press("Escape")
         page.mouse.move(400, 400)
         fired = page.evaluate("window.__xss || 0")
-        injected = page.evaluate(
-            """() => { const seen = []; const walk = (root) => { for (const e of root.querySelectorAll('*')) {
-              for (const a of e.attributes) if (a.name.startsWith('on') && a.value.includes('__xss')) seen.push(e.outerHTML);
-              if (e.tagName === 'A' && !['http:', 'https:', ''].includes(e.protocol)) seen.push(e.outerHTML);
-              if (e.shadowRoot) walk(e.shadowRoot) } }; walk(document); return seen }"""
-        )
+        injected = page.evaluate(_INJECTED)
         browser.close()
     foreign = [url for url in requests if not url.startswith((server.url, "data:", "blob:"))]
     policy = [text for text in complaints if "Content Security Policy" in text]
@@ -148,3 +159,64 @@ def test_hostile_text_is_text_in_every_view(server: RunningServer, row: Row) -> 
     assert (fired, injected, foreign, policy) == (0, [], [], [])
     assert shown > 0
     assert pressed > 3
+
+
+@pytest.mark.row("S5")
+def test_hostile_text_is_text_on_every_page_and_in_every_address(
+    server: RunningServer, row: Row
+) -> None:
+    """
+    Each page is visited with the corpus in all its parameters, rows opened, messages heard meanwhile.
+    """
+    _fill(server)
+    with server.client() as client:
+        wait_until(lambda: "onerror" in client.get("/frames/workers.json").text, 20)
+    complaints: list[str] = []
+    requests: list[str] = []
+    shown: dict[str, int] = {}
+    fired: list[object] = []
+    injected: list[str] = []
+    with (
+        playwright.sync_playwright() as run,
+        redis_sync.Redis.from_url(server.redis.database(0), decode_responses=True) as cache,
+    ):
+        browser = run.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
+        page = browser.new_page()
+        page.on("console", lambda m: m.type == "error" and complaints.append(m.text))
+        page.on("request", lambda r: requests.append(r.url))
+        page.goto(f"{server.url}/admin/queues")
+        page.wait_for_function("!document.getElementById('first')", timeout=30_000)
+        for number, (name, place) in enumerate(PLACES.items()):
+            text = CORPUS[number % len(CORPUS)]
+            asked = [(), (*place.takes, "at") if number % 2 else place.takes]
+            for parameters in asked:
+                query = urlencode(dict.fromkeys(parameters, text))
+                page.evaluate(
+                    "where => { history.pushState({}, '', where);"
+                    " dispatchEvent(new PopStateEvent('popstate')) }",
+                    f"{name}?{query}",
+                )
+                page.locator(f'.frame[data-page="{name}"]').wait_for(timeout=20_000)
+                if name == "pubsub" and not parameters:
+                    page.get_by_text("since somebody looks").wait_for(timeout=20_000)
+                    for one in CORPUS:
+                        cache.publish(f"user:{one}", one)
+                    page.get_by_text("onerror").first.wait_for(timeout=20_000, state="attached")
+                page.get_by_text("Reading …", exact=True).first.wait_for(
+                    timeout=20_000, state="detached"
+                )
+                for opened in page.locator("button[data-opens]:visible").all()[:3]:
+                    with contextlib.suppress(playwright.Error):  # a refresh took the row away
+                        opened.dispatch_event("click", timeout=1_000)
+                shown[name] = max(shown.get(name, 0), page.get_by_text("__xss").count())
+                fired.append(page.evaluate("window.__xss || 0"))
+                injected += page.evaluate(_INJECTED)
+        browser.close()
+    foreign = [url for url in requests if not url.startswith((server.url, "data:", "blob:"))]
+    policy = [text for text in complaints if "Content Security Policy" in text]
+
+    row.figure(pages=len(shown), with_text=sum(1 for n in shown.values() if n), executed=sum(map(bool, fired)),
+               injected=len(injected), foreign_requests=len(foreign), policy_reports=len(policy))  # fmt: skip
+    assert (set(fired), injected, foreign, policy) == ({0}, [], [], [])
+    for name in ("schedules", "pubsub", "streams", "workers", "dead-letters", "history"):
+        assert shown[name] > 0, name
