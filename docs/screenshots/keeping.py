@@ -5,17 +5,17 @@ from typing import Any
 from arq import cron
 
 
-async def refresh_tokens(ctx: dict[str, Any]) -> str:
+async def refresh_tokens(ctx: dict[str, Any]) -> str:  # noqa: ARG001 - arq's signature
     """Renew what expires soon."""
     return "renewed"
 
 
-async def tidy_exports(ctx: dict[str, Any]) -> str:
+async def tidy_exports(ctx: dict[str, Any]) -> str:  # noqa: ARG001 - arq's signature
     """Remove exports nobody fetched."""
     return "tidied"
 
 
-async def monthly_report(ctx: dict[str, Any]) -> str:
+async def monthly_report(ctx: dict[str, Any]) -> str:  # noqa: ARG001 - arq's signature
     """Add the month up."""
     return "added up"
 

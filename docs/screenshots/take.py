@@ -2,6 +2,7 @@
 
 import argparse
 import io
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,11 @@ PAGES = {
     "dead-letter": "dead-letters#last",
     "retry": "dead-letters#retry",
     "streams": "streams",
+    "pubsub": "pubsub?pattern=*",
     "workers": "workers",
+    "schedules": "schedules",
+    "history": "history?range=60m",
+    "past": "queues#past",
     "alerts": "alerts",
     "operations": "operations",
     "settings": "settings",
@@ -46,6 +51,8 @@ COLOURS = 256
 def take(page: Any, root: str, where: str, target: Path, *, is_started: bool) -> None:
     """Go to *where* in the session that is open, and save what a viewer sees."""
     where, _, what = where.partition("#")
+    if what == "past":
+        where += time.strftime("?at=%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - 150))
     page.evaluate(
         "where => { history.pushState({}, '', where); dispatchEvent(new PopStateEvent('popstate')) }",
         f"{root}/admin/{where}",
@@ -86,6 +93,10 @@ def main() -> None:
     if arguments.address:
         pictures(arguments.chromium, arguments.address, arguments.only)
         return
+    os.environ |= {
+        "ARQSCOPE_FUNCTIONS": "keeping",
+        "PYTHONPATH": str(HERE),
+    }  # its workers keep schedules
     with PrivateStack(demo=True) as stack:
         time.sleep(arguments.seconds)
         pictures(arguments.chromium, stack.address.removesuffix("/admin/queues"), arguments.only)
