@@ -47,7 +47,7 @@ def incident(deployment: Deployment, start_ms: int, end_ms: int) -> bytes:
     frames = {
         name: redacted_frame(frame) for name, frame in _frames(deployment, start_ms, end_ms).items()
     }
-    history = frames["history"]
+    history = _seen(frames["history"])
     pictures = {name: _picture(history, *told) for name, told in _CHARTS.items()}
     files: dict[str, bytes] = {f"frames/{name}.parquet": parquet(f) for name, f in frames.items()}
     files |= {f"charts/{name}.svg": text.encode() for name, text in pictures.items()}
@@ -105,6 +105,14 @@ def _explained(deployment: Deployment, letters: pd.DataFrame) -> dict[str, pd.Da
             found.append(shared.assign(fingerprint=str(fingerprint)))
     some = [part for part in found if len(part)]
     return {"shared_arguments": pd.concat(some, ignore_index=True)} if some else {}
+
+
+def _seen(history: pd.DataFrame) -> pd.DataFrame:
+    """The sources that were seen at all: a total of unknown parts would be unknown."""
+    seen = history.groupby("source")["samples"].transform("count") > 0
+    made = history[seen].reset_index(drop=True)
+    made.attrs.update(history.attrs)
+    return made if len(made) else history
 
 
 def _picture(history: pd.DataFrame, column_name: str, title: str) -> str:

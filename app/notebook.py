@@ -19,6 +19,7 @@ from app.alert_rules import alert_rules
 from app.analyses.forecast import Forecast
 from app.analyses.verdicts import Verdict
 from app.deployment import Deployment, Direct
+from app.embedded import reachable_settings
 from app.enqueue import Enqueued, JobRequest
 from app.errors import InvalidRequest
 from app.explanation import Explanation
@@ -57,7 +58,7 @@ def connect(
     """Connect and take a first sample.
 
     *to*: Settings; the ``redis://`` URL of one Redis that has all roles; the ``http(s)://`` address of
-    a server, with an API *key*; nothing: the environment. *changes* replace single settings. *name* is
+    a server, with an API *key*; nothing: the environment, or the stack that ``arqscope up`` runs here. *changes* replace single settings. *name* is
     how the audit calls you; *role* what you allow yourself (over HTTP the key decides). Raises
     SettingsError, RedisUnavailable, or ActionRefused for a key the server does not take.
     """
@@ -76,7 +77,7 @@ def connect(
         urls = dict.fromkeys(("redis_url", "redis_streams_url", "redis_queue_url"), to)
         base = Settings(**{**urls, "sample_interval_s": 1.0})
     else:
-        base = to or Settings.load()
+        base = to or reachable_settings()
     settings = Settings(**{**base.model_dump(), **changes}) if changes else base
     return Scope(Direct(settings, Actor(name=name or _who(), role=role)))
 

@@ -427,14 +427,19 @@ class Remote:
 
 
 class _Elsewhere:
-    """In place of connections: a remote scope has none."""
+    """In place of clients: a remote scope has none. Whatever it is asked to do, it says where to look."""
 
     def __init__(self, where: str) -> None:
         self._where = where
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self
+
+    def __call__(self, *_: Any, **__: Any) -> Any:
         raise ActionRefused(
-            f"this needs more than frames; the server shows it: {self._where}/admin"
+            f"this needs more than frames; the server shows it: {self._where}/admin/queues"
         )
 
 

@@ -2,7 +2,6 @@
 
 import argparse
 import io
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -93,11 +92,8 @@ def main() -> None:
     if arguments.address:
         pictures(arguments.chromium, arguments.address, arguments.only)
         return
-    os.environ |= {
-        "ARQSCOPE_FUNCTIONS": "keeping",
-        "PYTHONPATH": str(HERE),
-    }  # its workers keep schedules
-    with PrivateStack(demo=True) as stack:
+    schedules = (HERE / "keeping.py").read_text(encoding="utf-8")
+    with PrivateStack(demo=True, functions=schedules) as stack:
         time.sleep(arguments.seconds)
         pictures(arguments.chromium, stack.address.removesuffix("/admin/queues"), arguments.only)
 

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,9 @@ from typing import Any
 import nbformat
 import pytest
 
+from app.notebook import connect
+from app.rehearsal import rehearse
+from app.settings import Settings
 from tests.browser.conftest import wait_for
 from tests.conftest import unused_port
 
@@ -66,6 +70,26 @@ def test_an_exported_notebook_shows_charts_and_tables_without_a_kernel(
     assert cards.first.locator("tbody tr").count() == 10
     assert "PermissionError" in cards.first.inner_text()
     assert "app0003" in page.locator("table.dataframe").nth(2).inner_text()
+
+
+def test_the_charts_of_an_incident_open_without_a_network(
+    page: Any, settings: Settings, tmp_path: Path
+) -> None:
+    rehearse(
+        settings, "async-processing", minutes=30, arrivals_per_s=3, service_per_s=2.5, backlog=900
+    )
+    with connect(settings, sample_interval_s=60) as scope:
+        bundle = scope.refresh().incident("40min", "0s", path=tmp_path / "bundle.zip")
+    with zipfile.ZipFile(bundle) as packed:
+        packed.extract("charts/charts.html", tmp_path)
+    complaints: list[str] = []
+    page.on("console", lambda m: m.type == "error" and complaints.append(m.text))
+
+    page.goto((tmp_path / "charts" / "charts.html").as_uri())
+
+    page.locator(".bk-Figure").nth(3).wait_for(timeout=30_000)
+    wait_for(lambda: page.evaluate(_LAST_AT) > 1.7e12, "the charts have their values")
+    assert complaints == []
 
 
 @pytest.fixture

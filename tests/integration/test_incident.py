@@ -55,6 +55,7 @@ def test_a_bundle_holds_frames_charts_and_a_notebook(bundle: Path) -> None:
     assert len(frames["dead_letters"]) == 4
     assert 25 <= frames["history"].query("source == @QUEUE")["accepted"].notna().sum() <= 31
     assert "async-processing" in (bundle / "charts" / "backlog.svg").read_text()
+    assert "long-running-jobs" not in (bundle / "charts" / "backlog.svg").read_text()  # never seen
     assert "Bokeh" in (bundle / "charts" / "charts.html").read_text()
     assert "`waiting`" in (bundle / "README.md").read_text()
 
