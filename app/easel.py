@@ -13,10 +13,10 @@ from bokeh.models import (
     CustomJSTickFormatter,
     DataRange1d,
     FixedTicker,
-    Glyph,
     HoverTool,
 )
 from bokeh.models.annotations import Legend, LegendItem, Span
+from bokeh.models.glyph import Glyph
 from bokeh.models.glyphs import Line, Scatter, VSpan
 from bokeh.plotting import figure
 
