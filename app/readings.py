@@ -21,8 +21,8 @@ R = TypeVar("R")
 
 #: run reports read per queue and sample; a busier queue skips to its newest
 RUNS_PER_TICK: Final = 500
-MAX_WORKERS: Final = 200
-MAX_QUEUES: Final = 200
+MAX_WORKERS: Final = 500
+MAX_QUEUES: Final = 1_000
 #: dead letters listed per source and state
 MAX_LETTERS: Final = 500
 #: causes listed, those seen last
