@@ -5,10 +5,11 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 PORT   ?=
 ONLY   ?=
-PYTEST := $(BIN)/python -m pytest --nbval-lax --nbval-current-env tests notebooks
+NBVAL  := --nbval --nbval-current-env --nbval-cell-timeout 180 --nbval-sanitize-with notebooks/sanitize.cfg --timeout 300
+PYTEST := $(BIN)/python -m pytest $(NBVAL) tests notebooks
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format faults compose-test arq-tests schema bench screenshots notebooks clean
+.PHONY: help demo test check format faults compose-test arq-tests schema bench screenshots notebooks notebook-outputs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,8 +62,11 @@ bench: $(READY) ## measure beside the peers (ONLY=T1,T4); writes bench/results.j
 screenshots: $(READY) ## take the pictures in docs/screenshots
 	@$(BIN)/python docs/screenshots/take.py
 
-notebooks: $(READY) ## run the notebooks against a private stack
-	@$(BIN)/python -m pytest --nbval-lax --nbval-current-env notebooks
+notebooks: $(READY) ## run the notebooks, each against a private stack, and check what they print
+	@$(BIN)/python -m pytest $(NBVAL) notebooks
+
+notebook-outputs: $(READY) ## run the notebooks and keep their outputs (ONLY=03)
+	@$(BIN)/python notebooks/take.py $(ONLY)
 
 clean: ## remove the environment and caches; data in .arqscope stays
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage

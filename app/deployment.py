@@ -5,10 +5,11 @@ calls work in a script, in a plain interpreter and inside Jupyter's running loop
 """
 
 import asyncio
+import gc
 import threading
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, Final, Protocol, TypeVar
 
 import pandas as pd
@@ -39,7 +40,7 @@ VERBS: Final = frozenset(
     {
         "abort_job", "abort_operation", "archive_letter", "cancel_job", "discard_letter",
         "mark_deploy", "pause_operation", "pause_queue", "promote_job", "publish_event",
-        "resume_operation", "resume_queue", "retry_letter", "start_operation", "undo_discard",
+        "resume_operation", "resume_queue", "retry_letter", "set_concurrency", "start_operation", "undo_discard",
     }
 )  # fmt: skip
 
@@ -133,6 +134,19 @@ class Loop:
         self.loop.close()
 
 
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Look for no cyclic garbage meanwhile: a large answer holds none, and looking through it costs
+    more than reading it."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
 def connections_of(settings: Settings) -> Connections:
     """Clients of the three roles, for the loop that uses them first."""
     return Connections(
@@ -193,13 +207,14 @@ class Direct:
     def read(self, ask: Ask) -> pd.DataFrame:
         """Send the commands of *ask* and make its frame."""
         plan = self.plan(ask)
-        replies = self._loop.call(self._send(plan)) if plan.steps else []
-        if plan.follow is not None:
-            plan = plan.follow(replies)
+        with uncollected():
             replies = self._loop.call(self._send(plan)) if plan.steps else []
-        if plan.make is None:
-            raise NotFound("frame", ask.what)
-        return ask.finish(plan.make(replies))
+            if plan.follow is not None:
+                plan = plan.follow(replies)
+                replies = self._loop.call(self._send(plan)) if plan.steps else []
+            if plan.make is None:
+                raise NotFound("frame", ask.what)
+            return ask.finish(plan.make(replies))
 
     async def _send(self, plan: Plan) -> list[Any]:
         """One round trip per Redis; what Redis refused is None."""
@@ -208,7 +223,9 @@ class Direct:
             "queue": Batch(self._connections.queue), "streams": Batch(self._connections.streams),
         }  # fmt: skip
         for number, step in enumerate(plan.steps):
-            batches[step.where].ask_raw(into(answers, str(number)), *step.command)
+            batch = batches[step.where]
+            ask = batch.ask_bytes if step.as_bytes else batch.ask_raw
+            ask(into(answers, str(number)), *step.command)
         try:
             await asyncio.gather(*(batch.run() for batch in batches.values()))
         except GONE as error:

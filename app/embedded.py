@@ -26,6 +26,7 @@ from redis.exceptions import RedisError
 
 from app.child import Child
 from app.errors import ArqscopeError, PortInUse, RedisServerMissing, RedisUnavailable
+from app.settings import Settings
 
 #: role -> the specification's port
 ROLES: Final = {"cache": 6379, "streams": 6380, "queue": 6381}
@@ -273,6 +274,16 @@ def urls_of_running(data_dir: Path) -> dict[str, str]:
             password = quote(password_of(data_dir), safe="")
             urls[role] = f"redis://:{password}@127.0.0.1:{port[1]}/0"
     return urls
+
+
+def reachable_settings() -> Settings:
+    """Settings for looking and steering: without REDIS_*, the stack that `up` runs here is meant."""
+    settings = Settings.load()
+    fields = {role: variable.lower() for role, variable in VARIABLES.items()}
+    if settings.model_fields_set & set(fields.values()):
+        return settings
+    urls = urls_of_running(settings.data_dir)
+    return settings.model_copy(update={fields[role]: url for role, url in urls.items()})
 
 
 def _write_private(path: Path, text: str) -> None:

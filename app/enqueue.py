@@ -1,8 +1,9 @@
 """Put jobs on a queue: the producer's side. Idempotent by job id, bounded, and clear when refused."""
 
+import asyncio
 import secrets
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
@@ -21,8 +22,11 @@ from app.settings import NAME_PATTERN, Settings
 #: Payloads outlive their due time by a year: arq's 24 h silently destroys a backlog (ARQ.md G2).
 PAYLOAD_TTL_MS: Final = 365 * 86_400_000
 MAX_DELAY_S: Final = 365 * 86_400.0
-#: ids per script call: a batch must not block Redis for more than a few ms
+#: jobs, and bytes of payloads, per script call: a batch must not block Redis for more than a few ms
 BATCH: Final = 500
+BATCH_BYTES: Final = 4_194_304
+#: s one script call may take, retries of the connection included: a caller is told within 2 s
+ANSWER_S: Final = 1.6
 #: Redis' name in errors; the URL is the caller's
 _WHERE: Final = "redis://queue"
 
@@ -103,7 +107,7 @@ async def enqueue(
 async def enqueue_many(
     redis: Redis, queue: str, requests: Iterable[JobRequest], *, codec: Codec | None = None
 ) -> list[Enqueued]:
-    """Put jobs on *queue*, a script call per 500; every request is checked before the first is sent."""
+    """Put jobs on *queue*, a script call per 500 or 4 MB; all are checked before the first is sent."""
     _check_id("queue", queue)
     codec = codec or Codec()
     now_ms = int(time.time() * 1000)
@@ -128,25 +132,43 @@ async def enqueue_many(
         rows.append([job_id, when, ttl, payload])
     names = [keys.totals(queue), keys.QUEUES, keys.minute_prefix(queue)]
     replies: list[int] = []
-    for start in range(0, len(rows), BATCH):
-        flat = [item for row in rows[start : start + BATCH] for item in row]
+    for batch in _batches(rows):
+        flat = [item for row in batch for item in row]
         try:
-            replies += await script(__file__, "enqueue").run(
-                redis,
-                [queue, keys.wake(queue), *names],
-                [
-                    queue,
-                    keys.ARQ_RESULT,
-                    keys.ARQ_JOB,
-                    keys.vault(queue, ""),
-                    PAYLOAD_TTL_MS,
-                    keys.VAULT_MS,
-                    *flat,
-                ],
-            )
+            async with asyncio.timeout(ANSWER_S):
+                replies += await script(__file__, "enqueue").run(
+                    redis,
+                    [queue, keys.wake(queue), *names],
+                    [
+                        queue,
+                        keys.ARQ_RESULT,
+                        keys.ARQ_JOB,
+                        keys.vault(queue, ""),
+                        PAYLOAD_TTL_MS,
+                        keys.VAULT_MS,
+                        *flat,
+                    ],
+                )
+        except TimeoutError as error:
+            late = TimeoutError(f"no answer within {ANSWER_S:g} s; asking again is safe")
+            raise explained(late, _WHERE) from error
         except (RedisError, OSError) as error:
             raise explained(error, _WHERE) from error
     return [Enqueued(job_id, bool(reply)) for job_id, reply in zip(ids, replies, strict=True)]
+
+
+def _batches(rows: list[list[Any]]) -> Iterator[list[list[Any]]]:
+    """Cut *rows* (the last item of each is its payload) into what one script call may carry."""
+    batch: list[list[Any]] = []
+    size = 0
+    for row in rows:
+        if batch and (len(batch) >= BATCH or size + len(row[-1]) > BATCH_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(row)
+        size += len(row[-1])
+    if batch:
+        yield batch
 
 
 def codec_of(settings: Settings, *, worker: bool = False) -> Codec:

@@ -62,6 +62,14 @@ snapshot belong to one moment; `scope.as_of("03:00").queues` is the frame of the
 """
 
 
+def section_of(name: str) -> str:
+    """The section of one frame; empty where there is none of that name."""
+    also = {"history": "past", "stream_history": "past", "shared_arguments": "shared arguments"}
+    known = {**FRAMES, **{answer: schema for answer, (schema, _) in _ANSWERS.items()}}
+    schema = known.get(also.get(name, name))
+    return "" if schema is None else _section(name, schema, "this file")
+
+
 def _section(name: str, schema: Schema, asked: str) -> str:
     lines = [f"## {name}", "", schema.row, "", f"Ask: {asked}", ""]
     lines += ["| column | type | unit | meaning |", "|---|---|---|---|"]

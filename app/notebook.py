@@ -7,6 +7,7 @@ import getpass
 import time
 import weakref
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -18,9 +19,11 @@ from app.alert_rules import alert_rules
 from app.analyses.forecast import Forecast
 from app.analyses.verdicts import Verdict
 from app.deployment import Deployment, Direct
+from app.embedded import reachable_settings
 from app.enqueue import Enqueued, JobRequest
 from app.errors import InvalidRequest
 from app.explanation import Explanation
+from app.incident import incident
 from app.job_view import JobView, watch
 from app.operations import Operation
 from app.query import Query, card
@@ -55,7 +58,7 @@ def connect(
     """Connect and take a first sample.
 
     *to*: Settings; the ``redis://`` URL of one Redis that has all roles; the ``http(s)://`` address of
-    a server, with an API *key*; nothing: the environment. *changes* replace single settings. *name* is
+    a server, with an API *key*; nothing: the environment, or the stack that ``arqscope up`` runs here. *changes* replace single settings. *name* is
     how the audit calls you; *role* what you allow yourself (over HTTP the key decides). Raises
     SettingsError, RedisUnavailable, or ActionRefused for a key the server does not take.
     """
@@ -74,7 +77,7 @@ def connect(
         urls = dict.fromkeys(("redis_url", "redis_streams_url", "redis_queue_url"), to)
         base = Settings(**{**urls, "sample_interval_s": 1.0})
     else:
-        base = to or Settings.load()
+        base = to or reachable_settings()
     settings = Settings(**{**base.model_dump(), **changes}) if changes else base
     return Scope(Direct(settings, Actor(name=name or _who(), role=role)))
 
@@ -303,6 +306,20 @@ class Scope:
     def why(self, queue: str, job_id: str) -> Verdict:
         """Say why a job is not running, and the next step."""
         return self.deployment.why(queue, job_id)
+
+    def incident(
+        self, start: str | pd.Timestamp, end: str | pd.Timestamp, *, path: str | Path = ""
+    ) -> Path:
+        """Write what is known between two times as a zip that opens without Redis; the file.
+
+        Frames, charts, a prefilled notebook; credentials in texts masked. *path* empty: named by the time.
+        """
+        now_ms = time.time() * 1000
+        start_ms, end_ms = moment("start", start, now_ms), moment("end", end, now_ms)
+        named = pd.Timestamp(start_ms, unit="ms").strftime("incident-%Y%m%d-%H%M.zip")
+        target = Path(path or named)
+        target.write_bytes(incident(self.deployment, start_ms, end_ms))
+        return target
 
     # -- components ----------------------------------------------------------------------------
 

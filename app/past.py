@@ -33,6 +33,7 @@ _TRIES: Final = 3
 RUNS_THEN: Final = 1000
 #: audit lines looked at for the annotations of a range
 AUDIT_WINDOW: Final = 2_000
+MARKS_SHOWN: Final = 1_000
 #: what operators did that explains a change in a chart
 ANNOTATED: Final = frozenset(
     {
@@ -40,6 +41,10 @@ ANNOTATED: Final = frozenset(
         "start_operation", "import_letters", "drain_queue",
     }
 )  # fmt: skip
+#: columns of history as the log of streams calls them
+_OF_A_STREAM: Final = {
+    "source": "stream", "complete_per_s": "processed_per_s", "waiting": "lag", "oldest_wait_s": "lag_s",
+}  # fmt: skip
 ANNOTATION_COLUMNS: Final = Schema(
     "One row per deploy, pause or operation of a range, oldest first.",
     at=moment("when it happened"),
@@ -154,21 +159,24 @@ def _put_open(canvas: Canvas, fields: Mapping[str, str], *, by_minute: bool) -> 
 async def annotations(redis: Redis, start_ms: float, end_ms: float) -> pd.DataFrame:
     """Deploys, pauses and operations between two moments, as ANNOTATION_COLUMNS.
 
-    At most 1,000 deploys and what the first 2,000 audit lines of the range say.
+    At most 1,000 deploys and what the newest 2,000 audit lines of the range say; ``attrs["cut"]`` tells
+    that there were more of either, the oldest of which are left out.
     """
     got: dict[str, Any] = {}
     batch = Batch(redis)
     batch.ask_raw(
-        into(got, "marks"), "ZRANGEBYSCORE", keys.MARKS, int(start_ms), int(end_ms),
-        "WITHSCORES", "LIMIT", 0, 1000,
+        into(got, "marks"), "ZREVRANGEBYSCORE", keys.MARKS, int(end_ms), int(start_ms),
+        "WITHSCORES", "LIMIT", 0, MARKS_SHOWN,
     )  # fmt: skip
     batch.ask(
-        into(got, "audit"), "XRANGE", keys.AUDIT, int(start_ms), int(end_ms), "COUNT", AUDIT_WINDOW
-    )
+        into(got, "audit"),
+        "XREVRANGE", keys.AUDIT, int(end_ms), int(start_ms), "COUNT", AUDIT_WINDOW,
+    )  # fmt: skip
     await batch.run()
     marks = got.get("marks") or []
     rows = [_mark_row(text, float(at)) for text, at in zip(marks[::2], marks[1::2], strict=True)]
-    for entry_id, fields in got.get("audit") or []:
+    lines = got.get("audit") or []
+    for entry_id, fields in lines:
         try:
             line = audit.line_of(entry_id, fields)
         except BadRecord:
@@ -180,7 +188,9 @@ async def annotations(redis: Redis, start_ms: float, end_ms: float) -> pd.DataFr
                  "actor": line.actor}
             )  # fmt: skip
     rows.sort(key=lambda row: row["at"])
-    return frames.frame_of(rows, ANNOTATION_COLUMNS)
+    frame = frames.frame_of(rows, ANNOTATION_COLUMNS)
+    frame.attrs["cut"] = len(lines) >= AUDIT_WINDOW or len(marks) >= 2 * MARKS_SHOWN
+    return frame
 
 
 def _mark_row(text: str, at_ms: float) -> dict[str, Any]:
@@ -226,15 +236,21 @@ async def as_of(
     then_ms = sample.at_us // 1000
     queues = [str(row["queue"]) for row in sample.queues]
     runs = await _runs_until(queue_redis, queues, then_ms)
-    sample.events = await _events_until(
-        streams_redis, [str(row["stream"]) for row in sample.streams], then_ms
-    )
+    streams = [str(row["stream"]) for row in sample.streams]
+    sample.events = await _events_until(streams_redis, streams, then_ms)
     made = Album().add(sample, runs)
-    logs = [
-        await history(queue_redis, queue, then_ms - 3_600_000, then_ms, now_ms=now_ms, points=60)
-        for queue in queues
-    ]
-    made["history"] = _as_log(logs)
+    hour = (then_ms - 3_600_000, then_ms)
+    made |= {
+        name: _as_log(
+            [await history(queue_redis, s, *hour, now_ms=now_ms, points=60) for s in sources],
+            columns,
+            names,
+        )
+        for name, sources, columns, names in (
+            ("history", queues, frames.HISTORY_COLUMNS, {"source": "queue"}),
+            ("stream_history", streams, frames.STREAM_HISTORY_COLUMNS, _OF_A_STREAM),
+        )
+    }
     return Snapshot(taken_at=pd.Timestamp(sample.at_us, unit="us", tz="UTC"), number=1, **made)
 
 
@@ -280,13 +296,14 @@ async def _events_until(redis: Redis, streams: Sequence[str], then_ms: int) -> l
     return rows
 
 
-def _as_log(logs: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Minutes of several queues in the columns of the second-by-second log."""
+def _as_log(
+    logs: Sequence[pd.DataFrame], columns: frames.Columns, names: Mapping[str, str]
+) -> pd.DataFrame:
+    """Minutes of several sources in the columns of a second-by-second log."""
     if not logs:
-        return frames.empty_frame(frames.HISTORY_COLUMNS)
-    joined = pd.concat(logs, ignore_index=True).rename(columns={"source": "queue"})
-    joined["queue"] = joined["queue"].astype("category")
+        return frames.empty_frame(columns)
+    joined = pd.concat(logs, ignore_index=True).rename(columns=names)
+    name = list(columns)[1]
+    joined[name] = joined[name].astype("category")
     joined = joined.sort_values("at", kind="stable", ignore_index=True)
-    joined = joined[list(frames.HISTORY_COLUMNS)]
-    joined.attrs["step_s"] = logs[0].attrs["step_s"]
-    return joined
+    return joined[list(columns)]

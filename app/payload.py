@@ -243,7 +243,7 @@ class Codec:
             kwargs,
             checked_time(enqueued),
             tried,
-            _checked_options(job.get("o") or {}),
+            _checked_options(job["o"]) if job.get("o") else {},
             pickled=raw[:1] == b"\x80",
         )
 

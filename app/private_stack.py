@@ -14,8 +14,9 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import TracebackType
+from types import ModuleType, TracebackType
 from typing import Final, Self
 from urllib.parse import quote
 
@@ -23,15 +24,22 @@ from app.embedded import VARIABLES
 from app.errors import ArqscopeError
 from app.settings import Settings
 
+#: name of the module with the trial's own job functions
+MODULE: Final = "trial_jobs"
 READY_S: Final = 60.0
 STOP_S: Final = 60.0
 
 
 class PrivateStack:
-    """``arqscope up`` in a process of its own; ``settings`` point at it. Close it, or use ``with``."""
+    """``arqscope up`` in a process of its own; ``settings`` point at it. Close it, or use ``with``.
 
-    def __init__(self, *, demo: bool = True) -> None:
-        self._directory = Path(tempfile.mkdtemp(prefix="arqscope-"))
+    *functions* is the source of a module with job functions of your own: workers run them, and they are
+    at hand as ``stack.functions``. It finds its files beside it, in ``stack.directory``.
+    """
+
+    def __init__(self, *, demo: bool = True, functions: str = "") -> None:
+        self.directory = self._directory = Path(tempfile.mkdtemp(prefix="arqscope-"))
+        self._module: ModuleType | None = None
         port = _free_port()
         kept = {n: v for n, v in os.environ.items() if n not in VARIABLES.values()}
         environment = {
@@ -41,6 +49,10 @@ class PrivateStack:
             "QUEUE_UI_PORT": str(port),
             "ARQSCOPE_DRAIN_S": "3",  # closing a trial need not wait for its demo jobs
         }
+        if functions:
+            (self.directory / f"{MODULE}.py").write_text(functions, encoding="utf-8")
+            paths = [str(self.directory), *filter(None, [kept.get("PYTHONPATH")])]
+            environment |= {"ARQSCOPE_FUNCTIONS": MODULE, "PYTHONPATH": os.pathsep.join(paths)}
         command = [sys.executable, "-P", "-m", "app.cli", "up", "--with-parent"]
         with (self._directory / "output").open("wb") as output:
             self._process = subprocess.Popen(  # noqa: S603 - our own command
@@ -64,6 +76,21 @@ class PrivateStack:
             queue_ui_port=port,
             data_dir=self._directory / "data",
         )
+
+    @property
+    def functions(self) -> ModuleType:
+        """The module of your own job functions, as the workers have it."""
+        if self._module is None:
+            spec = spec_from_file_location(MODULE, self.directory / f"{MODULE}.py")
+            if (
+                spec is None
+                or spec.loader is None
+                or not (self.directory / f"{MODULE}.py").exists()
+            ):
+                raise ArqscopeError("this stack was started without functions=")
+            self._module = module_from_spec(spec)
+            spec.loader.exec_module(self._module)
+        return self._module
 
     def close(self) -> None:
         """Stop every process of the stack and remove its data."""

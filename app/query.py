@@ -307,12 +307,16 @@ class Query:
 def card(title: str, frame: pd.DataFrame) -> str:
     """A titled table of the first rows of *frame* as HTML, escaped; wide texts are cut."""
     shown = frame.head(SHOWN)
+    silent = [name for name in shown if len(shown) and shown[name].isin(["", pd.NaT]).all()]
+    shown = shown.drop(columns=[name for name in silent if shown[name].dtype != "float64"])
     for column in shown.select_dtypes("datetimetz").columns:
         shown = shown.assign(**{str(column): shown[column].dt.strftime("%d %b %H:%M:%S")})
     table = shown.to_html(
         index=False, escape=True, na_rep="–", border=0, justify="left",  # noqa: RUF001
         float_format=lambda number: f"{number:,.6g}",
     )  # fmt: skip
+    table = table.replace("<table ", '<table style="font-size:inherit;border-spacing:8px 2px" ', 1)
+    table = table.replace("<td>", '<td style="white-space:nowrap;text-align:left">')
     more = len(frame) - len(shown)
     foot = f"{len(frame):,} rows" + (f", {more:,} more than shown" if more else "")
     at = pd.Timestamp.now("UTC").strftime("%H:%M:%S")

@@ -7,6 +7,7 @@ exactly that plan. So ``explain()`` cannot differ from what Redis sees.
 import difflib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from typing import Any, Final
 
 import numpy as np
@@ -183,6 +184,7 @@ class Step:
     command: tuple[Any, ...]
     times: int = 1
     rows: int = 0  #: it answers with at most
+    as_bytes: bool = False  #: whether the answer is not made text: JSON is read as it is
 
     @property
     def text(self) -> str:
@@ -257,7 +259,7 @@ class Plan:
 
 
 def moment(name: str, said: str | float | pd.Timestamp, now_ms: float) -> int:
-    """Epoch ms of ``2h`` (ago), ``2026-11-23T12:00Z``, ``03:40`` (today, UTC) or a timestamp.
+    """Epoch ms of ``2h`` (ago), ``2026-11-23T12:00Z``, ``03:40`` (UTC, the last one) or a timestamp.
 
     InvalidRequest names *name*.
     """
@@ -272,7 +274,12 @@ def moment(name: str, said: str | float | pd.Timestamp, now_ms: float) -> int:
         return int(now_ms - ago * 1000)
     if len(text) in (4, 5, 7, 8) and ":" in text:
         today = pd.Timestamp(int(now_ms), unit="ms", tz="UTC").strftime("%Y-%m-%d")
-        text = f"{today}T{text.zfill(5)}"
+        found = _parsed(name, f"{today}T{text if text[2] == ':' else '0' + text}")
+        return found if found <= now_ms else found - 86_400_000
+    return _parsed(name, text)
+
+
+def _parsed(name: str, text: str) -> int:
     try:
         found = moment_ms(name, text)
     except InvalidRequest as error:
@@ -351,6 +358,7 @@ def _runs_steps(ask: Ask, snapshot: Snapshot) -> tuple[Step, ...]:
             where="queue",
             command=("XREVRANGE", keys.runs(queue), newest, oldest, "COUNT", ask.reads),
             rows=ask.reads,
+            as_bytes=True,
         )
         for queue in _queues(ask, snapshot)
     )
@@ -362,7 +370,7 @@ def _runs_plan(ask: Ask, snapshot: Snapshot) -> Plan:
 
 
 def runs_of(replies: Sequence[Any]) -> pd.DataFrame:
-    """The runs of several XREVRANGE replies (raw), newest first."""
+    """The runs of several XREVRANGE replies (bytes, as sent), newest first."""
     texts = [entry[1][1] for reply in replies for entry in reply or () if entry[1]]
     rows = _decoded(texts)
     rows.sort(key=_finished_ms, reverse=True)
@@ -376,7 +384,7 @@ def _finished_ms(row: Mapping[str, Any]) -> float:
 def _runs_frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """RUN_COLUMNS, column by column: a hundred thousand runs within a second."""
     times = {
-        name: np.array([row.get(f"{name}_ms") or 0 for row in rows], "float64")
+        name: np.array(_values(rows, f"{name}_ms", 0), "float64")
         for name in ("enqueued", "due", "started", "finished")
     }
     columns: dict[str, Any] = {}
@@ -393,12 +401,19 @@ def _runs_frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
         elif name == "run_s":
             columns[name] = np.maximum(0.0, times["finished"] - times["started"]) / 1000
         elif kind == frames.OUTCOME:
-            columns[name] = pd.Categorical([row.get(name) for row in rows], dtype=kind)
+            columns[name] = pd.Categorical(_values(rows, name, None), dtype=kind)
         elif kind == "str":
-            columns[name] = _texts([row.get(name) for row in rows])
+            columns[name] = _texts(_values(rows, name, ""))
         else:
-            columns[name] = np.array([row.get(name) or 0 for row in rows], kind)
+            columns[name] = np.array(_values(rows, name, 0), kind)
     return pd.DataFrame(columns)
+
+
+def _values(rows: Sequence[Mapping[str, Any]], name: str, missing: Any) -> list[Any]:
+    try:
+        return list(map(itemgetter(name), rows))
+    except KeyError:  # reports of an older release lack what came later
+        return [row.get(name, missing) for row in rows]
 
 
 def _texts(values: list[Any]) -> Any:
@@ -408,10 +423,10 @@ def _texts(values: list[Any]) -> Any:
         return pd.array([frames.printable(value) for value in values], dtype="str")
 
 
-def _decoded(texts: Sequence[str]) -> list[dict[str, Any]]:
+def _decoded(texts: Sequence[bytes]) -> list[dict[str, Any]]:
     """Run reports as plain mappings, in one go; one by one where something among them is no report."""
     try:
-        rows: list[Any] = from_json(f"[{','.join(texts)}]", cache_strings="keys")
+        rows: list[Any] = from_json(b"[" + b",".join(texts) + b"]", cache_strings="keys")
         if len(rows) == len(texts) and all(type(row) is dict and "outcome" in row for row in rows):
             return rows
     except ValueError:

@@ -207,6 +207,10 @@ async def _redrive_event(
         fields: Mapping[str, str] = raw_fields(text)
     else:
         fields = edited.fields
+    if len(fields) > MAX_FIELDS:
+        raise BadRecord(
+            f"the dead event has {len(fields):,} fields; discard it, an event has at most 64"
+        )
     reply = await run_script(
         shelf,
         "redrive_event",
@@ -242,10 +246,6 @@ def raw_fields(text: str) -> dict[str, str]:
         raise BadRecord(f"the raw fields are not readable: {safe_str(error, 200)}") from error
     if not fields:
         raise BadRecord("the dead event has no fields")
-    if len(fields) > MAX_FIELDS:
-        raise BadRecord(
-            f"the dead event has {len(fields):,} fields; discard it, an event has at most 64"
-        )
     return fields
 
 

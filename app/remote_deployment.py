@@ -377,6 +377,10 @@ class Remote:
             return self._publish(*given, **more)
         if verb == "mark_deploy":
             return report_of(self._post("/deploys", {"version": given[0], **more}))
+        if verb == "set_concurrency":
+            return report_of(
+                self._post(f"/queues/{quote(given[0])}/concurrency", {"slots": given[1]})
+            )
         word, _, noun = verb.partition("_")
         path = "/".join(quote(str(one), safe="") for one in given)
         names = {
@@ -423,14 +427,19 @@ class Remote:
 
 
 class _Elsewhere:
-    """In place of connections: a remote scope has none."""
+    """In place of clients: a remote scope has none. Whatever it is asked to do, it says where to look."""
 
     def __init__(self, where: str) -> None:
         self._where = where
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self
+
+    def __call__(self, *_: Any, **__: Any) -> Any:
         raise ActionRefused(
-            f"this needs more than frames; the server shows it: {self._where}/admin"
+            f"this needs more than frames; the server shows it: {self._where}/admin/queues"
         )
 
 

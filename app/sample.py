@@ -40,10 +40,10 @@ class Sample:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
-        """Decode; BadRecord when it is not a sample of this version."""
+        """Decode, also what an older version stored; BadRecord when it is not a sample."""
         try:
             raw = json.loads(text)
-            return cls(**{f.name: raw[f.name] for f in fields(cls)})
+            return cls(**{f.name: raw[f.name] for f in fields(cls) if f.name in raw})
         except (ValueError, TypeError, KeyError) as error:
             raise BadRecord(f"not a sample: {error}") from error
 

@@ -45,8 +45,10 @@ from app.oauth import OAuthHandler, provider_of
 from app.origins import is_loopback
 from app.page_routes import Asset, Page, PageScript, PageSocket, close_ended, open_sockets
 from app.pages.address import paths
+from app.recall import Recall
 from app.settings import Settings
 from app.slow_clients import LOOK_S, Watch, allow_many_connections, bound, servers_of
+from app.tails import Tails
 
 __all__ = [
     "Runtime",
@@ -80,6 +82,8 @@ class Runtime:
     collector: Collector
     guard: Guard
     listeners: Listeners
+    recall: Recall
+    tails: Tails
 
 
 _given: list[Settings] = []
@@ -101,7 +105,15 @@ def runtime() -> Runtime:
     keyring.preload(settings.url("queue"))
     check_access(settings, keyring)
     guard = Guard(settings, keyring=keyring)
-    return Runtime(settings, connections, collector_for(settings), guard, Listeners(settings))
+    return Runtime(
+        settings,
+        connections,
+        collector_for(settings),
+        guard,
+        Listeners(settings),
+        Recall(connections.queue, connections.streams),
+        Tails(settings),
+    )
 
 
 def check_access(settings: Settings, keyring: Keyring | None = None) -> None:
@@ -299,6 +311,7 @@ class _Teller:
 
 async def _close(shared: Runtime) -> None:
     await shared.collector.stop()
+    await shared.tails.close()
     await shared.guard.keyring.stop()
     for redis in (shared.connections.queue, shared.connections.streams, shared.connections.cache):
         await redis.aclose()

@@ -3,7 +3,19 @@
 import argparse
 import time
 
-from bench import api, drain, events, look, memory, pages, pickup, redrive, slots, startup
+from bench import (
+    api,
+    dashboards,
+    drain,
+    events,
+    look,
+    memory,
+    pages,
+    pickup,
+    redrive,
+    slots,
+    startup,
+)
 from bench.contenders import contenders
 from bench.machine import machine
 from bench.results import keep, rewrite_table, show
@@ -36,7 +48,7 @@ def main() -> None:
         parser.error(f"no benchmark {', '.join(unknown)}; there are {', '.join(MEASURES)}")
     parties = {**contenders(), **events.consumers()}
     versions = machine() | {c.name: c.version for c in parties.values()}
-    versions |= redrive.versions()
+    versions |= redrive.versions() | dashboards.versions()
     for name, value in versions.items():
         print(f"{name:<14}{value}")
     for contender in parties.values():

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import subprocess
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
@@ -14,14 +13,16 @@ from app.job_list import jobs_page
 from app.job_rows import JobFilter
 from app.records import JobRun, Outcome, WorkerInfo
 from app.settings import QueuePolicy, Settings
-from bench.contenders import VENVS
-from bench.machine import ROOT, Server, environment, median, redis_server
+from bench import dashboards
+from bench.machine import Server, median, redis_server
 from bench.results import Row
 
 QUEUES: Final = tuple(f"q{n}" for n in range(10))
 STREAMS: Final = 3
 WORKERS: Final = 20
 SMALL: Final = 1_000
+#: jobs of the queue that bull-board shows: its page costs the same at any depth
+BULL_JOBS: Final = 100_000
 _FILL: Final = """
 local first, count = tonumber(ARGV[1]), tonumber(ARGV[2])
 for n = first, first + count - 1 do
@@ -128,44 +129,6 @@ async def pages(server: Server, rounds: int) -> dict[str, list[float]]:
     return found
 
 
-_STOCK: Final = """
-import asyncio, json, sys, time
-from arq.connections import ArqRedis, RedisSettings, create_pool
-
-def read(raw):
-    return json.loads(raw[3:])
-
-async def main():
-    redis = await create_pool(RedisSettings(port=int(sys.argv[1])), job_deserializer=read)
-    begin = time.perf_counter()
-    await redis.queued_jobs(queue_name=sys.argv[2])
-    print((time.perf_counter() - begin) * 1000)
-
-asyncio.run(main())
-"""
-
-
-def stock_ms(server: Server) -> float:
-    """Milliseconds of arq's own listing, ``queued_jobs()``; NaN when it is not installed or fails."""
-    python = VENVS / "arq" / "bin" / "python"
-    if not python.exists():
-        return float("nan")
-    line = [str(python), "-c", _STOCK, str(server.port), QUEUES[0]]
-    try:
-        done = subprocess.run(
-            line,
-            capture_output=True,
-            text=True,
-            cwd=ROOT,
-            env=environment(),
-            timeout=60,
-            check=True,
-        )
-    except (subprocess.SubprocessError, OSError):
-        return float("nan")
-    return float(done.stdout.split()[-1])
-
-
 _rows: list[Row] = []
 
 
@@ -206,7 +169,13 @@ def _measured(*, quick: bool, rounds: int) -> list[Row]:
             print(f"    {depth:>9,} jobs  sample {taken[depth][-1]:6.2f} ms", flush=True)
     with redis_server() as server:
         asyncio.run(fill(server, peer))
-        stock = stock_ms(server)
+        listing = dashboards.arq_ms(server, QUEUES[0])
+        page = dashboards.arq_dashboard_ms(server, QUEUES[0])
+    board_jobs = 20_000 if quick else BULL_JOBS
+    board = dashboards.bull_board_ms(board_jobs)
+    times = deep / peer
+    others = {"arq": listing * times, "arq-dashboard": page * times, "bull-board": board}
+    others = {name: ms for name, ms in others.items() if ms == ms}
     small, large = median(taken[SMALL]), median(taken[deep])
     shape = "10 queues, 3 streams, 20 workers, one Redis"
     both = f"{deep:,} queued and {deep:,} finished jobs"
@@ -224,8 +193,13 @@ def _measured(*, quick: bool, rounds: int) -> list[Row]:
         ("filter", "search for a function within a window of 100,000", 1500.0),
     ):  # fmt: skip
         ms = median(found[name])
-        peers = {"arq": stock * deep / peer} if name == "first" and stock == stock else {}
-        note = f"; arq: queued_jobs() of {peer:,}, times {deep // peer}" if peers else ""
+        peers = others if name == "first" else {}
+        note = (
+            f"; arq: queued_jobs() of {peer:,}, arq-dashboard: its page of {peer:,} over HTTP, both times "
+            f"{deep // peer}; bull-board: its page of {board_jobs:,} over HTTP"
+            if peers
+            else ""
+        )
         rows.append(
             Row(id=f"T6.{name}", what=what, unit="ms", ours=ms, peers=peers, target=f"≤ {limit:g} ms",
                 met=ms <= limit, settings=both + note, rounds=rounds)

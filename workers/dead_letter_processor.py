@@ -152,7 +152,7 @@ class DeadLetterProcessor:
     async def watch_once(self) -> None:
         """Step the metric rules, end alerts that are over, remember which workers started."""
         queues = [shelf.source for shelf in await self._shelves() if shelf.kind == "job"]
-        await self._watch.look(queues, self._settings.stream_name)
+        await self._watch.look(queues, self._settings.stream_names)
         await self._alerts.end_quiet(self._queue, time.time() * 1000)
         await causes.note_starts(self._queue, await live_workers(self._queue))
 

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import redis.exceptions
 
+from app import logs
 from app.arguments import encoded, flat
 from app.errors import BadRecord, InvalidRequest, PermanentError, RedisRefused, RedisUnavailable
 from app.events import ENTRY_ID, Event
@@ -140,6 +141,7 @@ async def attempt(
     worst: Decision = HANDLED
     number = delivery.attempts + 1
     done = delivery.done
+    logs.request_id.set(event.trace_id)  # lines about an event carry the id of what caused it
     for handler in plan.handlers:
         if done is not None and handler.name in done:
             continue

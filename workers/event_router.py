@@ -18,13 +18,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
-from app.errors import SettingsError
-from app.events import MAX_TYPE_CHARS
+from app import events
+from app.errors import InvalidRequest, SettingsError
 from app.settings import Settings
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_WORD: Final = re.compile(r"[a-z0-9_-]+")
 #: characters of a handler's name: it is part of the ids of the jobs it enqueues
 MAX_NAME_CHARS: Final = 48
 #: types whose plan is remembered; a producer may invent any number of them
@@ -124,13 +123,10 @@ class Registry:
 
 def check_pattern(pattern: str) -> None:
     """Refuse what is neither a type, nor ``prefix.*``, nor ``*``."""
-    words = pattern.removesuffix(".*").split(".")
-    plain = len(pattern) <= MAX_TYPE_CHARS and all(_WORD.fullmatch(word) for word in words)
-    if pattern != "*" and not plain:
-        raise SettingsError(
-            f"{pattern!r} is not an event pattern: write a type (user.created), "
-            "a prefix (user.*) or * for all"
-        )
+    try:
+        events.check_pattern(pattern)
+    except InvalidRequest as error:
+        raise SettingsError(f"{error}: write {error.hint}") from error
 
 
 def patterns_of(event_type: str) -> Iterator[str]:

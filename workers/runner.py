@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from arq.jobs import SerializationError, deserialize_job_raw
 from arq.worker import JobExecutionFailed
 
+from app import logs
 from app.errors import BadPayload
 from app.payload import JobPayload, checked_time, safe_str
 from app.records import utc
@@ -87,6 +88,11 @@ class Runner:
         attempt = max(claim.attempts.runs + 1, claim.stock_tries + 1, job.job_try or 0)
         job_id = claim.id
         events, then = worker.options.job_events, job.options.get("then")
+        cid = str(job.options.get("cid", ""))
+        if (
+            cid
+        ):  # this task's lines, the job's own included, carry the id of the request that made it
+            logs.request_id.set(cid)
         try:
             handle = JobHandle(
                 worker.pool,
@@ -94,7 +100,7 @@ class Runner:
                 job_id,
                 attempt,
                 job.enqueued_ms,
-                str(job.options.get("cid", "")),
+                cid,
                 lambda: worker.draining or bool(run.stopped),
                 len(then) if isinstance(then, list) else 0,
                 None if events is None else events.progress_of(job_id, self._queue, job),

@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from arq.connections import RedisSettings
+from arq.cron import CronJob
 from arq.worker import Function, func
 from redis.exceptions import RedisError
 
@@ -42,15 +43,36 @@ log = logging.getLogger("arqscope.worker")
 def functions(settings: Settings) -> list[Function]:
     """Return the built-in functions and the user's own (``ARQSCOPE_FUNCTIONS``), ours first."""
     found: dict[str, Callable[..., Any]] = dict(BUILT_IN)
+    for module in _modules(settings):
+        found.update(_job_functions(module))
+    return [func(_runnable(f), name=name) for name, f in found.items()]
+
+
+def cron_jobs(settings: Settings, queue: str) -> list[CronJob]:
+    """Return what the user's modules want run by itself on *queue*: their ``cron_jobs``, by queue."""
+    found: list[CronJob] = []
+    for module in _modules(settings):
+        wanted = getattr(module, "cron_jobs", {})
+        jobs = wanted.get(queue, []) if isinstance(wanted, dict) else None
+        if not isinstance(jobs, list | tuple) or not all(isinstance(j, CronJob) for j in jobs):
+            raise SettingsError(
+                f"cron_jobs of {module.__name__} is not a dict of queues with lists of arq.cron(...): "
+                f'for example cron_jobs = {{"{queue}": [cron(nightly, hour=3, minute=30)]}}'
+            )
+        found += jobs
+    return found
+
+
+def _modules(settings: Settings) -> list[ModuleType]:
+    found = []
     for name in filter(None, (part.strip() for part in settings.functions.split(","))):
         try:
-            module = importlib.import_module(name)
+            found.append(importlib.import_module(name))
         except ImportError as error:
             raise SettingsError(
                 f"ARQSCOPE_FUNCTIONS={settings.functions!r}: cannot import {name!r} ({error})"
             ) from error
-        found.update(_job_functions(module))
-    return [func(_runnable(f), name=name) for name, f in found.items()]
+    return found
 
 
 def _job_functions(module: ModuleType) -> dict[str, Callable[..., Any]]:
@@ -132,6 +154,7 @@ def worker_settings(queue: str, settings: Settings | None = None) -> dict[str, A
 
     return {
         "functions": functions(settings),
+        "cron_jobs": cron_jobs(settings, queue),
         "queue_name": queue,
         "redis_settings": redis_settings(settings.url("queue")),
         "on_startup": startup,

@@ -19,6 +19,8 @@ import pandas as pd
 SIGNIFICANT: Final = 0.01
 #: minutes on each side below which nothing is said
 LEAST_MINUTES: Final = 5
+#: packed minutes share their percentiles: they count once (``chunks.MINUTES_GROUP``)
+BLOCK_MINUTES: Final = 5
 _Z95: Final = 1.959963984540054
 
 
@@ -44,13 +46,18 @@ class Change:
 
 
 def deploy_changes(minutes: pd.DataFrame, deployed: pd.Timestamp) -> list[Change]:
-    """Compare *minutes* (TIER_COLUMNS of one queue) before and after *deployed*, its minute left out."""
+    """Compare *minutes* (TIER_COLUMNS of one queue) before and after *deployed*, its minute left out.
+
+    Times of minutes that were packed together are one value, and those of the deploy's own five
+    minutes are left out: they are of both sides.
+    """
     before = minutes[minutes["at"] + pd.Timedelta(minutes=1) <= deployed]
     after = minutes[minutes["at"] > deployed]
     changes = [_failures(before, after)]
+    block = f"{BLOCK_MINUTES}min"
+    apart = minutes["at"].dt.floor(block) != deployed.floor(block)
     for metric in ("run_p50_s", "run_p95_s", "wait_p50_s", "wait_p95_s", "e2e_p95_s"):
-        a = before[metric].dropna().to_numpy(dtype="float64")
-        b = after[metric].dropna().to_numpy(dtype="float64")
+        a, b = (_told_once(part[apart[part.index]], metric) for part in (before, after))
         known = min(len(a), len(b)) >= LEAST_MINUTES
         changes.append(
             Change(
@@ -61,6 +68,15 @@ def deploy_changes(minutes: pd.DataFrame, deployed: pd.Timestamp) -> list[Change
             )
         )
     return changes
+
+
+def _told_once(minutes: pd.DataFrame, metric: str) -> npt.NDArray[np.float64]:
+    """The values of *metric*, those that minutes of one block share once."""
+    known = minutes[["at", metric]].dropna()
+    block = known["at"].dt.floor(f"{BLOCK_MINUTES}min")
+    is_same = (block == block.shift()) & (known[metric] == known[metric].shift())
+    told: npt.NDArray[np.float64] = known.loc[~is_same, metric].to_numpy(dtype="float64")
+    return told
 
 
 def _failures(before: pd.DataFrame, after: pd.DataFrame) -> Change:

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Body, Header, Query
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
-from app import actions
+from app import actions, logs
 from app.actions.events import MAX_EVENTS, check_stream
 from app.api import answers
 from app.api.access import Caller, Now, Shared
@@ -36,7 +36,11 @@ class NewEvent(BaseModel):
     data: Any = Field(default_factory=dict)
     userId: str = Field(default="", max_length=256)
     workspaceId: str = Field(default="", max_length=256)
-    correlationId: str = Field(default="", max_length=256)
+    correlationId: str = Field(
+        default="",
+        max_length=256,
+        description="carried on to jobs, log lines and dead letters; left out: the X-Request-Id",
+    )
     eventId: str = Field(default="", max_length=256)
     source: str = Field(default="arqscope", max_length=256)
 
@@ -114,7 +118,7 @@ def _event(asked: NewEvent, key: str | None, number: int, *, is_list: bool) -> E
             data=asked.data,
             user_id=asked.userId,
             workspace_id=asked.workspaceId,
-            correlation_id=asked.correlationId,
+            correlation_id=asked.correlationId or logs.request_id.get(),
             source=asked.source,
             event_id=event_id,
         )

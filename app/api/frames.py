@@ -131,7 +131,7 @@ async def runs(
     replies: list[Any] = []
     batch = Batch(shared.connections.queue)
     for step in plan.steps:
-        batch.ask_raw(replies.append, *step.command)
+        batch.ask_bytes(replies.append, *step.command)
     try:
         await batch.run()
     except GONE as error:

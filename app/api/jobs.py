@@ -11,7 +11,7 @@ from fastapi import APIRouter, Body, Header, Path, Query
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
-from app import keys, reader
+from app import keys, logs, reader
 from app.actions import Connections, submit_jobs
 from app.actions.asking import check_queue
 from app.api import answers
@@ -88,7 +88,11 @@ class JobOptions(BaseModel):
         pattern=rf"^{NAME_PATTERN.pattern}$",
         description="asking again with it makes no second job",
     )
-    correlationId: str | None = Field(default=None, max_length=128)
+    correlationId: str | None = Field(
+        default=None,
+        max_length=128,
+        description="carried on to events, log lines and dead letters; left out: the X-Request-Id",
+    )
     then: list[Then] = Field(
         default_factory=list,
         max_length=20,
@@ -253,7 +257,7 @@ def _request(job: NewJob, settings: Settings, known: Iterable[str], job_id: str)
         timeout_s=None if options.timeout is None else options.timeout / 1000,
         attempts=options.attempts,
         backoff_s=options.backoff_s,
-        correlation_id=options.correlationId or "",
+        correlation_id=options.correlationId or logs.request_id.get(),
         then=tuple(one.next_job() for one in options.then),
     )
 

@@ -57,6 +57,11 @@ _QUEUE_COUNTERS: Final = {
     "resolved": "dead letters whose retry ended well",
     "discarded": "dead letters given up",
 }
+_STREAM_COUNTERS: Final = {
+    "processed": "events handled",
+    "dead": "events that became dead letters",
+    "unmatched": "events no handler wanted",
+}
 
 
 class _Source(MetricSource):
@@ -120,7 +125,18 @@ class _Source(MetricSource):
             yield family
 
     def _streams(self) -> Iterator[Metric]:
-        groups = self._snapshot.groups
+        groups, streams = self._snapshot.groups, self._snapshot.streams
+        length = GaugeMetricFamily("arqscope_stream_length", "entries held", labels=["stream"])
+        for stream, value in zip(*_first(streams, "stream", "length"), strict=True):
+            if not math.isnan(value):
+                length.add_metric([stream], float(value))
+        yield length
+        for column, meaning in _STREAM_COUNTERS.items():
+            counter = CounterMetricFamily(f"arqscope_stream_{column}", meaning, labels=["stream"])
+            for stream, value in zip(*_first(streams, "stream", column), strict=True):
+                if not math.isnan(value):
+                    counter.add_metric([stream], float(value))
+            yield counter
         for column, meaning in (
             ("lag", "entries the group has not been given"),
             ("pending", "entries given and not acknowledged"),

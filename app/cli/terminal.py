@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from app.embedded import reachable_settings as reachable_settings
 from app.errors import InvalidRequest
 from app.settings import Settings
 
@@ -78,18 +79,6 @@ async def sample(settings: Settings) -> "Snapshot":
     if "queue" in snapshot.problems:
         raise RedisUnavailable(f"the queue Redis does not answer: {snapshot.problems['queue']}")
     return snapshot
-
-
-def reachable_settings() -> Settings:
-    """Settings for looking and steering: without REDIS_*, the stack that `up` runs here is meant."""
-    from app.embedded import VARIABLES, urls_of_running
-
-    settings = Settings.load()
-    fields = {role: variable.lower() for role, variable in VARIABLES.items()}
-    if settings.model_fields_set & set(fields.values()):
-        return settings
-    urls = urls_of_running(settings.data_dir)
-    return settings.model_copy(update={fields[role]: url for role, url in urls.items()})
 
 
 def json_value(text: str, option: str, field: str) -> Any:

@@ -63,6 +63,8 @@ def page() -> Visit:
         shared.connections,
         address=address_of(path.rstrip("/").rpartition("/")[2], query),
         is_open=shared.guard.is_open,
+        recall=shared.recall,
+        tails=shared.tails,
         refresh_s=int(refresh) if is_known else DEFAULT_S,
         theme=theme if theme in ("light", "dark") else "auto",
     )

@@ -45,6 +45,7 @@ PLACES: Final[Mapping[str, Place]] = MappingProxyType(
             ("stream", "type", "user", "workspace", "correlation", "from", "to", "tail", "cursor"),
             key="s",
         ),
+        "pubsub": Place("Pub/Sub", ("pattern", "text"), key="p"),
         "workers": Place("Workers", ("queue",), key="w"),
         "schedules": Place("Schedules", ("queue",), key="c"),
         "history": Place("History", ("name", "metric", "range", "start", "end"), key="h"),

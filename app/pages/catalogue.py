@@ -20,6 +20,7 @@ from app.pages import (
     streams,
     timetable,
     undertakings,
+    wiretap,
 )
 from app.pages.scene import Page
 
@@ -33,6 +34,9 @@ PAGES: Final[Mapping[str, Page]] = {
         one_letter.PAGE, past=bygone.present_only("A dead letter is shown as it is.")
     ),
     "streams": streams.PAGE,
+    "pubsub": replace(
+        wiretap.PAGE, past=bygone.present_only("Messages are heard as they are published.")
+    ),
     "workers": processes.PAGE,
     "schedules": timetable.PAGE,
     "history": chronicle.PAGE,

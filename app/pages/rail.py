@@ -16,6 +16,7 @@ ENTRIES: Final = (
     ("jobs", "jobs"),
     ("dead-letters", "dead"),
     ("streams", "stream"),
+    ("pubsub", "pubsub"),
     ("workers", "workers"),
     ("schedules", "schedules"),
     ("history", "history"),

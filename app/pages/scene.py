@@ -13,6 +13,7 @@ from app.pages.markup import Html
 from app.recall import Recall
 from app.settings import Settings
 from app.snapshot import Snapshot
+from app.tails import Tails
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +50,7 @@ class Reach:
     settings: Settings
     snapshot: Snapshot
     recall: Recall
+    tails: Tails
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

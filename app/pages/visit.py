@@ -36,6 +36,7 @@ from app.palette import Theme
 from app.recall import Recall
 from app.settings import Settings
 from app.snapshot import Snapshot
+from app.tails import Tails
 
 log = logging.getLogger("arqscope.visit")
 
@@ -75,12 +76,14 @@ class Visit(pn.viewable.Viewer):
         is_open: bool = False,
         refresh_s: int = masthead.DEFAULT_S,
         recall: Recall | None = None,
+        tails: Tails | None = None,
         **more: Any,
     ) -> None:
         super().__init__(**more)  # type: ignore[no-untyped-call]
         self._collector, self._settings, self._is_open = collector, settings, is_open
         self._connections = connections
         self._recall = recall or Recall(connections.queue, connections.streams)
+        self._tails = tails or Tails(settings)
         self._desk = Desk(connections, settings, actor_of)
         self.address = address or Address()
         self._refresh_s = refresh_s
@@ -247,7 +250,7 @@ class Visit(pn.viewable.Viewer):
         found, trouble = None, ""
         reach = Reach(
             connections=self._connections, settings=self._settings,
-            snapshot=self._collector.snapshot, recall=self._recall,
+            snapshot=self._collector.snapshot, recall=self._recall, tails=self._tails,
         )  # fmt: skip
         try:
             found = await page.load(reach, address) if page.load else None

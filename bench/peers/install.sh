@@ -28,6 +28,7 @@ venv saq "saq[redis,hiredis]==0.26.4" typing_extensions uvloop
 venv taskiq "taskiq>=0.13,<0.14" "taskiq-redis==1.2.4" hiredis uvloop
 venv rq "rq>=2.6,<3" hiredis
 venv streaq "streaq==7.2.0" uvloop
+venv arq-dashboard "arq-dashboard==0.1.4" "redis>=4.5,<5"
 venv faststream "faststream[redis]>=0.6,<0.7" hiredis uvloop
 
 if want bullmq; then

@@ -1,10 +1,13 @@
 """The README's own example of a job module, run as it stands there by a real worker."""
 
 import asyncio
+import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,7 @@ from app.enqueue import JobRequest, enqueue_many
 from app.payload import Codec
 from app.records import DeadLetter
 from app.settings import Settings
-from tests.conftest import ROOT
+from tests.conftest import ROOT, unused_port, wait_until
 
 QUEUE = "async-processing"
 
@@ -64,6 +67,51 @@ def test_the_example_of_the_readme_does_what_it_says(module: Path, settings: Set
         b"all images are resized"
         in queue.lrange(f"{keys.progress(QUEUE, 'order-7')}:log", 0, -1)[-1]
     )
+
+
+def test_the_commands_of_the_readme_run_it_as_they_stand(module: Path) -> None:
+    """Both lines of the console, typed into a shell in the directory of ``my_jobs.py``."""
+    text = (ROOT / "README.md").read_text("utf-8")
+    found = re.search(r"```console\n(\$ ARQSCOPE_FUNCTIONS=my_jobs.*?)```", text, re.DOTALL)
+    assert found, "README.md does not say how to run my_jobs.py"
+    start, enqueue = (line.removeprefix("$ ") for line in found.group(1).splitlines())
+    port = unused_port()
+    kept = ("HOME", "LANG", "REDIS_SERVER")
+    environment = {name: os.environ[name] for name in kept if name in os.environ} | {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "QUEUE_UI_PORT": str(port),
+    }
+    with (module / "up.log").open("wb") as log:
+        stack = subprocess.Popen(
+            ["sh", "-c", f"exec env {start}"],  # one process, to be stopped as Ctrl-C does
+            cwd=module,
+            env=environment,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    try:
+        wait_until(lambda: answer(port, "/health").get("status") == "healthy", 40)
+        typed = ["sh", "-c", enqueue]
+        made = subprocess.run(
+            typed, cwd=module, env=environment, capture_output=True, text=True, timeout=40
+        )
+        assert made.returncode == 0, made.stderr
+        job = f"/jobs/{QUEUE}/{made.stdout.strip()}"
+        wait_until(lambda: answer(port, job).get("state") == "complete", 30, made.stdout)
+        assert answer(port, job)["result"] == {"resized": 12}
+    finally:
+        os.killpg(stack.pid, signal.SIGINT)
+        assert stack.wait(40) == 0
+
+
+def answer(port: int, path: str) -> dict[str, Any]:
+    """What the dashboard says, {} while it does not."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as reply:
+            return dict(json.load(reply))
+    except OSError:
+        return {}
 
 
 async def fill(settings: Settings, *requests: JobRequest) -> None:

@@ -37,7 +37,7 @@ async def needs_repair(ctx, data):
 class Walk:
     """A running stack with a user's own job module, and clients for it."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, **environ: str) -> None:
         (directory / "my_jobs.py").write_text(FLAKY)
         port = environment(directory)["QUEUE_UI_PORT"]
         self.repaired = directory / "repaired"
@@ -47,6 +47,7 @@ class Walk:
             PYTHONPATH=f"{environment(directory)['PYTHONPATH']}:{directory}",
             MAX_JOB_ATTEMPTS="1",
             QUEUE_UI_PORT=port,
+            **environ,
         )
         self.url = f"http://127.0.0.1:{port}"
         self.http = httpx.Client(base_url=self.url, timeout=10)

@@ -14,8 +14,10 @@ from app.auth import Guard
 from app.collector import Collector
 from app.connections import connect
 from app.listeners import Listeners
+from app.recall import Recall
 from app.server import Runtime
 from app.settings import Settings
+from app.tails import Tails
 from tests.faults.rig import FULL, Rig
 from tests.serving import start_server, stop
 
@@ -48,7 +50,9 @@ async def _in_process(rig: Rig) -> AsyncIterator[httpx.AsyncClient]:
     cache, streams, queue = (connect(settings.url(r)) for r in ("cache", "streams", "queue"))
     connections = Connections(queue=queue, streams=streams, cache=cache)
     guard, listeners = Guard(settings), Listeners(settings)
-    app = create_api(Runtime(settings, connections, Collector(settings), guard, listeners))
+    recall, tails = Recall(queue, streams), Tails(settings)
+    collector = Collector(settings)
+    app = create_api(Runtime(settings, connections, collector, guard, listeners, recall, tails))
 
     async def as_operator(scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
         actor = Actor(name="the test", role="operator")

@@ -87,6 +87,7 @@ class Door:
         *,
         source: str = "127.0.0.1",
         limit_s: float = 10,
+        after: bytes = b"",
     ) -> Answer:
         """Send one request byte by byte as given, from the loopback address *source*."""
         pairs = headers.items() if isinstance(headers, Mapping) else headers
@@ -97,7 +98,7 @@ class Door:
             lines.append(f"Host: 127.0.0.1:{self.port}")
         if body:
             lines.append(f"Content-Length: {len(body)}")
-        raw = ("\r\n".join(lines) + "\r\n\r\n").encode("utf-8") + body
+        raw = ("\r\n".join(lines) + "\r\n\r\n").encode("utf-8") + body + after
         return self.send(raw, source=source, limit_s=limit_s)
 
     def send(self, raw: bytes, *, source: str = "127.0.0.1", limit_s: float = 10) -> Answer:
@@ -120,8 +121,10 @@ class Door:
             ("127.0.0.1", self.port), timeout=limit_s, source_address=(source, 0)
         )
 
-    def upgrade(self, path: str, *, source: str = "127.0.0.1", **headers: str) -> Answer:
-        """Ask for a websocket."""
+    def upgrade(
+        self, path: str, *, source: str = "127.0.0.1", after: bytes = b"", **headers: str
+    ) -> Answer:
+        """Ask for a websocket; *after* is sent with it, as if it were open already."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         return self.ask(
             "GET",
@@ -134,6 +137,7 @@ class Door:
                 **named,
             },
             source=source,
+            after=after,
         )
 
     def login(self, role: str) -> str:
@@ -262,8 +266,8 @@ async def _say(socket: WebSocketClientConnection, kind: str, content: Any) -> No
         await socket.write_message(json.dumps(part))
 
 
-async def click_button(socket: WebSocketClientConnection) -> None:
-    """Press the page's one button, whether its page shows it enabled or not."""
+async def find_button(socket: WebSocketClientConnection) -> str:
+    """Return the id of the page's one button."""
     await _message(socket)  # ACK
     await _say(socket, "PULL-DOC-REQ", {})
     header, content = await _message(socket)
@@ -273,13 +277,40 @@ async def click_button(socket: WebSocketClientConnection) -> None:
     at = text.index('.Button"')
     button = re.search(r'"id": "(p\d+)"', text[at:])
     assert button
+    return button[1]
+
+
+async def click_button(socket: WebSocketClientConnection, button: str = "") -> str:
+    """Press the page's one button, whether its page shows it enabled or not; return its id.
+
+    With the id of *button* known, it is pressed before the server has said anything.
+    """
+    button = button or await find_button(socket)
+    await _say(socket, "PATCH-DOC", click_of(button))
+    return button
+
+
+def click_of(button: str) -> dict[str, Any]:
+    """What BokehJS says when somebody presses *button*."""
     event = {
         "type": "event",
         "name": "button_click",
-        "values": {"type": "map", "entries": [["model", {"id": button[1]}]]},
+        "values": {"type": "map", "entries": [["model", {"id": button}]]},
     }
-    patch = {"events": [{"kind": "MessageSent", "msg_type": "bokeh_event", "msg_data": event}]}
-    await _say(socket, "PATCH-DOC", patch)
+    return {"events": [{"kind": "MessageSent", "msg_type": "bokeh_event", "msg_data": event}]}
+
+
+def click_frames(button: str) -> bytes:
+    """The same as masked websocket frames, to be sent without waiting for the handshake's answer."""
+    header = {"msgid": "test-1", "msgtype": "PATCH-DOC"}
+    frames = b""
+    for part in (header, {}, click_of(button)):
+        body = json.dumps(part).encode()
+        length = (
+            bytes([0x80 | len(body)]) if len(body) < 126 else b"\xfe" + len(body).to_bytes(2, "big")
+        )
+        frames += b"\x81" + length + b"\0\0\0\0" + body
+    return frames
 
 
 def bearer(text: str) -> dict[str, str]:

@@ -11,12 +11,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import pandas as pd
 import pytest
+from redis.asyncio import Redis
 
 from app import frames, keys
 from app.album import Album
@@ -33,6 +34,7 @@ from app.records import JobRun, Outcome
 from app.sample import Sample
 from app.settings import QueuePolicy, Settings
 from app.turns import Rates
+from tests import command_costs
 from tests.conftest import RunningRedis, start_redis
 from tests.faults.conftest import Row
 from tests.faults.rig import sized
@@ -340,7 +342,8 @@ async def test_r16_huge_values_and_a_deep_queue_never_hold_redis_up(
     row: Row, tmp_path: Path
 ) -> None:
     """
-    A 64 MB payload, a deep queue and many results: samples, pages and searches stay short commands.
+    A 64 MB payload, a deep queue and as many results: samples, pages and searches stay short commands; no
+    command of a sample walks over what there is, none costs more than when there was nothing.
     """
     server = start_redis(
         tmp_path / "redis", extra=("--appendonly", "no", "--latency-monitor-threshold", "50", "--slowlog-log-slower-than", "50000")
@@ -350,7 +353,9 @@ async def test_r16_huge_values_and_a_deep_queue_never_hold_redis_up(
         queues=tuple(QueuePolicy(name=n) for n in (QUEUE, "q1", "q2")),
     )  # fmt: skip
     redis = connect(server.url, timeout_s=60)
-    depth, results = sized((1_000_000, 100_000), (20_000, 5_000))
+    depth, results = sized((1_000_000, 1_000_000), (20_000, 20_000))
+    collector = Collector(settings)
+    empty = await _sampled(collector, redis, 40)
     for start in range(0, depth, 10_000):
         pipe = redis.pipeline(transaction=False)
         many = {f"j{n}": 1e12 + n for n in range(start, start + 10_000)}
@@ -362,12 +367,10 @@ async def test_r16_huge_values_and_a_deep_queue_never_hold_redis_up(
     for start in range(0, results, 5_000):
         await redis.mset({keys.arq_result(f"r{n}"): "j1:{}" for n in range(start, start + 5_000)})
     await redis.set(keys.arq_job("j5"), "j1:" + "x" * 64_000_000)
-    await redis.config_resetstat()
     await redis.slowlog_reset()
     await redis.latency_reset()
-    collector = Collector(settings)
-    for _ in range(20):
-        await collector.sample(full=False)
+    full = await _sampled(collector, redis, 40)
+    sampled = _kinds(await redis.info("commandstats"))
     cursor = None
     for _ in range(5):
         page = await jobs_page(redis, QUEUE, "waiting", cursor)
@@ -380,7 +383,7 @@ async def test_r16_huge_values_and_a_deep_queue_never_hold_redis_up(
     await redis.aclose()
     server.stop()
 
-    used = {name.removeprefix("cmdstat_").partition("|")[0] for name in told}
+    used, costlier = _kinds(told), command_costs.grown(empty, full)
     worst_ms = max((float(entry["duration"]) / 1000 for entry in slow), default=0.0)
     row.figure(
         depth=depth,
@@ -388,11 +391,29 @@ async def test_r16_huge_values_and_a_deep_queue_never_hold_redis_up(
         slow_commands=len(slow),
         worst_ms=worst_ms,
         searched=search.scanned,
+        kinds=len(full),
+        costlier=len(costlier),
+        walks=len(sampled & command_costs.WALKS),
     )
+    assert costlier == {}
+    assert sampled & command_costs.WALKS == set()
     assert worst_ms < 50
     assert "keys" not in used
     assert search.scanned == min(depth, 100_000)
     assert set(collector.snapshot.problems) == set()
+
+
+async def _sampled(collector: Collector, redis: Redis, count: int) -> Mapping[str, int]:
+    """Take *count* timed samples; the median µs of each command they sent."""
+    await collector.sample()
+    await command_costs.begin(redis)
+    for _ in range(count):
+        await collector.sample(full=False)
+    return await command_costs.medians_us(redis)
+
+
+def _kinds(told: Mapping[str, Any]) -> set[str]:
+    return {name.removeprefix("cmdstat_").partition("|")[0] for name in told}
 
 
 @pytest.mark.row("R17")

@@ -20,8 +20,8 @@ from tests.faults.conftest import Row
 from tests.faults.nursery import ROOT, plain_environment
 from tests.faults.rig import QUEUE, sized
 from tests.faults.test_dead_letters import DRIVER
-from tests.integration.test_http import start_server
 from tests.letters import bury_many
+from tests.serving import start_server
 from tests.waiting import until
 
 #: submissions go to a queue of their own, so that the other holds what was retried and nothing else

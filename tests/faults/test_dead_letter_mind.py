@@ -302,7 +302,7 @@ async def test_a_channel_that_is_down_slow_or_full_holds_nothing_up(
     channel costs the deciding loop is its CPU time, the least of all rounds: the clock on the wall
     tells more about what else the machine does.
     """
-    storm, rounds = sized((10_000, 5), (250, 1))
+    storm, rounds = sized((10_000, 3), (250, 1))
     fields = environment(server, tmp_path)
     settings = Settings.load(fields, env_file=None)
     queue, cache = clients["queue"], clients["cache"]

@@ -20,6 +20,7 @@ from app.records import Outcome
 from tests.faults import ledger
 from tests.faults.checker import describe
 from tests.faults.conftest import Row
+from tests.faults.lateness import lateness
 from tests.faults.rig import Rig, WorkerProcess, percentile, sized
 from tests.waiting import until
 
@@ -454,12 +455,13 @@ async def test_running_jobs_at_the_head_of_the_queue_hide_no_new_job(
     await rig.work(150, 30, prefix="long")
     await rig.has("start", 150)
 
-    enqueued_at = time.time()
-    await rig.work(1, 0, prefix="short")
-    await rig.holds(lambda: rig.client.exists(keys.arq_result("short0")))
+    async with lateness() as late:
+        enqueued_at = time.time()
+        await rig.work(1, 0, prefix="short")
+        await rig.holds(lambda: rig.client.exists(keys.arq_result("short0")))
     started = next(e for e in rig.entries("start") if e.id == "short0")
-    row.figure(wait_s=started.at - enqueued_at)
-    assert started.at - enqueued_at <= 1
+    row.figure(wait_s=started.at - enqueued_at, late_s=late.s)
+    assert started.at - enqueued_at - late.s <= 1
 
 
 @pytest.mark.row("W18")

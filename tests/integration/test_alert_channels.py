@@ -14,7 +14,7 @@ from app import actions, alerts, keys
 from app.actions import Connections
 from app.alerts import AlertState
 from app.errors import NotFound, SettingsError
-from app.settings import Settings
+from app.settings import Settings, StreamPolicy
 from tests.letters import ANN, QUEUE, bury
 from tests.waiting import until
 from workers.alert_watch import AlertWatch
@@ -171,7 +171,7 @@ async def test_a_queue_without_workers_raises_an_alert_that_ends_when_one_comes(
         turned = 0
         for _ in range(0, seconds, 30):
             clock[0] += 30
-            turned += await watch.look([QUEUE], settings.stream_name)
+            turned += await watch.look([QUEUE], settings.stream_names)
         return turned
 
     assert await look(60) == 0
@@ -185,6 +185,25 @@ async def test_a_queue_without_workers_raises_an_alert_that_ends_when_one_comes(
     await connections.queue.zadd(keys.WORKERS, {"w1": now[0] * 1000})
     assert await look(120) == 1
     assert (await alerts.newest(connections.cache))[0].state is AlertState.RESOLVED
+
+
+async def test_every_declared_stream_is_watched(connections, settings):
+    settings.config_file.write_text(
+        '[[alerts]]\nname = "behind"\nmetric = "lag_s"\nabove = 30\nfor_s = 0\n'
+    )
+    billing = StreamPolicy(name="billing", group="books")
+    declared = settings.model_copy(update={"declared_streams": (billing,)})
+    streams = connections.streams
+    for stream in declared.stream_names:
+        await streams.xgroup_create(stream, "books", "0", mkstream=True)
+    await streams.xadd("billing", {"type": "bill.made", "data": "{}"}, id="1000-1")
+    processor = DeadLetterProcessor(declared, connections.queue, streams, connections.cache)
+
+    await processor.watch_once()
+
+    told = {(a.kind, a.source) for a in await alerts.newest(connections.cache)}
+    assert declared.stream_names == (declared.stream_name, "billing")
+    assert told == {("rule", "billing")}
 
 
 def test_channels_are_read_strictly_and_never_shown():

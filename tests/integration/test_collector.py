@@ -9,7 +9,7 @@ import os
 import pickle
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from app.payload import Codec
 from app.records import DeadLetter, JobRun, JobState, LetterState, Outcome, WorkerInfo, utc
 from app.settings import QueuePolicy, Settings
 from app.snapshot import Snapshot, stats
+from tests import command_costs
 from tests.conftest import RunningRedis, start_redis
 
 QUEUE = "async-processing"
@@ -337,20 +338,26 @@ async def test_a_tick_costs_few_commands_however_much_is_stored(
     for i in range(20):
         await add_worker(queue_redis, f"w{i}", f"q{i % 10}", f"run{i}")
     costs: dict[int, int] = {}
+    medians: dict[int, Mapping[str, int]] = {}
     collector = Collector(settings)
     for depth in (1, 20_000):
         requests = [JobRequest(name="generic") for _ in range(depth)]
         await enqueue_many(queue_redis, "q1", requests)
+        results = {keys.arq_result(f"r{n}"): "j1:{}" for n in range(depth)}
+        await queue_redis.mset(results)
         await collector.sample()
-        await queue_redis.config_resetstat()
+        await command_costs.begin(queue_redis)
         ticks = [await collector.sample(full=False) for _ in range(10)]
         told = await queue_redis.info("commandstats")
+        medians[depth] = await command_costs.medians_us(queue_redis)
         costs[depth] = max(tick.cost_commands for tick in ticks)
     await collector.stop()
 
     used = {name.removeprefix("cmdstat_"): row["calls"] for name, row in told.items()}
-    assert not {"keys", "scan", "hscan", "sscan", "zscan", "eval", "evalsha"} & set(used)
-    asked = sum(n for name, n in used.items() if name.partition("|")[0] not in ("config", "info"))
+    assert not command_costs.WALKS & set(used)
+    assert command_costs.grown(medians[1], medians[20_000]) == {}
+    measuring = {"config", "info", "latency"}
+    asked = sum(n for name, n in used.items() if name.partition("|")[0] not in measuring)
     assert asked / 10 <= 70
     assert max(costs.values()) <= 70
     assert abs(costs[20_000] - costs[1]) <= 2  # whose turn it was, not how much is stored

@@ -27,7 +27,7 @@ from tests.letters import ANN, BOB, QUEUE, both_servers, bury, bury_event, field
 from tests.waiting import until
 from workers.dead_letter_processor import DeadLetterProcessor, LeaseLost
 from workers.engine import EngineOptions, Worker
-from workers.policies import BUILT_IN_RULES, decide
+from workers.policies import BUILT_IN_RULES, Action, Rule, decide
 from workers.retry_policy import RetryPolicy
 
 
@@ -72,6 +72,27 @@ async def test_the_processor_decides_each_class(connections, settings):
     assert {a["id"] for a in alerts} == {"auth", "odd-again"}
     assert await cache.llen(keys.DLQ_DISCARDED) == 2
     assert 0 < await cache.ttl(keys.DLQ_ALERTS) <= 7 * 86_400
+
+
+async def test_each_action_has_its_list_on_the_cache(connections, settings):
+    rules = [
+        Rule(name=str(action), action=action, function=(action.lower(),))
+        for action in (Action.ALERT, Action.ESCALATE, Action.DISCARD, Action.ARCHIVE)
+    ]
+    for rule in rules:
+        await bury(connections.queue, f"j-{rule.name}", name=rule.name.lower())
+    processor = DeadLetterProcessor(
+        settings, connections.queue, connections.streams, connections.cache, rules
+    )
+
+    await processor.round()
+
+    lists = (keys.DLQ_ALERTS, keys.DLQ_ESCALATIONS, keys.DLQ_DISCARDED, keys.DLQ_ARCHIVE)
+    for rule, name in zip(rules, lists, strict=True):
+        (told,) = [json.loads(one) for one in await connections.cache.lrange(name, 0, -1)]
+        assert (told["id"], told["action"]) == (f"j-{rule.name}", rule.name)
+    assert await places(connections.queue, "j-ESCALATE") == ["open"]
+    assert await places(connections.queue, "j-ARCHIVE") == ["closed"]
 
 
 async def test_a_letter_that_cannot_be_retried_holds_up_none_behind_it(connections, settings):

@@ -1,6 +1,7 @@
 """Enqueueing: one id, one job, whoever asks how often; on Redis 7 and on the embedded 6.2."""
 
 import asyncio
+import signal
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -112,10 +113,49 @@ async def test_a_redis_that_is_away_is_told_in_two_seconds(tmp_path: Path):
     client = connect(server.url)
     server.kill()
 
-    async with asyncio.timeout(4):
+    async with asyncio.timeout(2):
         with pytest.raises(RedisUnavailable):
             await enqueue(client, QUEUE, JobRequest(name="generic"))
     await client.aclose()
+
+
+async def test_a_redis_that_is_silent_is_told_in_two_seconds_and_the_job_is_made_once(
+    tmp_path: Path,
+):
+    """
+    A frozen server takes the bytes and answers nothing, on connections old and new; the outcome is
+    unknown, and asking again with the same id makes one job.
+    """
+    server = start_redis(tmp_path)
+    warm, cold = connect(server.url), connect(server.url)
+    await warm.ping()
+    assert server.process is not None
+    server.process.send_signal(signal.SIGSTOP)
+
+    for client in (warm, cold):
+        async with asyncio.timeout(2):
+            with pytest.raises(RedisUnavailable, match=r"does not answer|no answer"):
+                await enqueue(client, QUEUE, JobRequest(name="generic", id="j1"))
+    server.process.send_signal(signal.SIGCONT)
+    await enqueue(warm, QUEUE, JobRequest(name="generic", id="j1"))
+
+    assert await warm.zrange(QUEUE, 0, -1) == ["j1"]
+    assert await warm.hget(keys.totals(QUEUE), "accepted") == "1"
+    for client in (warm, cold):
+        await client.aclose()
+    server.stop()
+
+
+async def test_large_payloads_are_sent_in_calls_redis_is_not_held_by(queue_redis: Redis):
+    requests = [JobRequest(name="generic", args=("x" * 200_000,), id=f"j{n}") for n in range(60)]
+    await enqueue(queue_redis, QUEUE, JobRequest(name="generic"))  # the script is loaded
+    before = (await queue_redis.info("commandstats"))["cmdstat_evalsha"]["calls"]
+
+    await enqueue_many(queue_redis, QUEUE, requests)
+
+    calls = (await queue_redis.info("commandstats"))["cmdstat_evalsha"]["calls"] - before
+    assert await queue_redis.zcard(QUEUE) == 61
+    assert calls == 3  # 12 MB
 
 
 async def test_a_redis_without_memory_says_so(tmp_path: Path):

@@ -1,5 +1,6 @@
 """History against the truth: a load known to the last job, through restarts, an outage and deploys."""
 
+import json
 import random
 import time
 from collections.abc import Iterator
@@ -10,9 +11,9 @@ import pandas as pd
 import pytest
 from redis.asyncio import Redis
 
-from app import audit, keys
+from app import audit, keys, past
 from app.analyses.percentiles import exact_s
-from app.errors import InvalidRequest, NotFound
+from app.errors import BadRecord, InvalidRequest, NotFound
 from app.historian import Historian
 from app.notebook import connect
 from app.past import annotations, as_of, history
@@ -22,6 +23,7 @@ from app.settings import Settings
 from tests.conftest import RunningRedis
 
 QUEUE: Final = "async-processing"
+STREAM: Final = "pyairtable-events"
 #: 22:00 UTC two days ago, in epoch minutes: the load runs over midnight, ends before today, and
 #: nothing of it has expired yet
 START: Final = (int(time.time() // 86_400) - 1) * 1440 - 120
@@ -50,7 +52,7 @@ class Load:
         self.redis = redis
         self.random = random.Random(7)
         self.truth: dict[int, Truth] = {}
-        self.held = 40
+        self.held, self.handled = 40, 0
         self.version, self.since = "1.0", START * 60_000 - 5_000_000
 
     async def minute(self, minute: int) -> Iterator[Sample]:
@@ -67,6 +69,7 @@ class Load:
             failed = self.random.randint(0, 2)
             dead = min(ended, self.random.choice((0, 0, 1)))
             self.held += arrived - ended
+            self.handled += 5
             truth.accepted += arrived
             truth.complete += ended - dead
             truth.dead += dead
@@ -98,8 +101,11 @@ class Load:
             "queue": QUEUE, "waiting": self.held, "deferred": 0, "running": 0, "slots": 5.0,
             "workers": 1.0, "dead_open": 3.0, "redriven": 0, "oldest_wait_s": 1.5, "paused": False,
         }  # fmt: skip
+        stream = {"stream": STREAM, "length": 10 * self.held, "processed": self.handled, "dead": 0}
+        lag = {"stream": STREAM, "lag": self.held % 7, "lag_s": 0.5}
         return Sample(
             at_us=now_ms * 1000, now_ms=now_ms, queues=[queue], workers=[worker], running=[],
+            streams=[stream], stream_history=[lag],
             letters=[{"id": "d1", "kind": "job", "source": QUEUE, "died": now_ms - 5, "attempts": 1}],
         )  # fmt: skip
 
@@ -220,6 +226,13 @@ async def the_pages_as_of_a_moment_are_those_of_then(
     assert then.dead_letters["id"].to_list() == ["d1"]
     assert then.history["at"].max() < then.taken_at
     assert then.history["waiting"].notna().sum() > 30
+    log = then.stream_history.dropna(subset=["lag"])
+    assert dict(log.dtypes) == dict(then.stream_history.dtypes)
+    assert log["at"].max() < then.taken_at
+    assert log["processed_per_s"].iloc[-2] == pytest.approx(15 / 60)  # three samples, five each
+    assert log["lag"].iloc[-2] == pytest.approx(
+        sum(held % 7 for held in load.truth[minute - 2].waiting) / 3, rel=1e-4
+    )
     with pytest.raises(NotFound, match="moment"):
         await as_of(queue_redis, streams_redis, START * 60_000 - 3_600_000, now_ms=end_ms())
 
@@ -251,6 +264,33 @@ async def test_however_wide_a_range_is_only_what_is_kept_is_asked_for(
     assert asked < 24 * 8 + 10
 
 
+async def test_of_too_many_marks_the_newest_are_shown_and_the_cut_is_said(
+    queue_redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(past, "AUDIT_WINDOW", 3)
+    for n in range(5):
+        await audit.record(queue_redis, "kim", "pause_queue", f"q{n}", {})
+    now_ms = time.time() * 1000
+
+    cut = await annotations(queue_redis, now_ms - 60_000, now_ms + 60_000)
+    monkeypatch.setattr(past, "AUDIT_WINDOW", 100)
+    whole = await annotations(queue_redis, now_ms - 60_000, now_ms + 60_000)
+
+    assert cut["source"].to_list() == ["q2", "q3", "q4"]
+    assert (cut.attrs["cut"], whole.attrs["cut"]) == (True, False)
+    assert len(whole) == 5
+
+
+def test_a_moment_of_an_older_version_is_still_read() -> None:
+    text = json.dumps({"at_us": 5, "now_ms": 5.0, "queues": [{"queue": "q"}], "later": 1})
+
+    sample = Sample.from_json(text)
+
+    assert (sample.queues, sample.functions) == ([{"queue": "q"}], None)
+    with pytest.raises(BadRecord):
+        Sample.from_json("{}")
+
+
 async def test_a_range_that_is_none_is_refused(queue_redis: Redis) -> None:
     with pytest.raises(InvalidRequest, match="empty"):
         await history(queue_redis, QUEUE, 10.0, 10.0, now_ms=20.0)
@@ -276,7 +316,7 @@ async def what_is_written_expires_by_itself(queue_redis: Redis) -> None:
     chunks = [key async for key in queue_redis.scan_iter("arqscope:*history:[mh]:*")]
     lived = [await queue_redis.pttl(key) for key in chunks]
 
-    assert len(chunks) == HOURS + 1  # every hour, and yesterday
+    assert len(chunks) == 2 * (HOURS + 1)  # every hour, and the day before; of queue and stream
     assert min(lived) > 5 * 86_400_000
     assert 0 < await queue_redis.pttl(keys.history_open(QUEUE)) <= 8 * 86_400_000
     assert await queue_redis.hlen(keys.history_open(QUEUE)) < 130

@@ -19,6 +19,7 @@ from app.payload import Codec
 from app.recall import Recall
 from app.schedules import Tick
 from app.settings import Settings
+from app.tails import Tails
 from tests.conftest import RunningRedis
 from tests.waiting import until
 from workers.engine import EngineOptions, Worker
@@ -73,7 +74,7 @@ async def test_a_page_knows_what_a_worker_keeps_and_how_it_ended(
         await until(lambda: queue_redis.hget(keys.ticks(QUEUE), "broken"))
         reach = Reach(
             connections=connections, settings=settings, snapshot=collector.snapshot,
-            recall=Recall(queue_redis, streams_redis),
+            recall=Recall(queue_redis, streams_redis), tails=Tails(settings),
         )  # fmt: skip
 
         found = {one.schedule.name: one for one in kept(collector.snapshot)}

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import redis as redis_sync
 from arq import cron
 from arq.jobs import Job, JobStatus
 from arq.worker import async_check_health
@@ -28,7 +29,9 @@ from tests.integration.test_worker import (  # noqa: F401 - fixtures
     totals,
 )
 from tests.waiting import until
+from workers.claims import Claimer
 from workers.engine import Worker
+from workers.leases import LeaseKeeper
 from workers.settings import redis_settings
 
 pytestmark = pytest.mark.parametrize("redis_server", ["system", "bundled"], indirect=True)
@@ -312,3 +315,60 @@ def test_limits_of_producer_and_worker_agree(redis_server: RunningRedis) -> None
         raw = Codec().encode_job("succeed", (), {}, enqueued_ms=1, options=asked.options())
         assert Codec().decode_job(raw).options == asked.options()
         assert len(raw) < MAX_PAYLOAD_BYTES
+
+
+# -- the scripts that a running worker seldom needs ------------------------------------------------
+
+
+async def test_what_a_lost_claim_handed_over_is_put_back_as_it_was(raw_redis: Redis) -> None:
+    """
+    give_back.lua: only what this worker does not know of, due when it was due, without a crash.
+    """
+    for due_ms, name in enumerate(
+        ("known", "unheard", "foreign"), 11
+    ):  # 1 is how arq asks for an abort
+        await put_raw(raw_redis, name, b"j1:" + json.dumps(GOOD).encode())
+        await raw_redis.zadd(QUEUE, {name: due_ms})
+    mine = Claimer(queue=QUEUE, worker_id="host:1:aa", lease_ms=30_000, crashes=5)
+    other = Claimer(queue=QUEUE, worker_id="host:1:ab", lease_ms=30_000, crashes=5)
+    first = await mine.claim(raw_redis, 2, token="host:1:aa#1", idle=True)
+    rest = await other.claim(raw_redis, 1, token="host:1:ab#1", idle=True)
+    assert [claim.id for claim in first.claims + rest.claims] == ["known", "unheard", "foreign"]
+
+    assert await mine.give_back(raw_redis, ["known"]) == ["unheard"]
+    assert await mine.give_back(raw_redis, ["known"]) == []
+
+    assert await raw_redis.zscore(QUEUE, "unheard") == 12
+    assert await raw_redis.zscore(QUEUE, "known") > 13  # leased still
+    assert await raw_redis.hkeys(keys.attempts(QUEUE)) == []
+    assert not await raw_redis.exists(keys.arq_in_progress("unheard"))
+    again = await other.claim(raw_redis, 2, token="host:1:ab#2", idle=True)
+    assert [claim.id for claim in again.claims] == ["unheard"]
+
+
+async def test_a_lease_is_renewed_for_its_holder_alone(
+    raw_redis: Redis, redis_server: RunningRedis
+) -> None:
+    """
+    renew.lua: extended while ours, made again when it expired untaken, reported lost when it is another's.
+    """
+    for name in ("kept", "expired", "taken"):
+        await enqueue(raw_redis, QUEUE, JobRequest(name="succeed", id=name))
+    claimer = Claimer(queue=QUEUE, worker_id="host:1:aa", lease_ms=60_000, crashes=5)
+    await claimer.claim(raw_redis, 3, token="host:1:aa#1", idle=True)
+    await raw_redis.pexpire(keys.arq_in_progress("kept"), 10_000)
+    await raw_redis.delete(keys.arq_in_progress("expired"))
+    await raw_redis.set(keys.arq_in_progress("taken"), "host:2:bb#1")
+    lost: list[str] = []
+    pool = redis_sync.ConnectionPool.from_url(redis_server.url, encoding_errors="surrogateescape")
+    keeper = LeaseKeeper(pool, QUEUE, lease_s=60, on_lost=lost.extend)
+    keeper.held.update(dict.fromkeys(("kept", "expired", "taken"), "host:1:aa#1"))
+
+    await asyncio.get_running_loop().run_in_executor(None, keeper._renew)
+    keeper.stop()
+
+    assert lost == ["taken"]
+    for name in ("kept", "expired"):
+        assert await raw_redis.get(keys.arq_in_progress(name)) == b"host:1:aa#1"
+        assert await raw_redis.pttl(keys.arq_in_progress(name)) > 50_000
+    assert await raw_redis.get(keys.arq_in_progress("taken")) == b"host:2:bb#1"

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from app import frames
 from app.analyses.conservation import conservation
 from app.analyses.deploys import (
+    BLOCK_MINUTES,
     LEAST_MINUTES,
     deploy_changes,
     rank_p,
@@ -20,6 +21,7 @@ from app.analyses.deploys import (
 )
 from app.analyses.forecast import drain_forecast
 from app.analyses.utilisation import oldest_ages, utilisation
+from app.chunks import MINUTES_GROUP
 from app.tiers import TIER_COLUMNS
 
 START = pd.Timestamp("2026-11-23T10:00Z")
@@ -185,6 +187,17 @@ def test_chance_is_seldom_called_a_change() -> None:
         changes = deploy_changes(same, START + pd.Timedelta(minutes=20))
         wrong += sum(change.verdict in ("better", "worse") for change in changes)
     assert wrong <= 12  # two tests a load at p < 0.01: 4 expected
+
+
+def test_minutes_that_share_their_percentiles_are_no_further_evidence() -> None:
+    random = np.random.default_rng(5)
+    wrong = 0
+    for _ in range(200):
+        packed = minutes(60, complete=100, run_p50_s=np.repeat(random.lognormal(0, 0.5, 12), 5))
+        changes = deploy_changes(packed, START + pd.Timedelta(minutes=30))
+        wrong += sum(change.verdict in ("better", "worse") for change in changes)
+    assert wrong <= 8
+    assert BLOCK_MINUTES == MINUTES_GROUP
 
 
 def test_tests_agree_with_published_figures() -> None:

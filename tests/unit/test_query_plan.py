@@ -10,6 +10,7 @@ from app import frame_reference, frames
 from app.drawing import drawn_lines
 from app.errors import InvalidRequest
 from app.frame_files import file_of, redacted_frame
+from app.query import card
 from app.query_plan import Ask, moment, plan_of, runs_of
 from app.records import JobRun, Outcome
 from app.snapshot import Snapshot
@@ -89,7 +90,7 @@ def report(number: int, **more: object) -> str:
 def test_a_report_that_cannot_be_read_costs_only_itself():
     texts = [report(1), "{", '{"job_id": 3}', "[]", report(2, error="\udcff")]
 
-    found = runs_of([[["1-0", ["r", text]] for text in texts]])
+    found = runs_of([[[b"1-0", [b"r", text.encode("utf-8", "surrogateescape")]] for text in texts]])
 
     assert found["job_id"].to_list() == ["j2", "j1"]
     assert found["enqueued"].isna().all()
@@ -100,7 +101,7 @@ def test_a_hundred_thousand_runs_are_a_frame_within_a_second_of_cpu():
     """
     T: connect() and df() of 100,000 runs within 1 s; here without Redis' part, in CPU time.
     """
-    reply = [["1-0", ["r", report(number)]] for number in range(100_000)]
+    reply = [[b"1-0", [b"r", report(number).encode()]] for number in range(100_000)]
 
     began = time.process_time()
     found = runs_of([reply])
@@ -130,3 +131,20 @@ def test_a_picture_has_gaps_where_nobody_looked_and_escapes_names():
     assert "&lt;q&gt;" in made
     assert "Backlog &amp; more" in made
     assert "no values" in drawn_lines({}, "x")
+
+
+def test_a_card_hides_no_number():
+    """
+    Zero and unknown are said; only a column of empty texts is left out.
+    """
+    frame = pd.DataFrame(
+        {"queue": ["q"], "waiting": [0.0], "lag": [float("nan")], "note": [""], "paused": [False]}
+    )
+
+    made = card("a <b>", frame)
+
+    assert "a &lt;b&gt;" in made
+    assert [name in made for name in ("queue", "waiting", "lag", "note", "paused")] == [
+        True, True, True, False, True,
+    ]  # fmt: skip
+    assert made.count("<td ") == 4

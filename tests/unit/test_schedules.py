@@ -5,8 +5,11 @@ from datetime import UTC, datetime
 import pytest
 from arq import cron
 
+from app.errors import SettingsError
 from app.schedules import FIELDS, Schedule, Tick, heard, told
+from app.settings import Settings
 from workers.schedules import Schedules, schedule_of
+from workers.settings import cron_jobs
 
 
 async def nightly(ctx):
@@ -106,3 +109,22 @@ def test_told_is_bounded():
     A heartbeat is sent every five seconds.
     """
     assert len(heard(told(Schedule(name=f"s{n}") for n in range(1000)))) == 50
+
+
+def test_cron_jobs_of_a_module_are_kept_by_the_worker_of_their_queue(tmp_path, monkeypatch):
+    """
+    As the README shows it; a list without a queue is refused with the remedy.
+    """
+    (tmp_path / "by_itself.py").write_text(
+        "from arq import cron\n\n\nasync def nightly(ctx): ...\n\n\n"
+        'cron_jobs = {"async-processing": [cron(nightly, name="nightly", hour=3, minute=30)]}\n'
+    )
+    (tmp_path / "no_queue.py").write_text("cron_jobs = []\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    wanted = Settings(functions="by_itself")
+
+    assert [job.name for job in cron_jobs(wanted, "async-processing")] == ["nightly"]
+    assert cron_jobs(wanted, "long-running-jobs") == []
+    with pytest.raises(SettingsError, match=r"no_queue is not a dict of queues .* for example"):
+        cron_jobs(Settings(functions="no_queue"), "async-processing")

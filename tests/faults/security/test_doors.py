@@ -1,11 +1,14 @@
 """Who gets in: every route and socket, foreign sites, roles, headers. Rows S1 to S3, S6, S17, S18 of FAULTS.md."""
 
 import asyncio
+import contextlib
 from collections import Counter
 from typing import Final
 
 import pytest
 from tornado.httpclient import HTTPClientError
+from tornado.iostream import StreamClosedError
+from tornado.websocket import WebSocketClosedError
 
 from app import keys
 from tests.conftest import wait_until
@@ -15,6 +18,7 @@ from tests.faults.door_rig import (
     Door,
     bearer,
     click_button,
+    click_frames,
     open_socket,
     token_of,
 )  # fmt: skip
@@ -98,7 +102,13 @@ async def test_a_forged_or_foreign_websocket_builds_nothing_and_does_nothing(
     token = token_of(page.body)
     body, _, signature = token.partition(".")
     bomb = "eyJzZXNzaW9uX2lkIjoiYWJjIiwic2Vzc2lvbl9leHBpcnkiOjk5OTk5OTk5OTl9"
-    before, effects = door.lines("sessions.log"), door.effects()
+    async with open_socket(door, token, cookie) as socket:  # the control works, and its id is known
+        button = await click_button(socket)
+        await asyncio.to_thread(wait_until, lambda: "async-processing" in door.effects()[1])
+    with door.redis() as queue:
+        queue.srem(keys.PAUSED_QUEUES, "async-processing")
+    before, clicks = door.lines("sessions.log"), door.lines("clicks.log")
+    effects = door.effects()
     tries: list[tuple[str, str, dict[str, str]]] = [
         ("unsigned", bomb, cookie),
         ("tampered", f"{body}x.{signature}", cookie),
@@ -111,16 +121,26 @@ async def test_a_forged_or_foreign_websocket_builds_nothing_and_does_nothing(
         ("suffix", token, cookie | {"Origin": f"{door.origin}.evil.com"}),
         ("viewer", token, bearer(door.role_keys["viewer"])),
     ]
-    refused, clicks = Counter[int](), 0
+    refused = Counter[int]()
     for name, offered, headers in tries:
         try:
             async with open_socket(door, offered, headers) as socket:
                 # Only a token that is good may open: another's session is then left at once.
                 assert name == "viewer"
+                with contextlib.suppress(WebSocketClosedError, StreamClosedError):
+                    await click_button(socket, button)
                 assert await socket.read_message() is None
                 refused[socket.close_code or 0] += 1
         except HTTPClientError as error:
             refused[error.code] += 1
+    clicking = click_frames(button)
+    blind = [
+        door.upgrade(path, after=clicking, Origin=origin, Sec_WebSocket_Protocol=f"bokeh, {offered}", **more)
+        for path in ("/admin/queues/ws", "/dashboard/ws")
+        for origin, offered, more in (
+            (EVIL, token, cookie), ("null", token, cookie), (door.origin, bomb, cookie), (door.origin, token, {}),
+        )
+    ]  # fmt: skip
     wrong_protocol = door.upgrade(
         "/admin/queues/ws", Origin=door.origin, Sec_WebSocket_Protocol=f"chat, {token}", **cookie
     )
@@ -128,17 +148,19 @@ async def test_a_forged_or_foreign_websocket_builds_nothing_and_does_nothing(
     with pytest.raises(HTTPClientError) as replay:
         async with open_socket(door, token, cookie):
             pass
-    clicks = door.lines("clicks.log")
+    effects_after, clicked = door.effects(), door.lines("clicks.log") - clicks
 
-    row.figure(tries=len(tries) + 2, refused=sum(refused.values()) + 2,
-               sessions=door.lines("sessions.log") - before, clicks=clicks,
-               effects=int(door.effects() != effects))  # fmt: skip
+    row.figure(tries=len(tries) + len(blind) + 2, refused=sum(refused.values()) + len(blind) + 2,
+               sessions=door.lines("sessions.log") - before, clicks=clicked,
+               effects=int(effects_after != effects))  # fmt: skip
     assert sum(refused.values()) == len(tries)
+    assert {answer.status for answer in blind} <= {401, 403}
     assert wrong_protocol.status == 403
     assert logout.status == 303
     assert replay.value.code == 401
     assert door.lines("sessions.log") == before
-    assert door.effects() == effects
+    assert clicked == 0
+    assert effects_after == effects
 
 
 @pytest.mark.row("S3")

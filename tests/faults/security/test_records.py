@@ -1,9 +1,12 @@
 """The audit chain and the versions we stand on. Rows S21, S22 and C9 of FAULTS.md."""
 
 import json
+import re
 from collections import Counter
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
@@ -15,6 +18,7 @@ from tests.faults.door_rig import (
     API_KEY,
     Door,
 )  # fmt: skip
+from tests.integration.test_routes import READS_BY_POST
 
 
 @pytest.mark.row("S21")
@@ -75,6 +79,8 @@ def test_no_dependency_is_older_than_its_last_known_hole(row: Row) -> None:
 def test_nothing_is_done_that_the_audit_cannot_hold(door: Door, row: Row) -> None:
     """
     The queue Redis out of memory, then the audit's key of a wrong type: refused, and views go on.
+
+    Every changing route is asked, with each example of its description: none may say that it acted.
     """
     key = {"X-API-Key": API_KEY, "Content-Type": "application/json"}
     changing = [(path, body) for path, body in (
@@ -82,7 +88,12 @@ def test_nothing_is_done_that_the_audit_cannot_hold(door: Door, row: Row) -> Non
         ("/queues/async-processing/concurrency", {"slots": 3}), ("/events", {"type": "user.created"}),
         ("/notifications/user:1", {"message": "x"}),
     )]  # fmt: skip
+    for verb in ("pause", "resume"):  # the audit holds something
+        assert door.ask("POST", f"/queues/async-processing/{verb}", key).status == 200
+    described = json.loads(door.ask("GET", "/openapi.json", key).body)
+    asked = list(_examples(described))
     before, statuses, views = door.effects(), Counter[int](), Counter[int]()
+    everywhere, acted = Counter[int](), []
     with door.redis() as queue:
         for break_, mend in (
             (lambda: queue.config_set("maxmemory", "1"), lambda: queue.config_set("maxmemory", "0")),
@@ -92,11 +103,40 @@ def test_nothing_is_done_that_the_audit_cannot_hold(door: Door, row: Row) -> Non
             break_()
             for path, body in changing:
                 statuses[door.ask("POST", path, key, json.dumps(body).encode()).status] += 1
+            for path, body in asked:
+                status = door.ask("POST", path, key, json.dumps(body).encode()).status
+                everywhere[status] += 1
+                acted += [path] if status < 400 else []
             for path in ("/stats", "/queues", "/dead-letters", "/admin/queues"):
                 views[door.ask("GET", path, key).status] += 1
             mend()
 
-    row.figure(refused=dict(statuses), views=dict(views), acted=int(door.effects() != before))
+    row.figure(refused=dict(statuses), views=dict(views), acted=int(door.effects() != before),
+               everywhere=dict(sorted(everywhere.items())))  # fmt: skip
     assert set(statuses) == {503}
+    assert len(asked) > 30
+    assert acted == []
+    assert set(everywhere) <= {404, 409, 422, 503}
     assert set(views) == {200}
     assert door.effects() == before
+
+
+def _examples(described: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Every changing route with its placeholders filled, and each body its description shows."""
+    schemas = described["components"]["schemas"]
+    for path, operations in described["paths"].items():
+        if "post" not in operations or path in READS_BY_POST | {"/foreign"}:  # looks again, is all
+            continue
+        operation = operations["post"]
+        places = {p["name"]: p for p in operation["parameters"] if p["in"] == "path"}
+        paths = [path]
+        for name, place in places.items():
+            told = place["schema"]
+            values = told.get("enum") or [place.get("example") or told["examples"][0]]
+            paths = [one.replace(f"{{{name}}}", value) for one in paths for value in values]
+        text = json.dumps(operation.get("requestBody", {}))
+        names = re.findall(r"#/components/schemas/(\w+)", text)
+        bodies = [body for name in names for body in schemas[name].get("examples", ())] or [{}]
+        # an operation is shown dry, which changes nothing
+        bodies = [body | ({"dry_run": False} if "dry_run" in body else {}) for body in bodies]
+        yield from ((one, body) for one in paths for body in bodies)

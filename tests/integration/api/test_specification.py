@@ -58,7 +58,8 @@ def test_a_job_posted_as_the_specification_shows_is_accepted_and_counted(api: ht
     seen = api.get(f"/jobs/long-running-jobs/{job['id']}").json()
     assert seen["state"] == "queued"
     assert seen["arguments"]["args"] == [DATA_SYNC["data"]]
-    assert seen["arguments"]["options"] == {"timeout": 3600.0}
+    of_request = {"cid": answer.headers["X-Request-Id"]}
+    assert seen["arguments"]["options"] == {"timeout": 3600.0} | of_request
 
 
 def test_the_second_job_of_the_specification_is_accepted_without_options(api: httpx.Client) -> None:

@@ -1,0 +1,124 @@
+"""Tails of channels: heard while somebody looks, bounded under a flood, given up afterwards."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from app import tails as module
+from app.connections import connect
+from app.errors import InvalidRequest, Overloaded
+from app.settings import Settings
+from app.tails import KEPT, MAX_CHARS, MAX_PATTERNS, Tails
+from tests.waiting import until
+
+
+@pytest.fixture
+async def cache(settings: Settings) -> AsyncIterator[Redis]:
+    client = connect(settings.url("cache"))
+    yield client
+    await client.aclose()
+
+
+@pytest.fixture
+async def tails(settings: Settings) -> AsyncIterator[Tails]:
+    made = Tails(settings)
+    yield made
+    await made.close()
+
+
+async def followed(tails: Tails, pattern: str) -> Any:
+    async def confirmed() -> bool:
+        return tails.look(pattern).is_followed
+
+    await until(confirmed)
+    return tails.look(pattern)
+
+
+async def test_a_pattern_hears_its_channels_and_no_other(cache: Redis, tails: Tails) -> None:
+    tail = await followed(tails, "user:*")
+
+    await cache.publish("workspace:w", "not for us")
+    await cache.publish("user:ann", "hello")
+
+    async def heard() -> bool:
+        return tail.heard == 1
+
+    await until(heard)
+    assert [(m.channel, m.text) for m in tail.messages] == [("user:ann", "hello")]
+
+
+async def test_two_patterns_share_one_connection(cache: Redis, tails: Tails) -> None:
+    users = await followed(tails, "user:*")
+    everything = await followed(tails, "*")
+
+    await cache.publish("user:ann", "hello")
+
+    async def heard() -> bool:
+        return users.heard >= 1 and everything.heard >= 1
+
+    await until(heard)
+    assert len(list(await cache.client_list(_type="pubsub"))) == 1
+
+
+async def test_of_a_flood_the_newest_are_kept(cache: Redis, tails: Tails) -> None:
+    tail = await followed(tails, "user:*")
+
+    for start in range(0, 3000, 500):
+        async with cache.pipeline(transaction=False) as pipe:
+            for number in range(start, start + 500):
+                pipe.publish("user:ann", str(number))
+            await pipe.execute()
+    await cache.publish("user:ann", "x" * (MAX_CHARS + 5))
+
+    async def heard() -> bool:
+        return tail.heard == 3001
+
+    await until(heard)
+    assert len(tail.messages) == KEPT
+    assert (len(tail.messages[-1].text), tail.messages[-1].is_cut) == (MAX_CHARS, True)
+    assert tail.messages[-2].text == "2999"
+
+
+async def test_what_nobody_looks_at_is_given_up(
+    cache: Redis, tails: Tails, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PATIENCE_S", 0.2)
+    await followed(tails, "user:*")
+    assert await cache.pubsub_numpat() == 1
+
+    async def given_up() -> bool:
+        return await cache.pubsub_numpat() == 0
+
+    await until(given_up)
+    assert len(tails) == 0
+    await followed(tails, "user:*")  # and taken up again
+
+
+async def test_an_outage_is_said_and_survived(cache: Redis, tails: Tails) -> None:
+    tail = await followed(tails, "user:*")
+    for client in await cache.client_list(_type="pubsub"):
+        await cache.client_kill_filter(_id=client["id"])
+
+    async def again() -> bool:
+        tails.look("user:*")
+        await cache.publish("user:ann", "hello")
+        return tail.heard > 0
+
+    await until(again)
+    assert tail.is_followed
+    assert tail.trouble == ""
+
+
+@pytest.mark.parametrize("pattern", ["", "x" * 129, "a\nb", "\x00"])
+async def test_what_is_no_pattern_is_refused(tails: Tails, pattern: str) -> None:
+    with pytest.raises(InvalidRequest, match="pattern"):
+        tails.look(pattern)
+
+
+async def test_a_process_follows_so_many_and_no_more(tails: Tails) -> None:
+    for number in range(MAX_PATTERNS):
+        tails.look(f"user:{number}")
+    with pytest.raises(Overloaded):
+        tails.look("one:more")
