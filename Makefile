@@ -48,7 +48,7 @@ faults: $(READY) ## inject faults at full size (long)
 	@ARQSCOPE_FAULTS=full ARQSCOPE_FAULTS_ONLY=$(ONLY) $(BIN)/python -m pytest tests/faults --timeout 3600 -s
 
 compose-test: $(READY) ## build and run compose/ in real containers, kill each (root on Debian; minutes)
-	@ARQSCOPE_COMPOSE=1 $(BIN)/python -m pytest tests/faults/test_manifests.py tests/faults/test_containers.py -s -v
+	@ARQSCOPE_COMPOSE=1 ARQSCOPE_FAULTS=full $(BIN)/python -m pytest tests/faults/test_manifests.py tests/faults/test_containers.py -s -v
 
 arq-tests: $(READY) ## run arq's own test-suite against our worker; fetches it with pip
 	@$(BIN)/python tests/stock/run.py
