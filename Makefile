@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 PORT   ?=
 ONLY   ?=
-NBVAL  := --nbval --nbval-current-env --nbval-cell-timeout 180 --nbval-sanitize-with notebooks/sanitize.cfg --timeout 300
+NBVAL  := --nbval --nbval-current-env --nbval-cell-timeout 110 --nbval-sanitize-with notebooks/sanitize.cfg
 PYTEST := $(BIN)/python -m pytest $(NBVAL) tests notebooks
 
 .DEFAULT_GOAL := help

@@ -23,7 +23,11 @@ PAGES = {
     "dead-letter": "dead-letters#last",
     "retry": "dead-letters#retry",
     "streams": "streams",
+    "pubsub": "pubsub?pattern=*",
     "workers": "workers",
+    "schedules": "schedules",
+    "history": "history?range=60m",
+    "past": "queues#past",
     "alerts": "alerts",
     "operations": "operations",
     "settings": "settings",
@@ -46,6 +50,8 @@ COLOURS = 256
 def take(page: Any, root: str, where: str, target: Path, *, is_started: bool) -> None:
     """Go to *where* in the session that is open, and save what a viewer sees."""
     where, _, what = where.partition("#")
+    if what == "past":
+        where += time.strftime("?at=%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - 150))
     page.evaluate(
         "where => { history.pushState({}, '', where); dispatchEvent(new PopStateEvent('popstate')) }",
         f"{root}/admin/{where}",
@@ -86,7 +92,8 @@ def main() -> None:
     if arguments.address:
         pictures(arguments.chromium, arguments.address, arguments.only)
         return
-    with PrivateStack(demo=True) as stack:
+    schedules = (HERE / "keeping.py").read_text(encoding="utf-8")
+    with PrivateStack(demo=True, functions=schedules) as stack:
         time.sleep(arguments.seconds)
         pictures(arguments.chromium, stack.address.removesuffix("/admin/queues"), arguments.only)
 
