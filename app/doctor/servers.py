@@ -51,6 +51,7 @@ class Server:
     info: Mapping[str, Any] = field(default_factory=dict)
     config: Mapping[str, str] | None = None  #: None: we may not ask
     user: str = ""  #: whom we are logged in as; empty: unknown
+    replay_lacks: str = ""  #: rights the user ``default`` lacks, as which a file is replayed
     lets_anybody_in: bool | None = None  #: None: not known
     skew_s: float = 0.0  #: Redis' clock minus ours, as far as the round trip can tell
     free_bytes: int | None = None  #: on its disk, where that is a disk of this machine
@@ -89,12 +90,16 @@ async def look_at(role: str, redis: Redis, url: str) -> Server:
     user = ""
     with contextlib.suppress(RedisError, OSError):
         user = str(await redis.acl_whoami())
+    replay_lacks = ""
+    with contextlib.suppress(RedisError, OSError):
+        replay_lacks = _lacking(await redis.acl_getuser("default"))
     return Server(
         role=role,
         url=url,
         info=info,
         config=config,
         user=user,
+        replay_lacks=replay_lacks,
         lets_anybody_in=await _lets_anybody_in(url),
         skew_s=skew_s,
         free_bytes=_free_bytes(url, info, config),
@@ -109,6 +114,17 @@ async def _configuration(redis: Redis) -> dict[str, str] | None:
     except (RedisError, OSError):
         return None
     return found
+
+
+def _lacking(user: Mapping[str, Any]) -> str:
+    """Which rules keep *user* from anything; empty when it has every right, be it on or off."""
+    rules = [str(rule) for name in ("categories", "commands") for rule in user.get(name) or ()]
+    kept = [rule for rule in rules if rule.startswith("-")]
+    if "+@all" not in rules and not kept:
+        kept = rules or ["no command"]
+    if not {"~*", "*"} & {str(key) for key in user.get("keys") or ()}:
+        kept.append("not every key")
+    return " ".join(kept)
 
 
 async def _lets_anybody_in(url: str) -> bool | None:
@@ -243,6 +259,14 @@ def _persistence(server: Server) -> Iterator[Finding]:
                 f"{server.free_bytes / _MB:.0f} MB free, a rewrite may need {needs / _MB:.0f} MB",
                 "make room: when the disk is full every write is refused",
             )  # fmt: skip
+    if server.number("aof_enabled") and server.replay_lacks:
+        yield _finding(
+            server, "replay-rights", Severity.CRITICAL,
+            "It replays its file as the user default, and drops what that user may not do: jobs vanish at "
+            "its next start.",
+            f"default lacks rights: {server.replay_lacks[:120]}",
+            "user default off resetpass ~* &* +@all: off is enough, rights it must have",
+        )  # fmt: skip
     if server.number("loading"):
         yield _finding(
             server, "loading", Severity.WARNING, "It is loading its data and answers nothing else.",

@@ -259,6 +259,31 @@ async def test_a_server_that_lets_anybody_in(open_server: str) -> None:
     assert found.severity is Severity.CRITICAL
 
 
+async def test_a_user_default_without_rights_as_which_a_file_is_replayed(tmp_path: Path) -> None:
+    """
+    Redis 7.0 dropped every MULTI at its start; the user may be off, but must have every right.
+    """
+    server = start_redis(tmp_path / "limited")
+    boss = Redis.from_url(server.database(2))
+    await boss.execute_command("ACL", "SETUSER", "boss", "on", ">secret", "~*", "&*", "+@all")
+    url = server.database(2).replace(f":{server.password}@", "boss:secret@")
+    clinic = Clinic(Settings(redis_queue_url=url, redis_streams_url=url, redis_url=url))
+    told = []
+    for rules in (("off", "+@all"), ("off", "-@all"), ("+@all", "resetkeys")):
+        await clinic.queue.execute_command("ACL", "SETUSER", "default", *rules)
+        diagnosis = await clinic.examine()
+        told.append([f.evidence for f in diagnosis.findings if f.hazard == "replay-rights"][:1])
+    await boss.aclose()
+    await clinic.close()
+    server.stop()
+
+    assert told == [
+        [],
+        ["default lacks rights: -@all"],
+        ["default lacks rights: not every key"],
+    ]
+
+
 async def test_a_wrong_password_is_a_finding_and_no_error(clinic: Clinic) -> None:
     wrong = clinic.settings.url("queue").replace("test-password", "planted-wrong-password")
     client = connect(wrong)
