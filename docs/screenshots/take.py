@@ -3,6 +3,7 @@
 import argparse
 import io
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,12 @@ PAGES = {
     "dead-letter": "dead-letters#last",
     "retry": "dead-letters#retry",
     "streams": "streams",
+    "publish": "streams#publish",
+    "pubsub": "pubsub",
     "workers": "workers",
+    "schedules": "schedules",
+    "history": "history",
+    "past": "queues?at={then}",
     "alerts": "alerts",
     "operations": "operations",
     "settings": "settings",
@@ -41,17 +47,21 @@ _HIDE = """([root, shown]) => {
 }"""
 #: colours of a picture: enough for text and charts, and half the bytes
 COLOURS = 256
+#: of them, for what covers little: a queue's swatch, a line of a chart
+RARE = 96
 
 
 def take(page: Any, root: str, where: str, target: Path, *, is_started: bool) -> None:
     """Go to *where* in the session that is open, and save what a viewer sees."""
-    where, _, what = where.partition("#")
+    where, _, what = where.replace("{then}", _then()).partition("#")
     page.evaluate(
         "where => { history.pushState({}, '', where); dispatchEvent(new PopStateEvent('popstate')) }",
         f"{root}/admin/{where}",
     )
     page.locator(f'.frame[data-page="{where.partition("?")[0]}"]').wait_for()
     page.wait_for_timeout(800)
+    for notice in page.get_by_role("button", name="Dismiss").all():
+        notice.click()
     strong = page.locator("main td a.strong")
     match what:
         case "first" | "last":
@@ -63,14 +73,36 @@ def take(page: Any, root: str, where: str, target: Path, *, is_started: bool) ->
             page.get_by_role("link", name="All causes").wait_for()
         case "retry":
             page.get_by_role("button", name="Retry the").first.click()
-            page.get_by_text("open letters match now").wait_for()
+            page.get_by_text("now:").wait_for()
+        case "publish":
+            page.get_by_role("button", name="Publish an event").click()
+            page.locator("dialog[open]").wait_for()
     page.wait_for_timeout(1_500)  # a sample or two, so that the picture shows movement
     page.evaluate(_HIDE, [str(HERE.parents[1]), "arqscope"])
     image = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
-    image.quantize(COLOURS, dither=Image.Dither.NONE).save(target, optimize=True)
+    image.quantize(palette=_palette(image), dither=Image.Dither.NONE).save(target, optimize=True)
     if what == "retry":  # one is started, so that the page of operations has something to show
         button = "text=Cancel" if is_started else "button[type=submit]"
         page.locator(f"dialog >> {button}").click()
+        if not is_started:  # it leads to the page of operations: the next picture waits for that
+            page.locator('.frame[data-page="operations"]').wait_for()
+    elif what == "publish":
+        page.locator("dialog >> text=Cancel").click()
+
+
+def _palette(image: Image.Image) -> Image.Image:
+    """The commonest colours exactly, which are grounds and letters; the rest for small coloured things."""
+    counted = sorted(image.getcolors(image.width * image.height), reverse=True)
+    common = [colour for _, colour in counted[: COLOURS - RARE]]
+    rare = image.quantize(RARE, Image.Quantize.MAXCOVERAGE).getpalette()[: RARE * 3]
+    made = Image.new("P", (1, 1))
+    made.putpalette([part for colour in common for part in colour] + rare)
+    return made
+
+
+def _then() -> str:
+    """The moment of the picture of the past, as an address carries it."""
+    return f"{datetime.now(UTC) - timedelta(minutes=2):%Y-%m-%dT%H:%MZ}"
 
 
 def main() -> None:
