@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 PORT   ?=
 ONLY   ?=
-NBVAL  := --nbval --nbval-current-env --nbval-cell-timeout 180 --nbval-sanitize-with notebooks/sanitize.cfg --timeout 300
+NBVAL  := --nbval --nbval-current-env --nbval-cell-timeout 110 --nbval-sanitize-with notebooks/sanitize.cfg
 PYTEST := $(BIN)/python -m pytest $(NBVAL) tests notebooks
 
 .DEFAULT_GOAL := help
@@ -48,7 +48,7 @@ faults: $(READY) ## inject faults at full size (long)
 	@ARQSCOPE_FAULTS=full ARQSCOPE_FAULTS_ONLY=$(ONLY) $(BIN)/python -m pytest tests/faults --timeout 3600 -s
 
 compose-test: $(READY) ## build and run compose/ in real containers, kill each (root on Debian; minutes)
-	@ARQSCOPE_COMPOSE=1 $(BIN)/python -m pytest tests/faults/test_manifests.py tests/faults/test_containers.py -s -v
+	@ARQSCOPE_COMPOSE=1 ARQSCOPE_FAULTS=full $(BIN)/python -m pytest tests/faults/test_manifests.py tests/faults/test_containers.py -s -v
 
 arq-tests: $(READY) ## run arq's own test-suite against our worker; fetches it with pip
 	@$(BIN)/python tests/stock/run.py

@@ -159,3 +159,17 @@ def info_of(text: object) -> Mapping[str, str]:
     """INFO's text as a mapping of texts; redis-py's own parser tries a number on each of 200 lines."""
     lines = (line.partition(":") for line in str(text).splitlines() if ":" in line)
     return {name: value for name, _, value in lines}
+
+
+def seconds_of(reply: Sequence[str]) -> float:
+    """TIME's reply as epoch seconds."""
+    return int(reply[0]) + int(reply[1]) / 1_000_000
+
+
+async def server_info(redis: Redis, *, full: bool = True) -> Mapping[str, str] | None:
+    """INFO of a Redis, or None for a mere PING (not *full*); one command either way."""
+    batch = Batch(redis)
+    told: list[str] = []
+    batch.ask_raw(lambda reply: told.append(str(reply)), "INFO" if full else "PING")
+    await batch.run()
+    return info_of(told[0]) if full else None

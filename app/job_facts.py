@@ -8,8 +8,8 @@ from app import keys
 from app.analyses.verdicts import JobFacts
 from app.batch import Batch, into, sort_command, sorted_records
 from app.contents import function_of
+from app.listings import BEAT_MS, MAX_WORKERS, WORKER_FIELDS, decoded_workers
 from app.payload import raw_bytes
-from app.readings import BEAT_MS, MAX_WORKERS, WORKER_FIELDS, decoded_workers
 from app.records import LetterState, WorkerInfo
 
 #: bytes of the payload read for the function's name

@@ -12,11 +12,12 @@ from typing import Any, Final
 import pandas as pd
 from redis.asyncio import Redis
 
-from app import readings, record_rows
-from app.batch import Batch, sort_command
+from app import readings, record_rows, stream_readings
+from app.batch import Batch, server_info, sort_command
 from app.causes import Cause
 from app.clock import Passed
 from app.latency import Latency
+from app.listings import Letters
 from app.operations import Operation
 from app.records import JobRun
 from app.sample import Rows, Sample
@@ -69,7 +70,7 @@ class Observation:
         self._shown = (0, 0)  #: which heartbeats, and how many of them, the workers shown are of
         self._new_due = True
         self._queue: readings.QueueReading | None = None
-        self._stream: readings.StreamReading | None = None
+        self._stream: stream_readings.StreamReading | None = None
         self._after: dict[str, str] = {}
         self._jump: set[str] = set()
         self._running_due_ms: dict[str, float] = {}
@@ -77,7 +78,7 @@ class Observation:
         self._delivered: dict[tuple[str, str], str] = {}
         self._registered: set[str] = set()
         self._paused: set[str] = set()
-        self._letters: dict[str, readings.Letters] = {}
+        self._letters: dict[str, Letters] = {}
         self._causes: list[tuple[Cause, float, float]] = []
         self._operations: list[Operation] = []
         self._functions: dict[str, Rows] = {}
@@ -222,7 +223,7 @@ class Observation:
 
     def _take_letters(
         self,
-        letters: Mapping[str, readings.Letters],
+        letters: Mapping[str, Letters],
         totals: Mapping[str, Mapping[str, int]],
     ) -> None:
         self._letters.update(letters)
@@ -240,7 +241,7 @@ class Observation:
         letters: list[str] = []
         if self._full or self._tick % 4 == 1 or not (self._tick % 2 or self._is_tight):
             letters = self._turn(self._letter_rota, self.streams, 1, SLOW_EVERY)
-        reading = await readings.stream_reading(
+        reading = await stream_readings.stream_reading(
             redis,
             self.streams,
             after=self._events_after,
@@ -274,7 +275,7 @@ class Observation:
 
     async def read_cache(self, redis: Redis) -> None:
         """Take one sample of the cache Redis."""
-        info = await readings.server_info(redis, full=self._wants_info("cache"))
+        info = await server_info(redis, full=self._wants_info("cache"))
         if info is not None:
             self._infos["cache"] = info
         self.commands += 1
@@ -326,7 +327,7 @@ class Observation:
         rows = []
         for queue in self.queues:
             totals = self._totals.get(queue, {})
-            letters = self._letters.get(queue, readings.Letters())
+            letters = self._letters.get(queue, Letters())
             latency = self._latency.setdefault(queue, Latency())
             row = depth_row(reading, queue, self._now_ms) | {
                 "queue": queue,
@@ -365,7 +366,7 @@ class Observation:
         rows, group_rows = [], []
         for stream in self.streams:
             info, totals = reading.streams[stream], reading.totals.get(stream, {})
-            letters = self._letters.get(stream, readings.Letters())
+            letters = self._letters.get(stream, Letters())
             first = info.get("first-entry")
             rows.append(
                 {

@@ -20,10 +20,10 @@ from app.columns import Schema, moment, text
 from app.errors import BadRecord, InvalidRequest, NotFound
 from app.historian import HOURS_KEPT_MS, MINUTES_KEPT_MS, MOMENTS
 from app.payload import raw_bytes
-from app.readings import event_row
 from app.records import JobRun
 from app.sample import Sample
 from app.snapshot import Snapshot
+from app.stream_readings import event_row
 from app.tiers import TierRow
 
 #: steps a range is divided into at most

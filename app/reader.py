@@ -31,9 +31,9 @@ from app.job_list import JobsOf, jobs_page
 from app.job_rows import JobFilter, JobRow, jobs_frame
 from app.letter_filter import LetterFilter, from_now, sweep
 from app.payload import Codec, raw_bytes
-from app.readings import id_ms
 from app.records import DeadLetter
 from app.redrive import Shelf
+from app.stream_readings import id_ms
 
 __all__ = [
     "PICKLED",

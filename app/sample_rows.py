@@ -6,9 +6,10 @@ Every function returns what one row of a frame (see ``frames``) is made of; None
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from app import readings
 from app.analyses.percentiles import Histogram, mean_s, quantiles_s, split_minute
+from app.readings import QueueReading
 from app.records import WorkerInfo
+from app.stream_readings import id_ms
 
 
 def aborted(totals: Mapping[str, int]) -> int | None:
@@ -18,7 +19,7 @@ def aborted(totals: Mapping[str, int]) -> int | None:
     return max(0, totals["aborted"] - totals.get("unaborted", 0))
 
 
-def depth_row(reading: readings.QueueReading, queue: str, now_ms: float) -> dict[str, Any]:
+def depth_row(reading: QueueReading, queue: str, now_ms: float) -> dict[str, Any]:
     """Waiting, running and deferred of one queue: they add up to what the queue holds."""
     queued, due = reading.queued.get(queue), reading.due.get(queue)
     if queued is None or due is None:
@@ -104,9 +105,9 @@ def group_row(
     estimate = lag is None
     if lag is None:
         lag = _estimated_lag(info, last, delivered)
-    oldest_ms = readings.id_ms(delivered)
+    oldest_ms = id_ms(delivered)
     if undelivered is not None:
-        oldest_ms = max(oldest_ms, readings.id_ms(undelivered))
+        oldest_ms = max(oldest_ms, id_ms(undelivered))
     return {
         "stream": stream,
         "group": str(group["name"]),
@@ -114,7 +115,7 @@ def group_row(
         "pending": group.get("pending"),
         "lag": lag,
         "lag_is_estimate": estimate,
-        "lag_s": max(0.0, (now_ms - (oldest_ms or readings.id_ms(last))) / 1000) if lag else 0.0,
+        "lag_s": max(0.0, (now_ms - (oldest_ms or id_ms(last))) / 1000) if lag else 0.0,
     }
 
 
@@ -126,9 +127,9 @@ def _estimated_lag(info: Mapping[str, Any], last: str, delivered: str) -> float:
     if delivered == "0-0":
         return length
     first = info.get("first-entry")
-    first_ms = readings.id_ms(first[0]) if first else readings.id_ms(last)
-    span = readings.id_ms(last) - first_ms
-    share = (readings.id_ms(last) - readings.id_ms(delivered)) / span if span > 0 else 1.0
+    first_ms = id_ms(first[0]) if first else id_ms(last)
+    span = id_ms(last) - first_ms
+    share = (id_ms(last) - id_ms(delivered)) / span if span > 0 else 1.0
     return max(1.0, round(length * min(1.0, max(0.0, share))))
 
 

@@ -68,6 +68,24 @@ def redis_server(*arguments: str) -> Iterator[Server]:
             process.wait()
 
 
+@contextlib.contextmanager
+def ahead(server: Server) -> Iterator[list[str]]:
+    """Let *server*, and commands begun with what this yields, have the CPU before everything else.
+
+    For a measurement of a second on a machine that others use. Nothing changes, and [] is yielded,
+    where real-time priorities are not ours to give.
+    """
+    try:
+        os.sched_setscheduler(server.process.pid, os.SCHED_FIFO, os.sched_param(1))
+    except (AttributeError, OSError):
+        yield []
+        return
+    try:
+        yield ["chrt", "--fifo", "1"] if shutil.which("chrt") else []
+    finally:
+        os.sched_setscheduler(server.process.pid, os.SCHED_OTHER, os.sched_param(0))
+
+
 def _answers(client: Redis) -> bool:
     try:
         return bool(client.ping())

@@ -5,6 +5,7 @@
 # COMPOSE="docker compose -p name -f …" names another project. The secrets are not in it: keep secrets/ elsewhere, and safe.
 set -eu
 cd "$(dirname "$0")"
+[ -n "${SECRETS_DIR:-}" ] || SECRETS_DIR=$(sed -n 's/^SECRETS_DIR=//p' .env 2>/dev/null || true)
 target=${1:?"say where to: ./backup.sh DIRECTORY"}
 compose=${COMPOSE:-$(docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)}
 umask 077
@@ -23,7 +24,7 @@ cli config set auto-aof-rewrite-percentage 100 >/dev/null
 [ $code -le 1 ]  # 1: it grew while it was read, which is what it does
 '
 for service in redis-streams redis-queue redis; do
-    cat "${ARQSCOPE_SECRETS:-secrets}/redis_admin" - <<E2 | $compose exec -T $service sh -c "$copy" >"$target/$service.tar"
+    cat "${SECRETS_DIR:-secrets}/redis_admin" - <<E2 | $compose exec -T $service sh -c "$copy" >"$target/$service.tar"
 
 E2
     tar -tf "$target/$service.tar" appendonlydir/appendonly.aof.manifest >/dev/null ||

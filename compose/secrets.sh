@@ -2,11 +2,12 @@
 # Make the secrets of this deployment: a password per Redis login, the API key, the logins' files. Nothing that exists is changed.
 #   ./secrets.sh                what is missing
 #   ./secrets.sh rotate NAME    NAME anew: worker, processor, producer, dashboard, operator, metrics, admin, api_key or payload_key
-# They lie in secrets/ (ARQSCOPE_SECRETS), which only you may enter; the files in it are readable, because the processes in the
+# They lie in secrets/ (SECRETS_DIR), which only you may enter; the files in it are readable, because the processes in the
 # containers are other users and see nothing but the files that are given to them.
 set -eu
 cd "$(dirname "$0")"
-directory=${ARQSCOPE_SECRETS:-secrets}
+[ -n "${SECRETS_DIR:-}" ] || SECRETS_DIR=$(sed -n 's/^SECRETS_DIR=//p' .env 2>/dev/null || true)
+directory=${SECRETS_DIR:-secrets}
 logins="worker processor producer dashboard operator metrics admin"
 
 umask 077

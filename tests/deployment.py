@@ -15,7 +15,8 @@ from typing import Any
 import redis as redis_sync
 
 from app.child import die_with_parent
-from tests.conftest import ROOT, redis_binary, unused_port
+from app.embedded import find_server
+from tests.conftest import ROOT, lacking, redis_binary, unused_port
 
 COMPOSE = ROOT / "compose"
 ROLES = ("cache", "streams", "queue")
@@ -46,6 +47,11 @@ class Deployed:
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
+        redis_binary()
+        if not find_server().has_group_lag:  # rights per key came with 7.0
+            lacking("redis-server of version 7 or later")
+        if self.tls and not shutil.which("openssl"):
+            lacking("openssl")
         self.compose = copy_of_compose(self.directory)
         if self.tls:
             subprocess.run([self.compose / "tls" / "make.sh"], check=True, capture_output=True)

@@ -16,6 +16,7 @@ from app.analyses import conservation, utilisation
 from app.analyses.verdicts import Hold
 from app.causes import Cause
 from app.columns import TIME, Column, Schema
+from app.doctor.findings import Finding
 from app.explain import CHANGE_COLUMNS, ELSEWHERE_COLUMNS, ODDS_COLUMNS, SHARED_COLUMNS
 from app.foreign import FOREIGN_COLUMNS
 
@@ -325,3 +326,13 @@ class FrameSchema(BaseModel):
 
     row: str
     columns: dict[str, FrameColumn]
+
+
+class Diagnosed(BaseModel):
+    """What the doctor found, with evidence and remedy; ``unknown`` could not be looked at."""
+
+    healthy: bool
+    takenMs: int
+    examined: list[str]
+    unknown: list[str]
+    findings: list[Finding]

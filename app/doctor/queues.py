@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from app import keys
 from app.batch import Batch, into
 from app.doctor.findings import Finding, Severity
-from app.readings import WORKER_FIELDS, decoded_workers
+from app.listings import WORKER_FIELDS, decoded_workers
 from app.records import WorkerInfo
 from app.settings import Settings
 

@@ -3,10 +3,11 @@
 #   ./make.sh                  what is missing
 #   ./make.sh renew NAME       the certificate of NAME (redis, redis-streams, redis-queue or client) anew, signed by the same authority
 #   ALSO=DNS:redis.example.com ./make.sh      a further name in the certificates that are made
-# They lie in made/ (ARQSCOPE_TLS), which only you may enter. made/ca.key signs whatever you trust: keep it elsewhere when done.
+# They lie in tls/made/ (TLS_DIR), which only you may enter. ca.key signs whatever you trust: keep it elsewhere when done.
 set -eu
-cd "$(dirname "$0")"
-directory=${ARQSCOPE_TLS:-made}
+cd "$(dirname "$0")/.."
+[ -n "${TLS_DIR:-}" ] || TLS_DIR=$(sed -n 's/^TLS_DIR=//p' .env 2>/dev/null || true)
+directory=${TLS_DIR:-tls/made}
 names="redis redis-streams redis-queue client"
 command -v openssl >/dev/null || { echo "make.sh: install openssl" >&2; exit 1; }
 

@@ -56,7 +56,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     made = Lab(server, unused_port(), secrets.token_hex(16))
     jupyter = _start_jupyter(made, directory)
     try:
-        wait_until(lambda: _answers(made), 60, "Jupyter answers")
+        wait_until(lambda: _answers(made), 120, "Jupyter answers")
         yield made
     finally:
         jupyter.terminate()

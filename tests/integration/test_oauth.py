@@ -16,7 +16,7 @@ import pytest
 import redis as redis_sync
 
 from app import keys
-from tests.conftest import RunningRedis, start_redis, wait_until
+from tests.conftest import RunningRedis, start_redis
 from tests.serving import RunningServer, start_server, stop
 
 CLIENT, SECRET = "arqscope-client", "provider-secret-0123456789"
@@ -336,22 +336,3 @@ def test_a_server_with_a_provider_is_closed_though_nobody_made_a_key(
 
     assert statuses == [401, 401]
     assert browser.get("/login/oauth", params={"next": "/"}).status_code == 303
-
-
-def test_who_is_taken_off_the_list_is_out_when_the_server_starts_again(
-    redis: RunningRedis, provider: FakeProvider, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    provider.person = _person("ann@example.com")
-    first = start_server(redis, tmp_path_factory.mktemp("before"), **_settings(provider))
-    with httpx.Client(base_url=first.url, timeout=10) as browser:
-        _go(browser)
-        wait_until(lambda: browser.get("/stats").status_code == 200)
-        cookie = f"arqscope_session={browser.cookies['arqscope_session']}"
-    stop(first)
-
-    fewer = _settings(provider) | {"ARQSCOPE_OAUTH_ROLES": "bob@example.com=viewer"}
-    second = start_server(redis, tmp_path_factory.mktemp("after"), **fewer)
-    answer = httpx.get(f"{second.url}/stats", headers={"Cookie": cookie})
-    stop(second)
-
-    assert answer.status_code == 401

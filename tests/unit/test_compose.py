@@ -112,7 +112,7 @@ def test_secrets_are_files_and_none_has_a_default(services: dict[str, Any]) -> N
     assert "requirepass" not in text
     assert not re.search(r"(?i)password:\s*\S*[a-z0-9]{6}", text)
     for declared in load("compose.yaml")["secrets"].values():
-        assert declared["file"].startswith("${ARQSCOPE_SECRETS:-./secrets}/")
+        assert declared["file"].startswith("${SECRETS_DIR:-./secrets}/")
     for name in OURS:
         given = {s if isinstance(s, str) else s["source"] for s in services[name]["secrets"]}
         assert not given & {"redis_admin", "redis_metrics", "users_queue"}, name
@@ -165,7 +165,8 @@ def test_logins_deny_first_and_only_admin_is_dangerous() -> None:
     for role in SERVICES:
         lines = (COMPOSE / "redis" / f"{role}.acl").read_text().splitlines()
         logins = {line.split()[1]: line.split()[2:] for line in lines if line.startswith("user ")}
-        assert logins["default"] == ["off", "resetkeys", "resetchannels", "-@all"]
+        # off, but with every right: Redis loads its file as this user (test_deployment has the proof)
+        assert logins["default"] == ["off", "resetpass", "~*", "&*", "+@all"]
         for login, rules in logins.items():
             assert "nopass" not in rules, login
             if login not in ("default", "admin"):
@@ -201,3 +202,18 @@ def test_secrets_are_made_once_and_anew_when_asked(tmp_path: Path) -> None:
     assert not re.search(r"@\w+@", everywhere)
     assert not any(key in everywhere for key in keys)
     assert (made / ".env").stat().st_mode & 0o777 == 0o600
+
+
+def test_what_compose_reads_of_env_is_in_the_template_and_no_setting_of_ours() -> None:
+    """
+    The containers see .env too, and refuse to start with an ARQSCOPE_ name that they do not know.
+    """
+    text = "".join(path.read_text(encoding="utf-8") for path in COMPOSE.glob("*.yaml"))
+    asked = dict(re.findall(r"\$\{(\w+):-([^}]*)\}", text))
+    template = (COMPOSE / "env.example").read_text(encoding="utf-8")
+    ours = template.partition("# --- read by compose.yaml alone")[2]
+    told = dict(re.findall(r"^#(\w+)=(.*)$", ours, re.MULTILINE))
+
+    assert [name for name in asked if name.startswith("ARQSCOPE_")] == []
+    assert {name: told[name] for name in asked} == asked
+    assert set(told) - set(asked) == {"ARQSCOPE_PAYLOAD_KEY_FILE"}

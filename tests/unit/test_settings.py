@@ -122,7 +122,8 @@ def test_the_template_names_every_setting_and_holds_no_secret() -> None:
     """
     compose/env.example is what an operator copies: complete, and without a password to forget.
     """
-    lines = (ROOT / "compose" / "env.example").read_text(encoding="utf-8").splitlines()
+    text = (ROOT / "compose" / "env.example").read_text(encoding="utf-8")
+    lines = text.partition("# --- read by compose.yaml alone")[0].splitlines()
     named = dict(line[1:].split("=", 1) for line in lines if re.match(r"#[A-Z_]+=", line))
 
     assert set(named) == set(environment_names())
