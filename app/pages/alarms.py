@@ -130,7 +130,7 @@ def _rules(found: Found) -> Html:
                 (clipped(rule.name, 80), ""),
                 (
                     f"{_RULED.get(rule.metric, rule.metric)} {sign} {limit:g} for {palette.duration(rule.for_s)}",
-                    "wide",
+                    "told",
                 ),
                 (clipped(rule.severity, 20, kind="soft"), "opt"),
                 (clipped(", ".join(rule.source), 80, kind="mono soft"), "opt"),
