@@ -122,7 +122,7 @@ def test_every_page_has_an_address_of_its_own_and_lives(window: Window) -> None:
         if name in ("job", "dead-letter"):
             continue
         page = window.go(name)
-        if name != "queue":
+        if name not in ("queue", "chart"):  # titled after what they show
             assert page.locator("main h1").first.inner_text() == place.title
             assert page.title().startswith(place.title)
 
