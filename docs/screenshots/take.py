@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
@@ -80,7 +81,7 @@ def take(page: Any, root: str, where: str, target: Path, *, is_started: bool) ->
     page.wait_for_timeout(1_500)  # a sample or two, so that the picture shows movement
     page.evaluate(_HIDE, [str(HERE.parents[1]), "arqscope"])
     image = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
-    image.quantize(palette=_palette(image), dither=Image.Dither.NONE).save(target, optimize=True)
+    _reduced(image).save(target, optimize=True)
     if what == "retry":  # one is started, so that the page of operations has something to show
         button = "text=Cancel" if is_started else "button[type=submit]"
         page.locator(f"dialog >> {button}").click()
@@ -90,13 +91,19 @@ def take(page: Any, root: str, where: str, target: Path, *, is_started: bool) ->
         page.locator("dialog >> text=Cancel").click()
 
 
-def _palette(image: Image.Image) -> Image.Image:
-    """The commonest colours exactly, which are grounds and letters; the rest for small coloured things."""
+def _reduced(image: Image.Image) -> Image.Image:
+    """Fewer colours: the commonest exactly, which are grounds and letters; the rest for what is small."""
     counted = sorted(image.getcolors(image.width * image.height), reverse=True)
     common = [colour for _, colour in counted[: COLOURS - RARE]]
-    rare = image.quantize(RARE, Image.Quantize.MAXCOVERAGE).getpalette()[: RARE * 3]
-    made = Image.new("P", (1, 1))
-    made.putpalette([part for colour in common for part in colour] + rare)
+    small = image.quantize(RARE, Image.Quantize.MAXCOVERAGE).convert("RGB")
+    palette = [*common, *(colour for _, colour in small.getcolors(RARE))]
+    kept = np.array(palette, dtype=np.int32)
+    nearest = {
+        colour: int(((kept - np.array(colour)) ** 2).sum(axis=1).argmin()) for _, colour in counted
+    }
+    made = Image.new("P", image.size)
+    made.putpalette([part for colour in palette for part in colour])
+    made.putdata([nearest[colour] for colour in image.get_flattened_data()])
     return made
 
 
