@@ -8,7 +8,6 @@ import hashlib
 import hmac
 import math
 import re
-import secrets
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -89,14 +88,21 @@ class Guard:
         self._material = digest_of(b"arqscope session " + key.encode())
         self.keyring = keyring or Keyring()
         self.proxies = Proxies(settings.trusted_proxies)
-        #: signs Bokeh's session ids, so that a forged websocket token builds nothing
-        self.bokeh_key: bytes = secrets.token_bytes(32)
         self._clock = clock
         self.throttle = Throttle()
         #: told when an address offered too many wrong keys
         self.on_throttled: Callable[[str], None] = lambda _: None
         #: host:port of foreign pages whose websockets are welcome (BOKEH_ALLOW_WS_ORIGIN)
         self.foreign_origins: frozenset[str] = frozenset()
+
+    @property
+    def bokeh_key(self) -> bytes:
+        """Signs Bokeh's session ids, so that a forged websocket token builds nothing.
+
+        The same on every server that knows the shared secret: a page of one opens its websocket on
+        another. Where Redis never told it, this process' own.
+        """
+        return self._derived(b"arqscope bokeh session")
 
     @property
     def is_open(self) -> bool:

@@ -9,10 +9,11 @@ from typing import Any, Final, Literal
 
 import pandas as pd
 from bokeh.models import ColumnDataSource
+from bokeh.models.glyphs import Line, VArea, VBar
 from bokeh.plotting import figure
 
 from app.chart_source import QUEUE_SERIES, STREAM_SERIES, WINDOW, make_source
-from app.easel import Together, finish, hover, legend, lines, paint, stand
+from app.easel import Together, drawn_as, finish, hover, legend, lines, paint, stand
 from app.palette import Theme
 from app.records import JobState
 
@@ -34,7 +35,7 @@ def throughput_chart(
         drawn = lines(chart, source, queues, "complete_per_s")
         legend(chart, queues, [[line] for line in drawn])
         tips = [(name, f"@{{complete_per_s:{n}}}{{custom}} /s") for n, name in enumerate(queues)]
-        hover(chart, drawn, tips, "number")
+        hover(chart, drawn, tips, "number", together)
         finish(chart, together, drawn)
         return paint(chart, theme)
     stack: tuple[tuple[str | int, str, JobState], ...] = (
@@ -43,20 +44,19 @@ def throughput_chart(
     )
     fills: list[Any] = []
     for bottom, top, state in stack:
-        bars = chart.vbar(
-            x="at", bottom=bottom, top=top, width="width", source=source, line_color=None
-        )
+        bar = VBar(x="at", bottom=bottom, top=top, width="width", line_color=None)
+        bars = drawn_as(chart, source, bar)
         bars.tags = ["state", state.value, "fill"]
         fills.append(bars)
     tops = []
     # where nothing failed both lines lie on each other: green is drawn last
     for _, top, state in reversed(stack):
-        line = chart.line("at", top, source=source, line_width=1.4)
+        line = drawn_as(chart, source, Line(x="at", y=top, line_width=1.4))
         line.tags = ["state", state.value, "line"]
         tops.append(line)
     legend(chart, ["complete", "failed"], [[tops[1], fills[0]], [tops[0], fills[1]]])
     tips = [("complete", "@complete{custom} /s"), ("failed", "@failed{custom} /s")]
-    hover(chart, tops[1:], tips, "number")
+    hover(chart, tops[1:], tips, "number", together)
     finish(chart, together, [*fills, *tops])
     return paint(chart, theme)
 
@@ -74,15 +74,16 @@ def backlog_chart(
     drawn = lines(chart, source, queues, "waiting")
     names, shown = list(queues), [[line] for line in drawn]
     if ahead is not None:
-        band = chart.varea(x="at", y1="low", y2="high", source=ahead, fill_alpha=0.16)
-        middle = chart.line("at", "middle", source=ahead, line_width=1.6, line_dash=[5, 4])
+        band = drawn_as(chart, ahead, VArea(x="at", y1="low", y2="high", fill_alpha=0.16))
+        dashed = Line(x="at", y="middle", line_width=1.6, line_dash=[5, 4])
+        middle = drawn_as(chart, ahead, dashed)
         band.tags, middle.tags = ["forecast", "fill"], ["forecast", "line"]
         names.append("forecast, 80 % band")
         shown.append([middle, band])
         drawn = [*drawn, band, middle]
     legend(chart, names, shown)
     tips = [(name, f"@{{waiting:{n}}}{{custom}} waiting") for n, name in enumerate(queues)]
-    hover(chart, drawn, tips, "count")
+    hover(chart, drawn, tips, "count", together)
     finish(chart, together, drawn)
     return paint(chart, theme)
 
@@ -105,7 +106,7 @@ def latency_chart(
         (name, f"p50 @{{{of}_p50_s:{n}}}{{custom}} · p95 @{{{of}_p95_s:{n}}}{{custom}}")
         for n, name in enumerate(queues)
     ]
-    hover(chart, p95, tips, "duration")
+    hover(chart, p95, tips, "duration", together)
     finish(chart, together, [*p95, *p50])
     return paint(chart, theme)
 
@@ -134,7 +135,7 @@ def lag_chart(
     tips = [
         (name, f"@{{lag:{n}}}{{custom}} events, @{{lag_s:{n}}} s") for n, name in enumerate(streams)
     ]
-    hover(chart, drawn, tips, "count")
+    hover(chart, drawn, tips, "count", together)
     finish(chart, together, drawn)
     return paint(chart, theme)
 
@@ -151,7 +152,7 @@ def event_rate_chart(
     drawn = lines(chart, source, streams, "processed_per_s")
     legend(chart, streams, [[line] for line in drawn])
     tips = [(name, f"@{{processed_per_s:{n}}}{{custom}} /s") for n, name in enumerate(streams)]
-    hover(chart, drawn, tips, "number")
+    hover(chart, drawn, tips, "number", together)
     finish(chart, together, drawn)
     return paint(chart, theme)
 
@@ -174,7 +175,7 @@ def metric_chart(
     legend(chart, names, [[line] for line in drawn])
     after = {"duration": "", "number": " /s", "count": f" {told.word}"}[told.kind]
     tips = [(name, f"@{{{metric}:{n}}}{{custom}}{after}") for n, name in enumerate(names)]
-    hover(chart, drawn, tips, told.kind)
+    hover(chart, drawn, tips, told.kind, together)
     finish(chart, together, drawn)
     return paint(chart, theme)
 

@@ -16,6 +16,8 @@ from bokeh.models import (
     HoverTool,
 )
 from bokeh.models.annotations import Legend, LegendItem, Span
+from bokeh.models.glyph import Glyph
+from bokeh.models.glyphs import Line, Scatter, VSpan
 from bokeh.plotting import figure
 
 from app import palette
@@ -74,6 +76,11 @@ class Together:
             code="range.have_updated_interactively = false; range.reset()",
         )
         self.marks = marks
+        # models that charts of one page share: opening a page costs per model
+        self.mapper = CategoricalColorMapper(
+            factors=list(_SORTS), palette=[tone for tone, _ in _SORTS.values()]
+        )
+        self._shows: dict[str, CustomJSHover] = {}
         #: the ends of the axis where there are not samples enough to fill it
         self.ends: ColumnDataSource | None = None
         self.is_first = True
@@ -81,6 +88,12 @@ class Together:
             self.ends = ColumnDataSource({"at": list(window), "y": [FLOOR_S] * 2})
         elif now_ms is not None:
             self.ends = ColumnDataSource({"at": [now_ms - self.span_s * 1000], "y": [FLOOR_S]})
+
+    def shows(self, kind: str) -> CustomJSHover:
+        """How a tooltip shows numbers of a *kind*; one model for all charts."""
+        if kind not in self._shows:
+            self._shows[kind] = CustomJSHover(code=_SHOW[kind])
+        return self._shows[kind]
 
     @property
     def words(self) -> str:
@@ -118,7 +131,8 @@ def stand(
     chart.js_on_event("doubletap", shared.back)
     ends = None
     if shared.ends is not None and (shared.is_first or not shared.is_live):
-        ends = chart.scatter("at", "y", source=shared.ends, alpha=0, size=1)
+        invisible = Scatter(x="at", y="y", fill_alpha=0, line_alpha=0, size=1)
+        ends = drawn_as(chart, shared.ends, invisible)
         shared.x_range.renderers = [*shared.x_range.renderers, ends]
         shared.is_first = False
     chart.title.text_font = FONT
@@ -159,19 +173,17 @@ def finish(chart: Any, together: Together | None, drawn: Sequence[Any]) -> None:
     chart.x_range.renderers = [*chart.x_range.renderers, *drawn]
     if shared is None or shared.marks is None:
         return
-    mapper = CategoricalColorMapper(
-        factors=list(_SORTS), palette=[tone for tone, _ in _SORTS.values()]
-    )
-    marks = chart.vspan(
-        x="at", source=shared.marks, line_width=1.3, line_dash=[4, 3], level="underlay",
-        line_color={"field": "sort", "transform": mapper},
+    glyph = VSpan(
+        x="at", line_width=1.3, line_dash=[4, 3],
+        line_color={"field": "sort", "transform": shared.mapper},
     )  # fmt: skip
+    marks = drawn_as(chart, shared.marks, glyph, level="underlay")
     marks.tags = ["marks"]
     chart.add_tools(
         HoverTool(
             renderers=[marks],
             tooltips=[("@kind", "@text"), ("by", "@actor"), ("at", "@at{custom}")],
-            formatters={"@at": CustomJSHover(code=_SHOW["time"])},
+            formatters={"@at": shared.shows("time")},
         )
     )
 
@@ -189,14 +201,15 @@ def paint(chart: figure, theme: Theme) -> figure:
             case ["state", str(state), "fill"]:
                 renderer.glyph.fill_color = palette.JOB_LOOK[JobState(state)].colour(theme)
                 renderer.glyph.fill_alpha = 0.22
+            case ["marks"]:  # looked up here: ``select`` walks every model of the chart
+                mapper = renderer.glyph.line_color["transform"]
+                mapper.palette = [pair[theme == "dark"] for pair in _SORTS.values()]
             case ["forecast", str(part)]:
                 tone = palette.series_colour(0, theme)
                 setattr(renderer.glyph, f"{part}_color", tone)
             case ["forecast", str(part), "grows"]:
                 tone = palette.JOB_LOOK[JobState.FAILED].colour(theme)
                 setattr(renderer.glyph, f"{part}_color", tone)
-    for mapper in drawn.select(CategoricalColorMapper):
-        mapper.palette = [pair[theme == "dark"] for pair in _SORTS.values()]
     drawn.background_fill_color = drawn.border_fill_color = None
     drawn.outline_line_color = None
     drawn.title.text_color = ink
@@ -239,13 +252,20 @@ _SHOW: Final = {
 }  # fmt: skip
 
 
+def drawn_as(chart: Any, source: ColumnDataSource, glyph: Glyph, **more: Any) -> Any:
+    """Draw *glyph*, without the glyphs of a selection that ``figure`` would add: nothing is selected."""
+    return chart.add_glyph(source, glyph, **more)
+
+
 def lines(
     chart: Any, source: ColumnDataSource, names: Sequence[str], series: str, **more: Any
 ) -> list[Any]:
     """One line per name, in its colour."""
     drawn = []
     for n in range(len(names)):
-        line = chart.line("at", f"{series}:{n}", source=source, **{"line_width": 1.6, **more})
+        line = drawn_as(
+            chart, source, Line(x="at", y=f"{series}:{n}", **{"line_width": 1.6, **more})
+        )
         line.tags = ["series", n]
         drawn.append(line)
     return drawn
@@ -278,10 +298,17 @@ def legend(chart: Any, names: Sequence[str], renderers: Sequence[Sequence[Any]])
     chart.add_layout(made, "below")
 
 
-def hover(chart: Any, on: Sequence[Any], tips: Sequence[tuple[str, str]], kind: str) -> None:
+def hover(
+    chart: Any,
+    on: Sequence[Any],
+    tips: Sequence[tuple[str, str]],
+    kind: str,
+    together: "Together | None" = None,
+) -> None:
     """Exact values of *tips* at the moment under the pointer, as *kind* shows them."""
-    show, time = CustomJSHover(code=_SHOW[kind]), CustomJSHover(code=_SHOW["time"])
-    formatters: dict[str, Any] = {"@at": time, "@width": CustomJSHover(code=_SHOW["width"])}
+    shows = (together or Together()).shows
+    show = shows(kind)
+    formatters: dict[str, Any] = {"@at": shows("time"), "@width": shows("width")}
     for mentioned in re.findall(r"(@\{[\w:]+\}|@\w+)\{custom\}", " ".join(tip for _, tip in tips)):
         formatters[mentioned] = show
     chart.add_tools(
@@ -294,4 +321,14 @@ def hover(chart: Any, on: Sequence[Any], tips: Sequence[tuple[str, str]], kind: 
     )
 
 
-__all__ = ["MARK_COLUMNS", "Together", "finish", "hover", "legend", "lines", "paint", "stand"]
+__all__ = [
+    "MARK_COLUMNS",
+    "Together",
+    "drawn_as",
+    "finish",
+    "hover",
+    "legend",
+    "lines",
+    "paint",
+    "stand",
+]

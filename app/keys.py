@@ -167,9 +167,10 @@ def concurrency(queue: str) -> str:
     return f"arqscope:{{{queue}}}:concurrency"
 
 
-def control(queue: str) -> str:
-    """PUB/SUB channel of control messages (JSON) to the workers of a queue."""
-    return f"arqscope:{{{queue}}}:control"
+def control(queue: str, database: int) -> str:
+    """PUB/SUB channel of control messages (JSON) to the workers of a queue. Channels are common to all
+    databases of a server, so the number is part of the name."""
+    return f"arqscope:{{{queue}}}:control:{database}"
 
 
 def functions(queue: str) -> str:

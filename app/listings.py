@@ -13,7 +13,7 @@ from app.records import DeadLetter, LetterState, WorkerInfo
 
 R = TypeVar("R")
 
-MAX_WORKERS: Final = 200
+MAX_WORKERS: Final = 500
 #: dead letters listed per source and state
 MAX_LETTERS: Final = 500
 #: causes listed, those seen last

@@ -30,7 +30,7 @@ from app.records import TOTALS, JobRun, WorkerInfo
 
 #: run reports read per queue and sample; a busier queue skips to its newest
 RUNS_PER_TICK: Final = 500
-MAX_QUEUES: Final = 200
+MAX_QUEUES: Final = 1_000
 #: claims sampled per queue for the due times of running jobs
 MAX_CLAIMS: Final = 200
 

@@ -143,6 +143,8 @@ def _clock(
         return _often(seconds, "second", "s", "minute")
     only_full = seconds == (0,)
     rest = "" if only_full else f", {_often(seconds, 'second', 's', 'minute')}"
+    if seconds is not None and len(seconds) == 1 and not only_full:
+        rest = f" at second {seconds[0]}"
     if hours is None:
         often = _often(minutes, "minute", "min", "hour")
         return often if only_full else f"{often}{rest}"

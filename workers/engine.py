@@ -37,7 +37,7 @@ from workers.outcomes import Outbox
 from workers.retry_policy import RetryPolicy
 from workers.runner import Runner
 from workers.schedules import Schedules
-from workers.supervision import supervise
+from workers.supervision import fence, supervise
 from workers.wakeups import POLL_S, Wakeups
 
 log = logging.getLogger("arqscope.worker")
@@ -147,6 +147,7 @@ class Worker(arq.worker.Worker):
         if not self.burst:
             await heartbeat.start()
             self._spawn(self.wakeups.listen())
+        self._spawn(fence(self, on_trouble=self._on_trouble))
         self._spawn(supervise(self, on_trouble=self._on_trouble, on_slots=self._slot_free.set))
         if self.options.job_events is not None:
             self._spawn(self.options.job_events.run())

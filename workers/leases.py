@@ -85,6 +85,7 @@ class LeaseKeeper:
         wait_s = pause_s
         failures = 0
         while not self._stop.wait(wait_s):
+            began = time.monotonic()  # the lease counts from when Redis was told, which is later
             try:
                 self._renew()
             except Exception as error:  # a bug here must not end the renewals of every job
@@ -96,7 +97,7 @@ class LeaseKeeper:
                 if failures:
                     log.warning("leases renewed again", extra={"silent_s": round(self.silent_s, 1)})
                 failures = 0
-                self._renewed_at = time.monotonic()
+                self._renewed_at = began
                 wait_s = pause_s
 
     def _renew(self) -> None:

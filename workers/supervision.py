@@ -1,4 +1,4 @@
-"""What a worker looks after beside its jobs: timeouts, aborts, leases, cron, slots at run time."""
+"""What a worker looks after beside its jobs: the fence of timeouts and leases, aborts, cron, slots at run time."""
 
 import asyncio
 import logging
@@ -17,6 +17,8 @@ log = logging.getLogger("arqscope.worker")
 
 #: s between two rounds; timeouts and the lease watch are that exact
 ROUND_S: Final = 0.1
+#: part of the lease after which a worker that cannot renew lets go; the rest is for the letting go
+FENCE_SHARE: Final = 0.9
 ABORT_ROUND_S: Final = 0.5
 SLOTS_ROUND_S: Final = 5.0
 JANITOR_S: Final = 30.0
@@ -33,10 +35,6 @@ async def supervise(
         await asyncio.sleep(ROUND_S)
         now = time.monotonic()
         try:
-            worker.runner.enforce_timeouts(now)
-            leases = worker.leases
-            if not leases.alive or leases.silent_s > worker.options.lease_s * 0.9:
-                worker.runner.stop_all("the leases could not be renewed")
             if now >= next_abort and worker.tasks and worker.allow_abort_jobs:
                 next_abort = now + ABORT_ROUND_S
                 await _abort_asked(worker)
@@ -51,6 +49,21 @@ async def supervise(
             await worker.schedules.store(worker.pool, worker.queue_name)
         except Exception as error:
             on_trouble(f"supervision: {safe_str(error, 200)}")
+
+
+async def fence(worker: "Worker", *, on_trouble: Callable[[str], None]) -> None:
+    """Stop jobs whose time or whose lease is over, until cancelled. Asks Redis nothing: where Redis hangs,
+    that is when others are about to take these jobs.
+    """
+    while True:
+        await asyncio.sleep(ROUND_S)
+        try:
+            worker.runner.enforce_timeouts(time.monotonic())
+            leases = worker.leases
+            if not leases.alive or leases.silent_s > worker.options.lease_s * FENCE_SHARE:
+                worker.runner.stop_all("the leases could not be renewed")
+        except Exception as error:
+            on_trouble(f"fence: {safe_str(error, 200)}")
 
 
 async def _abort_asked(worker: "Worker") -> None:

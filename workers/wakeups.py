@@ -103,8 +103,8 @@ class Wakeups:
 
     async def listen(self) -> None:
         """Hear control messages and the queue's keyspace events until cancelled."""
-        control = keys.control(self._queue)
-        database = self._redis.connection_pool.connection_kwargs.get("db", 0)
+        database = int(self._redis.connection_pool.connection_kwargs.get("db", 0))
+        control = keys.control(self._queue, database)
         space = f"__keyspace@{database}__:{self._queue}"
         while True:
             self._has_events = await self._server_sends_events()

@@ -81,7 +81,9 @@ async def control_workers(
     detail = {"order": order, "worker": worker}
     await permit(connections, settings, actor, "control_workers", queue, detail)
     text = json.dumps({"action": order, "worker": worker})
-    heard = int(await asked(connections.queue.publish(keys.control(queue), text)))
+    database = int(connections.queue.connection_pool.connection_kwargs.get("db", 0))
+    channel = keys.control(queue, database)
+    heard = int(await asked(connections.queue.publish(channel, text)))
     return ActionReport(
         action="control_workers",
         changed=heard > 0,

@@ -26,7 +26,14 @@ FIXED: Final[Mapping[tuple[int, int], int]] = {
 FIXED_ON: Final = "2026-07-24"
 #: roles that hold work; the cache role may forget
 KEEPS: Final = ("queue", "streams")
-_SETTINGS: Final = ("appendfsync", "save", "dir", "notify-keyspace-events", "min-replicas-to-write")
+_SETTINGS: Final = (
+    "protected-mode",
+    "appendfsync",
+    "save",
+    "dir",
+    "notify-keyspace-events",
+    "min-replicas-to-write",
+)
 #: s one server may take; a refused password is tried again after one
 PATIENCE_S: Final = 4.0
 #: s two clocks may differ: deferred jobs, and what people read
@@ -289,6 +296,12 @@ def _access(server: Server) -> Iterator[Finding]:
             "that allow pickle.",
             "PING without a password is answered",
             "requirepass or ACL users (generated, 128 bits or more); bind it to an internal network",
+        )  # fmt: skip
+    if server.lets_anybody_in and (server.config or {}).get("protected-mode") == "no":
+        yield _finding(
+            server, "unprotected", Severity.CRITICAL,
+            "It answers other machines too without a password.", "protected-mode=no",
+            "protected-mode yes, and a password",
         )  # fmt: skip
     if server.user == "default" and not server.lets_anybody_in:
         yield _finding(

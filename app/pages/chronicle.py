@@ -189,7 +189,7 @@ PAGE = Page(
     charts=_charts,
     is_about_one=True,
     usual_range=USUAL,
-    reload_s=30.0,
+    reload_s=10.0,
     reads_past=True,
 )
 

@@ -172,7 +172,7 @@ def _rows(scene: Scene, one: Shown) -> list[Html]:
         row(
             one.key,
             (twist, "tick"),
-            (link(where, clipped(one.channel, 160, kind="mono")), ""),
+            (link(where, clipped(one.channel, 160, kind="mono")), "id"),
             (clipped(kind, 80, kind="soft") if kind else "", "opt"),
             (tag("span", clipped(message, 300), " ", old, class_="cause-line"), "wide"),
             (moment_ms(one.at_ms, scene.now), "soft"),

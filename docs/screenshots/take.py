@@ -3,7 +3,6 @@
 import argparse
 import io
 import time
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +25,11 @@ PAGES = {
     "retry": "dead-letters#retry",
     "streams": "streams",
     "publish": "streams#publish",
-    "pubsub": "pubsub",
+    "pubsub": "pubsub?pattern=*",
     "workers": "workers",
     "schedules": "schedules",
-    "history": "history",
-    "past": "queues?at={then}",
+    "history": "history?range=60m",
+    "past": "queues#past",
     "alerts": "alerts",
     "operations": "operations",
     "settings": "settings",
@@ -54,7 +53,9 @@ RARE = 96
 
 def take(page: Any, root: str, where: str, target: Path, *, is_started: bool) -> None:
     """Go to *where* in the session that is open, and save what a viewer sees."""
-    where, _, what = where.replace("{then}", _then()).partition("#")
+    where, _, what = where.partition("#")
+    if what == "past":
+        where += time.strftime("?at=%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - 150))
     page.evaluate(
         "where => { history.pushState({}, '', where); dispatchEvent(new PopStateEvent('popstate')) }",
         f"{root}/admin/{where}",
@@ -107,11 +108,6 @@ def _reduced(image: Image.Image) -> Image.Image:
     return made
 
 
-def _then() -> str:
-    """The moment of the picture of the past, as an address carries it."""
-    return f"{datetime.now(UTC) - timedelta(minutes=2):%Y-%m-%dT%H:%MZ}"
-
-
 def main() -> None:
     """Start the stack, let the load run, take every picture."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -125,7 +121,8 @@ def main() -> None:
     if arguments.address:
         pictures(arguments.chromium, arguments.address, arguments.only)
         return
-    with PrivateStack(demo=True) as stack:
+    schedules = (HERE / "keeping.py").read_text(encoding="utf-8")
+    with PrivateStack(demo=True, functions=schedules) as stack:
         time.sleep(arguments.seconds)
         pictures(arguments.chromium, stack.address.removesuffix("/admin/queues"), arguments.only)
 

@@ -394,7 +394,7 @@ def test_killing_any_service_loses_nothing(composed: Composed) -> None:
     print(f"jobs {len(load.jobs)} states {states} events {len(load.events)} "  # noqa: T201
           f"asked again {load.unknown} recovery {recovery_s}")  # fmt: skip
 
-    assert states == {"complete": len(load.jobs) - drills, "failed": drills}
+    assert states == {"complete": len(load.jobs) - drills, "dead": drills}
     assert load.events <= users_of(composed)
     assert [line for line in law if line["difference"] != 0] == []
 
@@ -464,7 +464,7 @@ def test_a_backup_under_load_restores(composed: Composed, tmp_path: Path) -> Non
     assert refused.returncode != 0
     assert "there is data already" in refused.stderr
     assert {
-        job_id for job_id, state in states.items() if state not in ("complete", "failed")
+        job_id for job_id, state in states.items() if state not in ("complete", "dead")
     } == set()
     assert events <= users_of(composed)
     assert [line for line in law if line["difference"] != 0] == []

@@ -23,6 +23,7 @@ async def nightly(ctx):
         ({"second": None}, "every second"),
         ({"second": set(range(0, 60, 10))}, "every 10 s"),
         ({"minute": 0}, "every hour"),
+        ({"minute": set(range(0, 60, 5)), "second": 30}, "every 5 min at second 30"),
         ({"minute": {0, 15, 30, 45}}, "every 15 min"),
         ({"minute": {5, 25, 45}}, "every 20 min from minute 5"),
         ({"minute": {5, 35, 40}}, "every hour at minute 5, 35 and 40"),

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 import redis as redis_sync
@@ -16,6 +17,7 @@ from app import keys
 from app.alerts import Alert, AlertState
 from app.pages.address import PLACES, Address, href
 from app.records import DeadLetter, JobRun, LetterState, Outcome, WorkerInfo
+from app.schedules import Schedule, Tick, told
 from tests.browser.test_login import CHROMIUM, FLAGS
 from tests.conftest import ROOT, start_redis, wait_until
 from tests.faults.conftest import Row
@@ -43,6 +45,10 @@ CORPUS = [
     "\u202e<b onclick=window.__xss=11>\u2028\u0000",
     "<style>@import 'http://evil.example/x.css'</style>",
 ]
+
+
+#: pages that show what comes while they are open, or what was told of the past
+HEARD = {name: PLACES[name] for name in ("schedules", "history", "pubsub", "streams", "workers")}
 
 
 @pytest.fixture
@@ -86,11 +92,16 @@ def _fill(server: RunningServer) -> None:
             queue.hset(keys.running(queue_name), text, f"{now}:{now}:1:{text}")
             worker = WorkerInfo(
                 id=f"w{n}", role="worker", host=text, pid=n, source=queue_name, version=text, since_ms=now,
-                beat_ms=now, trouble=text, state="degraded", functions=text,
+                beat_ms=now + 600_000, trouble=text, state="degraded", functions=text,
+                schedules=told([Schedule(name=text, zone=text, times={"minute": (n,)})]),
                 jobs=json.dumps([{"id": text, "function": text, "started_ms": now, "attempt": 1}]),
             )  # fmt: skip
             queue.hset(keys.worker(worker.id), mapping=worker.to_fields())
             queue.zadd(keys.WORKERS, {worker.id: now})
+            tick = Tick(job_id=text, outcome="dead", ended_ms=now, took_ms=1, error=text)
+            queue.hset(keys.ticks(queue_name), text, tick.to_json())
+            mark = {"kind": text, "source": "", "version": text, "note": text, "actor": text}
+            queue.zadd(keys.MARKS, {json.dumps(mark): now - n})
             queue.sadd(keys.QUEUES, text)
     with redis_sync.Redis.from_url(server.redis.database(1), decode_responses=True) as streams:
         for text in CORPUS:
@@ -205,3 +216,61 @@ def _press(page: Any, most: int) -> int:
         except playwright.Error:  # gone, or covered by what was just opened
             page.keyboard.press("Escape")
     return pressed
+
+
+@pytest.mark.row("S5")
+def test_what_is_heard_and_told_meanwhile_is_text(server: RunningServer, row: Row) -> None:
+    """
+    Within one session: schedules, marks, messages as they are published; addresses that change.
+    """
+    _fill(server)
+    with server.client() as client:
+        wait_until(lambda: "onerror" in client.get("/frames/workers.json").text, 20)
+    complaints: list[str] = []
+    requests: list[str] = []
+    shown: dict[str, int] = {}
+    fired: list[object] = []
+    injected: list[str] = []
+    with (
+        playwright.sync_playwright() as run,
+        redis_sync.Redis.from_url(server.redis.database(0), decode_responses=True) as cache,
+    ):
+        browser = run.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
+        page = browser.new_page()
+        page.on("console", lambda m: m.type == "error" and complaints.append(m.text))
+        page.on("request", lambda r: requests.append(r.url))
+        page.goto(f"{server.url}/admin/queues")
+        page.wait_for_function("!document.getElementById('first')", timeout=30_000)
+        for number, (name, place) in enumerate(HEARD.items()):
+            text = CORPUS[number % len(CORPUS)]
+            asked = [(), (*place.takes, "at") if number % 2 else place.takes]
+            for parameters in asked:
+                query = urlencode(dict.fromkeys(parameters, text))
+                page.evaluate(
+                    "where => { history.pushState({}, '', where);"
+                    " dispatchEvent(new PopStateEvent('popstate')) }",
+                    f"{name}?{query}",
+                )
+                page.locator(f'.frame[data-page="{name}"]').wait_for(timeout=20_000)
+                if name == "pubsub" and not parameters:
+                    page.get_by_text("since somebody looks").wait_for(timeout=20_000)
+                    for one in CORPUS:
+                        cache.publish(f"user:{one}", one)
+                    page.get_by_text("onerror").first.wait_for(timeout=20_000, state="attached")
+                page.get_by_text("Reading …", exact=True).first.wait_for(
+                    timeout=20_000, state="detached"
+                )
+                for opened in page.locator("button[data-opens]:visible").all()[:3]:
+                    with contextlib.suppress(playwright.Error):  # a refresh took the row away
+                        opened.dispatch_event("click", timeout=1_000)
+                shown[name] = max(shown.get(name, 0), page.get_by_text("__xss").count())
+                fired.append(page.evaluate("window.__xss || 0"))
+                injected += page.evaluate(_INJECTED)
+        browser.close()
+    foreign = [url for url in requests if not url.startswith((server.url, "data:", "blob:"))]
+    policy = [text for text in complaints if "Content Security Policy" in text]
+
+    row.figure(pages=len(shown), with_text=sum(1 for n in shown.values() if n), executed=sum(map(bool, fired)),
+               injected=len(injected), foreign_requests=len(foreign), policy_reports=len(policy))  # fmt: skip
+    assert (set(fired), injected, foreign, policy) == ({0}, [], [], [])
+    assert all(shown.values()), shown

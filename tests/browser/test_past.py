@@ -1,0 +1,156 @@
+"""History, time travel and charts of a range in a real browser, over what a historian really wrote."""
+
+import re
+import time
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from app import keys
+from app.collector import Collector
+from app.enqueue import JobRequest
+from app.historian import Historian
+from tests.browser.conftest import House, Window, wait_for
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
+
+#: ms ago that the moment was: the leader writes none there
+AGO_MS = 30 * 60_000
+QUEUE, IDLE = "async-processing", "long-running-jobs"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def remembered(house: House) -> int:
+    """
+    Three jobs wait; a look at them is stored as the leader would have, half an hour ago. Its epoch ms.
+    """
+    house.enqueue(IDLE, *(JobRequest(name="bulk-operation", args=({},)) for _ in range(3)))
+
+    async def store(redis: Any) -> int:
+        collector = Collector(house.settings)
+        try:
+            await collector.sample()
+            seen = collector._historian._newest
+            assert seen is not None
+            then = replace(seen, at_us=seen.at_us - AGO_MS * 1000, now_ms=seen.now_ms - AGO_MS)
+            historian = Historian()  # another than the leader's, which knows nothing of that minute
+            historian.see(then)
+            await historian.write(redis, (then.now_ms // 60_000 + 1) * 60_000 + 4_000)
+            return then.at_us // 1000
+        finally:
+            await collector.stop()
+
+    at_ms = int(house.run(store))
+    house.queue.delete(IDLE)
+    wait_for(lambda: house.queue.exists(keys.moment("m", at_ms // 60_000)), "the moment is stored")
+    return at_ms
+
+
+def moment(at_ms: int) -> str:
+    """The first second after *at_ms*, as an address carries it."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at_ms // 1000 + 1))
+
+
+def test_every_page_is_shown_as_of_a_moment_and_back(window: Window, remembered: int) -> None:
+    page = window.open("history")
+
+    page.get_by_label("As of, UTC").fill(moment(remembered))
+    page.get_by_role("button", name="Go", exact=True).click()
+    page.get_by_text(re.compile("^As of .* not live")).wait_for()
+    page.get_by_role("link", name="Overview").click()
+    page.get_by_role("heading", name="Overview").wait_for()
+
+    assert "at=" in page.url
+    page.get_by_role("link", name=f"3 waiting in {IDLE}").wait_for()
+    assert page.get_by_role("button", name=re.compile("^Pause ")).count() == 0
+    assert page.get_by_role("button", name="Submit a job").count() == 0
+    page.keyboard.press("g")
+    page.keyboard.press("w")
+    page.get_by_role("heading", name="Workers").wait_for()
+    page.get_by_text(re.compile("^As of .* not live")).wait_for()
+    page.get_by_role("link", name="Back to now").click()
+    page.get_by_role("group", name="Time travel").wait_for(state="detached")
+    assert "at=" not in page.url
+
+
+def test_the_slider_goes_back_and_says_when_nothing_was_stored(window: Window) -> None:
+    page = window.open("history")
+
+    slider = page.get_by_label("As of: how long ago")
+    slider.focus()
+    page.keyboard.press("Home")
+
+    page.get_by_text(re.compile("^Nothing to show as of")).wait_for()
+    page.get_by_role("link", name="Back to now").click()
+    page.get_by_text(re.compile("^Nothing to show as of")).wait_for(state="detached")
+
+
+def test_a_metric_over_a_range_is_an_address(window: Window) -> None:
+    page = window.open("history")
+
+    page.get_by_label("Metric").select_option("Most waiting")
+    page.wait_for_url("**metric=waiting_max**")
+    page.get_by_label("Queue or stream").select_option(IDLE)
+    chosen = page.locator(f'a[href*="name={IDLE}"][href*="metric=waiting_max"]')
+    chosen.filter(has_text="60 min").click()
+
+    page.get_by_text("one point is 1 m").wait_for()
+    assert f"name={IDLE}" in page.url
+    assert "metric=waiting_max" in page.url
+    assert "range=60m" in page.url
+    drawn = "() => Bokeh.documents[0]._all_models.size && [...Bokeh.documents[0]._all_models.values()]" \
+        ".some(m => m.type === 'ColumnDataSource' && [...(m.data.get?.('waiting_max:0') ?? m.data['waiting_max:0'] ?? [])]" \
+        ".includes(3))"  # fmt: skip
+    page.wait_for_function(drawn, timeout=20_000)
+
+
+def test_what_happened_is_listed_beside_the_charts(window: Window, house: House) -> None:
+    page = window.open(f"queue?name={IDLE}")
+    page.get_by_role("button", name="Pause", exact=True).click()
+    page.get_by_role("button", name="Resume", exact=True).first.wait_for()
+
+    page.get_by_role("link", name="History").click()
+
+    table = page.get_by_role("table", name="What happened, newest first")
+    table.get_by_text("Paused").wait_for(timeout=40_000)
+    assert IDLE in table.inner_text()
+    house.queue.srem(keys.PAUSED_QUEUES, IDLE)
+
+
+def test_a_queue_has_ranges_and_a_forecast_with_what_if(window: Window) -> None:
+    page = window.open(f"queue?name={QUEUE}")
+
+    page.get_by_role("link", name="24 h", exact=True).click()
+    page.get_by_text("24 h", exact=True).first.wait_for()
+    forecast = page.get_by_role("region", name="Forecast")
+    forecast.get_by_role("status").wait_for()
+    slider = page.get_by_label("Workers, what if")
+    slider.focus()
+    page.keyboard.press("ArrowRight")
+
+    forecast.get_by_text(re.compile(r"\d+ \(\+1\)")).wait_for()
+    assert "range=24h" in page.url
+    assert "workers=" in page.url
+
+
+def test_a_chart_stands_by_itself(window: Window) -> None:
+    page = window.open(f"chart?chart=backlog&name={QUEUE}&range=60m")
+
+    page.locator("canvas").first.wait_for()
+    assert page.title().startswith(f"Backlog of {QUEUE}")
+    assert not page.get_by_role("navigation", name="Pages and queues").is_visible()
+    window.go("chart?chart=nonsense")
+    page.get_by_text("There is no chart 'nonsense'").wait_for()
+
+
+def test_the_first_chart_of_a_session_holds_the_minutes_before_it(window: Window) -> None:
+    """
+    The minute was stored before this server's samples reach back: it stands in the chart.
+    """
+    page = window.open()
+
+    page.wait_for_function(
+        "() => [...Bokeh.documents[0]._all_models.values()].some(m => m.name === 'marks')",
+        timeout=20_000,
+    )
