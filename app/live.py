@@ -14,7 +14,7 @@ from app.charts import ALIASES, MAX_LINES
 from app.collector import Callback
 from app.deployment import Deployment
 from app.drawing import drawn_lines
-from app.errors import InvalidRequest
+from app.errors import ActionRefused, InvalidRequest
 from app.pages.address import PLACES, address_of
 from app.pages.gallery import Gallery, Plot, Stored
 from app.pages.visit import Visit
@@ -86,6 +86,8 @@ def page_of(deployment: Deployment, name: str, query: dict[str, Any]) -> Visit:
     """The page *name* as a live object; InvalidRequest names those there are."""
     if name not in PLACES:
         raise InvalidRequest(f"no page {name!r}", field="name", hint=", ".join(PLACES))
+    if name == "settings" and deployment.where.startswith("http"):
+        raise ActionRefused(f"the settings are the server's: {deployment.where}/admin/settings")
     unknown = set(query) - set(PLACES[name].takes)
     if unknown:
         raise InvalidRequest(

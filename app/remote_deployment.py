@@ -93,14 +93,8 @@ class Remote:
         self._read_at = float("-inf")
         self._snapshot = Snapshot.empty()
         self._interval_s = interval_s
-        queues = self._get("/queues")
-        names = (
-            [str(one.get("queue") or one.get("name")) for one in queues]
-            if isinstance(queues, list)
-            else []
-        )
-        self.settings = Settings(sample_interval_s=interval_s)
-        self.queue_names = names
+        #: ours, not the server's: what a page shows of settings is refused (``page_of``)
+        self.settings = Settings(sample_interval_s=interval_s, environment=parts.hostname)
         #: who acts is decided by the server, by the key
         self.actor = Actor(name="the key's owner", role="operator")
         self.refresh()
@@ -133,7 +127,7 @@ class Remote:
     def _frame(self, name: str, at_ms: float | None = None) -> pd.DataFrame:
         at = None if at_ms is None else pd.Timestamp(int(at_ms), unit="ms", tz="UTC").isoformat()
         body, _ = self._ask("GET", f"/frames/{name}.parquet", at=at)
-        found = pd.read_parquet(io.BytesIO(body))
+        found = _table(body, self.where)
         columns = {}
         for column, kind in frames.FRAMES[name].items():
             columns[column] = (
@@ -258,7 +252,7 @@ class Remote:
         for path, query in self._requests(ask):
             if ask.what == "runs":
                 body, _ = self._ask("GET", path, **query)
-                parts.append(pd.read_parquet(io.BytesIO(body)))
+                parts.append(_table(body, self.where))
             elif ask.what == "history":
                 parts.append(_framed(self._get(path, **query), TIER_COLUMNS))
             elif ask.what == "operations":
@@ -471,6 +465,15 @@ def _problem(error: urllib.error.HTTPError, where: str) -> ArqscopeError:
             )  # fmt: skip
         case _:
             return RedisUnavailable(f"{where}: {message}")
+
+
+def _table(body: bytes, where: str) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(io.BytesIO(body))
+    except (ValueError, OSError) as error:
+        raise RedisUnavailable(
+            f"{where} does not answer with a frame: is this an arqscope server?"
+        ) from error
 
 
 def _json(body: bytes) -> Any:

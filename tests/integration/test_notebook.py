@@ -470,6 +470,8 @@ def test_the_same_object_over_http(scope: Scope, served: str, settings: Settings
         page = far.page("workers")
         assert "async-processing" in page.screen.html()
         page.stop()
+        with pytest.raises(ActionRefused, match="settings are the server's"):
+            far.page("settings")
         with pytest.raises(ActionRefused, match="the server shows it"):
             far.deployment.page_connections().queue.get("x")
 
@@ -554,6 +556,11 @@ def test_a_redirect_does_not_get_the_key() -> None:
     class Elsewhere(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             asked.append(self.path)
+            if self.headers.get("X-API-Key") == "other":
+                self.send_response(200)
+                self.end_headers()
+                self.wfile.write(b"<html>something else</html>")
+                return
             self.send_response(302)
             self.send_header("Location", f"http://127.0.0.1:{server.server_port}/stolen")
             self.end_headers()
@@ -565,6 +572,8 @@ def test_a_redirect_does_not_get_the_key() -> None:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         with pytest.raises(InvalidRequest, match="redirects to"):
             connect(f"http://127.0.0.1:{server.server_port}", key="k")
+        with pytest.raises(RedisUnavailable, match="is this an arqscope server"):
+            connect(f"http://127.0.0.1:{server.server_port}", key="other")
         server.shutdown()
 
     assert "/stolen" not in asked
