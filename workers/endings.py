@@ -237,7 +237,7 @@ class Endings:
                 f'"error":{_quoted(error[:300])},'
                 f'"correlation_id":{_quoted(str(job.options.get("cid", "")))}}}'
             )
-        waited_ms = claim.claimed_ms - claim.due_ms
+        waited_ms = max(0, run.started_ms - claim.due_ms)  # as the report tells it
         ended = None
         if job.function in self._worker.schedules.names and kind != LAID_BACK:
             ended_ms = int(run.started_ms + ran_ms)

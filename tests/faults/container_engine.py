@@ -71,6 +71,10 @@ class Engine:
             "DOCKER_HOST": f"unix://{self.socket}",
             "COMPOSE_HTTP_TIMEOUT": "180",
         }
+        # dockerd leaves its rules behind, among them a FORWARD that drops what others send
+        self._rules = subprocess.run(
+            ["iptables-save"], env={"PATH": PATH}, check=True, capture_output=True
+        ).stdout
         with (directory / "dockerd.log").open("ab") as log:
             self._daemon = subprocess.Popen(
                 [
@@ -171,6 +175,11 @@ class Engine:
         for name in ("data", "exec", "context"):
             shutil.rmtree(self.directory / name, ignore_errors=True)
         subprocess.run(["ip", "link", "delete", "docker0"], check=False, capture_output=True)
+        for table in ("filter", "nat"):  # empty first: a table that was empty is not in the text
+            for words in (("-F",), ("-X",)):
+                subprocess.run(["iptables", "-t", table, *words], env={"PATH": PATH}, check=False)
+        subprocess.run(["iptables", "-P", "FORWARD", "ACCEPT"], env={"PATH": PATH}, check=False)
+        subprocess.run(["iptables-restore"], input=self._rules, env={"PATH": PATH}, check=False)
 
 
 def base(directory: Path) -> Path:
