@@ -135,7 +135,7 @@ ICONS: Final[Mapping[str, str]] = {
 SERIES: Final = (
     ("#2563eb", "#6b9bea"),
     ("#b45309", "#d6a24a"),
-    ("#7c3aed", "#a68be6"),
+    ("#7c3aed", "#b48af6"),
     ("#0e7490", "#4fb3c8"),
     ("#be185d", "#e07aa6"),
     ("#4d7c0f", "#9cc35a"),

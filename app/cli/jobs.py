@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from app.cli.terminal import clients, json_object, reachable_settings, say
+from app.cli.terminal import Json, act, clients, json_object, reachable_settings, say
 
-app = typer.Typer(help="Put jobs on queues.", no_args_is_help=True)
+app = typer.Typer(help="Put jobs on queues, and put them off.", no_args_is_help=True)
 
 
 @app.command("enqueue")
@@ -35,3 +35,21 @@ def enqueue(
         return done.id if done.created else f"{done.id} exists already; nothing was changed"
 
     say(asyncio.run(put()))
+
+
+@app.command("reschedule")
+def reschedule(
+    queue: Annotated[str, typer.Argument(help="Name of the queue.")],
+    job_id: Annotated[str, typer.Argument(help="Id of a job that waits.")],
+    delay: Annotated[str, typer.Argument(help="From now on, e.g. 90s, 15m, 2h; 0s: due now.")],
+    as_json: Json = False,
+) -> None:
+    """Make a waiting or deferred job due at another time."""
+    from app import actions
+    from app.errors import InvalidRequest
+    from app.letter_filter import age_s
+
+    delay_s = age_s("delay", delay)
+    if delay_s is None:
+        raise InvalidRequest("there is no delay", field="delay", hint="for example 15m")
+    act(actions.reschedule_job, queue, job_id, delay_s, as_json=as_json)

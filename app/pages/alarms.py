@@ -37,6 +37,10 @@ METRICS: Final = {
     "waiting": "jobs waiting", "dead_open": "open dead letters", "wait_p95_s": "wait p95, s",
     "run_p95_s": "run p95, s", "failed_per_s": "failed runs per second",
 }  # fmt: skip
+#: what rules watch that a back-test cannot
+_RULED: Final = {
+    **METRICS, "workers_missing": "queues without a worker", "failure_share": "share of runs that failed",
+}  # fmt: skip
 _LOOK: Final = {
     AlertState.FIRING: ("failed", "alerts"),
     AlertState.ACKNOWLEDGED: ("queued", "done"),
@@ -124,7 +128,10 @@ def _rules(found: Found) -> Html:
             row(
                 rule.name,
                 (clipped(rule.name, 80), ""),
-                (f"{rule.metric} {sign} {limit:g} for {palette.duration(rule.for_s)}", "wide"),
+                (
+                    f"{_RULED.get(rule.metric, rule.metric)} {sign} {limit:g} for {palette.duration(rule.for_s)}",
+                    "told",
+                ),
                 (clipped(rule.severity, 20, kind="soft"), "opt"),
                 (clipped(", ".join(rule.source), 80, kind="mono soft"), "opt"),
             )

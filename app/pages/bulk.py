@@ -88,7 +88,8 @@ def fields_of(
         counted: object = "counting …"
     else:
         shares = ", ".join(f"{palette.count(n)} in {s}" for s, n in matched.of_source.items())
-        counted = f"{palette.count(matched.total)} open letters match now" + (
+        match = "open letter matches" if matched.total == 1 else "open letters match"
+        counted = f"{palette.count(matched.total)} {match} now" + (
             f": {shares}." if shares else "."
         )
     shown = tag("div", lines, tag("div", counted, role="status"), class_="filter")

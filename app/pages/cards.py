@@ -27,9 +27,7 @@ SPARK_S, SPARK_POINTS = 600, 60
 def cards(snapshot: Snapshot, *, may_act: bool) -> Html:
     """All queues, in the snapshot's order."""
     if snapshot.queues.empty:
-        return tag(
-            "p", "No queue is known yet: the first sample has not been taken.", class_="empty"
-        )
+        return tag("p", "No queue is known: there is no sample to show.", class_="empty")
     rows = records(snapshot.queues)
     made = [card(snapshot, row, number, may_act=may_act) for number, row in enumerate(rows)]
     css = "cards stale" if "queue" in snapshot.problems else "cards"

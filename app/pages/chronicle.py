@@ -68,8 +68,6 @@ async def load(reach: Reach, address: Address) -> Found:
 
 def _window(address: Address, now_ms: float) -> Window:
     found = window_of(address, now_ms, then_ms=travel.then_ms(address), usual=USUAL)
-    if found is None:  # a range nobody knows
-        found = window_of(address.but(range=USUAL), now_ms)
     if found is None:  # pragma: no cover - USUAL is one of RANGES
         raise LookupError(USUAL)
     return found

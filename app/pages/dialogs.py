@@ -51,7 +51,7 @@ class Question:
     effect: str
     does: str
     danger: bool = False
-    asks_reason: bool = False
+    asks_delay: bool = False
     type_name: str = ""  #: what has to be typed: the name of this value
 
 
@@ -61,14 +61,21 @@ QUESTIONS: Final[Mapping[str, Question]] = {
         "The worker stops {id}; the job is not retried. What it did so far stays done.",
         "Abort job", danger=True,
     ),
+    "reschedule": Question(
+        "Make this job due at another time",
+        "{id} runs no sooner than that. What it carries is kept as long as it takes.",
+        "Reschedule", asks_delay=True,
+    ),
     "cancel": Question(
         "Take this job off its queue?",
-        "{id} will not run. Its payload is removed; this cannot be taken back.",
+        "{id} will not run. What it carried is kept: for 24 h it can be opened again among the closed "
+        "dead letters, and retried.",
         "Cancel job", danger=True,
     ),
     "cancel-chosen": Question(
         "Take {count} jobs off their queue?",
-        "They will not run. Their payloads are removed; this cannot be taken back.",
+        "They will not run. What they carried is kept: for 24 h they can be opened again among the "
+        "closed dead letters, and retried.",
         "Cancel {count} jobs", danger=True,
     ),
     "stop": Question(
@@ -109,6 +116,14 @@ def dialog(asked: Asked, scene: Scene) -> Html:
         fields.append(
             tag("label", tag("span", "Type ", tag("b", name), " to go on"),
                 tag("input", name="typed", autocomplete="off", spellcheck="false", required=True))
+        )  # fmt: skip
+    if question.asks_delay:
+        wrong = asked.said is not None and not asked.said.ok
+        fields.append(
+            tag("label", "Due in",
+                tag("input", name="delay", value=str(asked.fields.get("delay", "15m"))[:40], required=True,
+                    placeholder="90s, 15m, 2h, 3d", autocomplete="off", spellcheck="false",
+                    aria_invalid="true" if wrong else None))
         )  # fmt: skip
     return framed(
         asked,

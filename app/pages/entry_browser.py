@@ -90,7 +90,11 @@ def browser(scene: Scene) -> Html:
     told = "followed live, looked at every second" if is_followed else "newest first"
     head = heading("Entries", f"of {stream}, {told}", _tail(scene, is_followed))
     tools = tag(
-        "div", _form(scene, stream), _paging(scene, found), class_="toolbar", data_key="tools"
+        "div",
+        _form(scene, stream),
+        _paging(scene, found),
+        class_="toolbar entries",
+        data_key="tools",
     )
     if scene.trouble or found is None:
         said = f"The entries cannot be read: {scene.trouble}" if scene.trouble else "Reading …"
@@ -132,8 +136,8 @@ def _form(scene: Scene, stream: str) -> Html:
         ("type", "Type, or user.*", "Type of event"),
         ("user", "User", "User"),
         ("correlation", "Correlation", "Correlation id"),
-        ("from", "From: 2026-11-25 23:40", "From, a time or an entry id"),
-        ("to", "To", "To, a time or an entry id"),
+        ("from", "From: a time or an id", "From, a time or an entry id"),
+        ("to", "To: a time or an id", "To, a time or an entry id"),
     )
     return tag(
         "form",

@@ -8,10 +8,11 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from app import actions
+from app import actions, palette
 from app.actions import ActionReport, Actor, Connections
 from app.enqueue import JobRequest
 from app.errors import ArqscopeError, InvalidRequest
+from app.letter_filter import age_s
 from app.pages import bulk, publication, submission
 from app.pages.address import href
 from app.pages.dialogs import QUESTIONS, Asked
@@ -60,7 +61,7 @@ class Desk:
             to = (self.connections, self.settings, self.actor)
             return await _DEEDS[intent](to, {k: str(v)[:400] for k, v in data.items()})
         except ArqscopeError as error:
-            return Notice(f"Not done: {error}", ok=False)
+            return Notice(_refused(error), ok=False)
 
     async def perform_each(self, intent: str, rows: list[str]) -> Notice:
         """Do *intent* to each of *rows* (``queue/id``); says how many it worked for."""
@@ -90,7 +91,8 @@ class Desk:
         if asked.what.endswith("-chosen"):
             chosen = [row for row in asked.get("chosen").split("\n") if row]
             return await self.perform_each(asked.what.removesuffix("-chosen"), chosen)
-        return await self.perform(asked.what, {**asked.data, **fields})
+        notice = await self.perform(asked.what, {**asked.data, **fields})
+        return replace(notice, keeps_dialog=question.asks_delay and not notice.ok)
 
     async def count(self, asked: Asked) -> Asked:
         """Count what a group holds; a refusal is said in its dialog."""
@@ -107,9 +109,7 @@ class Desk:
         try:
             ids = await bulk.start(*to, asked.what, asked.data, list(asked.sources), fields)
         except ArqscopeError as error:
-            hint = getattr(error, "hint", None)
-            text = f"Not done: {error}" + (f" ({hint})" if hint else "")
-            return Notice(text, ok=False, keeps_dialog=True)
+            return Notice(_refused(error), ok=False, keeps_dialog=True)
         word = "An operation is" if len(ids) == 1 else f"{len(ids)} operations are"
         return Notice(f"{word} under way.", links=(("Watch it", "operations"),), go="operations")
 
@@ -140,6 +140,11 @@ class Desk:
 
 To = tuple[Connections, Settings, Actor]
 Data = Mapping[str, str]
+
+
+def _refused(error: ArqscopeError) -> str:
+    hint = getattr(error, "hint", None)
+    return f"Not done: {error}" + (f" ({hint})" if hint else "")
 
 
 def _row(data: Data) -> tuple[str, str]:
@@ -178,12 +183,23 @@ async def _abort(to: To, data: Data) -> Notice:
 
 async def _cancel(to: To, data: Data) -> Notice:
     queue, job_id = _row(data)
-    return _said(await actions.cancel_job(*to, queue, job_id), f"{job_id} was taken off {queue}.")
+    where = href("dead-letters", source=queue, state="closed")
+    return _said(await actions.cancel_job(*to, queue, job_id), f"{job_id} was taken off {queue}.",
+                 links=(("What is kept of it", where),))  # fmt: skip
 
 
 async def _promote(to: To, data: Data) -> Notice:
     queue, job_id = _row(data)
     return _said(await actions.promote_job(*to, queue, job_id), f"{job_id} is due now.")
+
+
+async def _reschedule(to: To, data: Data) -> Notice:
+    queue, job_id = _row(data)
+    delay_s = age_s("delay", data.get("delay", "").strip())
+    if delay_s is None:
+        raise InvalidRequest("there is no delay", field="delay", hint="for example 15m")
+    report = await actions.reschedule_job(*to, queue, job_id, delay_s)
+    return _said(report, f"{job_id} is due in {palette.duration(delay_s)}.")
 
 
 async def _retry(to: To, data: Data) -> Notice:
@@ -298,6 +314,7 @@ _DEEDS: Final[Mapping[str, Callable[[To, Data], Awaitable[Notice]]]] = {
     "abort": _abort,
     "cancel": _cancel,
     "promote": _promote,
+    "reschedule": _reschedule,
     "retry": _retry,
     "discard": _discard,
     "archive": _archive,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from app.errors import ArqscopeError
+from app.errors import ArqscopeError, NotFound
 from app.pages import strip, travel
 from app.pages.address import Address
 from app.pages.intents import Notice
@@ -65,6 +65,8 @@ class Journey:
         then, trouble = None, ""
         try:
             then = await self._recall.moment(at_ms)
+        except NotFound:
+            trouble = "nothing was stored in the time before it"
         except ArqscopeError as error:
             trouble = str(error)
         except Exception as error:  # said on the page; the present can still be seen

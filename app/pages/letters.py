@@ -147,7 +147,7 @@ def _tabs(scene: Scene) -> Html:
     known_now = snapshot.number > 0
 
     def count(column: str) -> str | None:
-        if not known_now:
+        if not known_now or scene.address.get("cause"):  # of all causes: not what is listed
             return None
         added = float(snapshot.queues[column].sum(skipna=False))
         if not snapshot.streams.empty:

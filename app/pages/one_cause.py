@@ -95,36 +95,44 @@ def _cause(scene: Scene, found: Explanation | None) -> Html:
         tag("header", tag("h2", safe_text(cause["error_type"] or "Error", 80)),
             tag("span", back, acts, class_="end"), class_="head"),
         tag("p", safe_text(without_type(cause), 600), class_="body break"),
+        _status(scene, found),
         facts([
             ("Open or being retried", palette.count(cause["count"])),
             ("Functions", safe_text(cause["functions"], 200)),
             ("First seen", moment(cause["first_seen"], scene.now)),
             ("Last seen", moment(cause["last_seen"], scene.now)),
             ("Fingerprint", tag("code", fingerprint)),
-            *_standing(scene, found),
+            *_standing(found),
         ]),
         label="Cause", css=stale(scene.snapshot, "queue", "streams"), data_key="cause",
     )  # fmt: skip
 
 
-def _standing(scene: Scene, found: Explanation | None) -> list[tuple[str, object]]:
+def _standing(found: Explanation | None) -> list[tuple[str, object]]:
     if found is None:
         return []
-    cause = found.cause
-    states = []
-    if scene.may_act:
-        states = [
-            button(word, "cause-state", kind="plain once", cause=cause.fingerprint, state=state)
-            for state, word in (("known", "Known"), ("ignored", "Ignore"), ("resolved", "Resolved"))
-            if state != cause.state
-        ]
-    state = tag("span", str(cause.state), " ", states)
     return [
-        ("Deaths ever", palette.count(cause.count)),
+        ("Deaths ever", palette.count(found.cause.count)),
         ("1 h / 24 h", f"{found.periods.get('1h', 0)} / {found.periods.get('24h', 0)}"),
-        ("Status", state),
-        ("Owner", clipped(cause.owner, 80)),
     ]
+
+
+def _status(scene: Scene, found: Explanation | None) -> Html | None:
+    """What a person decided about the cause, whose it is, and the decisions left to take."""
+    if found is None:
+        return None
+    cause = found.cause
+    owner = f"owned by {cause.owner}" if cause.owner else "nobody owns it"
+    acts = [
+        button(word, "cause-state", kind="quiet once", cause=cause.fingerprint, state=state)
+        for state, word in (("known", "Mark known"), ("ignored", "Ignore"), ("resolved", "Mark resolved"))
+        if state != cause.state
+    ]  # fmt: skip
+    return tag(
+        "div", tag("span", str(cause.state), class_="badge c-unknown"),
+        tag("span", safe_text(owner, 100), class_="soft"), acts if scene.may_act else None,
+        class_="toolbar", data_key="status",
+    )  # fmt: skip
 
 
 def _why(scene: Scene, found: Explanation | None) -> Html | None:

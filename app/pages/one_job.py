@@ -102,6 +102,8 @@ def _actions(scene: Scene, job: JobDetail) -> list[Html]:
                row=f"{job.queue}/{letter.id}") if letter else None,
         button("Run now", "promote", kind="quiet once", row=key,
                refused="" if due_later else f"only a deferred job can be brought forward; this one is {word}"),
+        button("Reschedule …", "ask", what="reschedule", row=key, id=job.id,
+               refused="" if waits else f"only a job that waits can be put off; this one is {word}"),
         button("Cancel …", "ask", what="cancel", row=key, id=job.id,
                refused="" if waits else f"only a job that waits can be cancelled; this one is {word}"),
         button("Abort …", "ask", what="abort", row=key, id=job.id,
@@ -148,14 +150,14 @@ def _timeline(job: JobDetail, scene: Scene) -> Html:
                Outcome.ABORTED: "aborted"}.get(run.outcome, "unknown")  # fmt: skip
         took = palette.duration(run.runtime_s)
         step(f"Attempt {run.attempt}: {look.word}", run.finished_ms, css, f"{took} on {run.worker}")
-    if due_ahead and attempts:
-        step("Due again", job.due_ms, "deferred", ahead=True)
-    if job.state is JobState.RUNNING:
-        step(f"Attempt {job.attempt}: running", job.started_ms, "running", f"on {job.worker}")
     if job.letter is not None:
         css = "complete" if job.letter.state is LetterState.RESOLVED else "dead"
         step("Dead letter", job.letter.died_ms, css,
              link(href("dead-letter", source=job.queue, id=job.letter.id), job.letter.state))  # fmt: skip
+    if due_ahead and attempts:
+        step("Due again", job.due_ms, "deferred", ahead=True)
+    if job.state is JobState.RUNNING:
+        step(f"Attempt {job.attempt}: running", job.started_ms, "running", f"on {job.worker}")
     return tag("ol", steps, class_="timeline", aria_label="Timeline")
 
 

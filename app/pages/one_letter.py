@@ -106,7 +106,7 @@ def _facts(scene: Scene, found: LetterDetail) -> Html:
             ("Buried because of", safe_text(letter.reason or palette.UNKNOWN, 80)),
             ("Cause", cause),
             ("Retried", f"{letter.redrives} times" if letter.redrives else "never"),
-            ("Decision", safe_text(word or "none yet", 300)),
+            ("Decision", tag("span", safe_text(word or "none yet", 300), class_="break")),
             ("Last change", tag("span", moment_ms(letter.changed_ms, now),
                                 tag("span", f" by {letter.actor[:60]}", class_="soft") if letter.actor else None)),
             ("Worker", clipped(letter.worker, 120)),

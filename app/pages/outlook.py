@@ -22,7 +22,8 @@ def outlook(scene: Scene, queue: dict[str, Any]) -> Html | None:
                    class_="panel forecast", aria_label="Forecast", data_key="forecast")  # fmt: skip
     workers = queue["workers"]
     return tag(
-        "section", _sentence(forecast), _rates(forecast), _slider(scene, workers),
+        "section", tag("span", "Forecast", class_="soft"), _sentence(forecast), _rates(forecast),
+        _slider(scene, workers),
         class_="panel forecast", aria_label="Forecast", data_key="forecast",
     )  # fmt: skip
 

@@ -23,8 +23,9 @@ def segments(entries: Iterable[tuple[str, str, bool]], *, label: str) -> Html:
 def ranges(address: Address, names: Sequence[str], *, usual: str = "", live: bool = True) -> Html:
     """The choice of a range; with *live*, of the samples of the last minutes as well."""
     is_custom = bool(address.get("start"))
-    chosen = address.get("range", usual) if not is_custom else None
     offered = [*([LIVE] if live else []), *((name, RANGES[name].word) for name in names)]
+    asked = address.get("range")
+    chosen = None if is_custom else asked if asked in RANGES else usual
     return segments(
         [
             (address.but(range=name if name != usual else "", start="", end="").href, word, name == chosen)

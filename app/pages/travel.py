@@ -78,7 +78,7 @@ def bar(address: Address, now_ms: float) -> Html:
     form = tag(
         "form",
         tag("input", name="moment", value=moment_text(at)[:16].replace("T", " ") if then else "",
-            placeholder="2026-11-25 23:40", aria_label="As of, UTC", autocomplete="off",
+            placeholder="YYYY-MM-DD HH:MM", aria_label="As of, UTC", autocomplete="off",
             spellcheck="false", class_="travel-date"),
         tag("button", "Go", type="submit", class_="button"),
         data_intent="travel",

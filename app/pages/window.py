@@ -82,7 +82,9 @@ def window_of(
             return Window(
                 "", _floor(since, step_s), _floor(until, step_s) + step_s * 1000, step_s, True
             )
-    name = address.get("range", usual)
+    name = address.get("range")
+    if name not in RANGES:  # none is asked for, or one nobody knows
+        name = usual
     if name not in RANGES:
         if then_ms is None:
             return None

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
@@ -23,6 +24,7 @@ PAGES = {
     "dead-letter": "dead-letters#last",
     "retry": "dead-letters#retry",
     "streams": "streams",
+    "publish": "streams#publish",
     "pubsub": "pubsub?pattern=*",
     "workers": "workers",
     "schedules": "schedules",
@@ -45,6 +47,8 @@ _HIDE = """([root, shown]) => {
 }"""
 #: colours of a picture: enough for text and charts, and half the bytes
 COLOURS = 256
+#: of them, for what covers little: a queue's swatch, a line of a chart
+RARE = 96
 
 
 def take(page: Any, root: str, where: str, target: Path, *, is_started: bool) -> None:
@@ -58,6 +62,8 @@ def take(page: Any, root: str, where: str, target: Path, *, is_started: bool) ->
     )
     page.locator(f'.frame[data-page="{where.partition("?")[0]}"]').wait_for()
     page.wait_for_timeout(800)
+    for notice in page.get_by_role("button", name="Dismiss").all():
+        notice.click()
     strong = page.locator("main td a.strong")
     match what:
         case "first" | "last":
@@ -69,14 +75,37 @@ def take(page: Any, root: str, where: str, target: Path, *, is_started: bool) ->
             page.get_by_role("link", name="All causes").wait_for()
         case "retry":
             page.get_by_role("button", name="Retry the").first.click()
-            page.get_by_text("open letters match now").wait_for()
+            page.get_by_text("now:").wait_for()
+        case "publish":
+            page.get_by_role("button", name="Publish an event").click()
+            page.locator("dialog[open]").wait_for()
     page.wait_for_timeout(1_500)  # a sample or two, so that the picture shows movement
     page.evaluate(_HIDE, [str(HERE.parents[1]), "arqscope"])
     image = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
-    image.quantize(COLOURS, dither=Image.Dither.NONE).save(target, optimize=True)
+    _reduced(image).save(target, optimize=True)
     if what == "retry":  # one is started, so that the page of operations has something to show
         button = "text=Cancel" if is_started else "button[type=submit]"
         page.locator(f"dialog >> {button}").click()
+        if not is_started:  # it leads to the page of operations: the next picture waits for that
+            page.locator('.frame[data-page="operations"]').wait_for()
+    elif what == "publish":
+        page.locator("dialog >> text=Cancel").click()
+
+
+def _reduced(image: Image.Image) -> Image.Image:
+    """Fewer colours: the commonest exactly, which are grounds and letters; the rest for what is small."""
+    counted = sorted(image.getcolors(image.width * image.height), reverse=True)
+    common = [colour for _, colour in counted[: COLOURS - RARE]]
+    small = image.quantize(RARE, Image.Quantize.MAXCOVERAGE).convert("RGB")
+    palette = [*common, *(colour for _, colour in small.getcolors(RARE))]
+    kept = np.array(palette, dtype=np.int32)
+    nearest = {
+        colour: int(((kept - np.array(colour)) ** 2).sum(axis=1).argmin()) for _, colour in counted
+    }
+    made = Image.new("P", image.size)
+    made.putpalette([part for colour in palette for part in colour])
+    made.putdata([nearest[colour] for colour in image.get_flattened_data()])
+    return made
 
 
 def main() -> None:

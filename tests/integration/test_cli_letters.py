@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from app import keys
 from app.cli import app
 from app.connections import Connections, connect
+from app.errors import InvalidRequest
 from app.operation_drive import drive
 from app.payload import Codec
 from app.redrive import Shelf
@@ -117,3 +118,18 @@ def test_letters_are_exported_and_imported(cli, settings, tmp_path: Path):
         return int(await redis.zcard(keys.dead_open(QUEUE)))
 
     assert on_redis(settings, count) == 120
+
+
+def test_a_job_is_put_off_and_what_cannot_be_is_said(cli, settings):
+    cli("jobs", "enqueue", QUEUE, "sync", "--id", "later", "--delay", "60")
+
+    async def due(redis: Redis) -> float | None:
+        return await redis.zscore(QUEUE, "later")
+
+    before = on_redis(settings, due)
+    told = cli("jobs", "reschedule", QUEUE, "later", "2h", "--json")
+
+    assert told["changed"]
+    assert 7_139_000 <= on_redis(settings, due) - before <= 7_200_000
+    with pytest.raises(InvalidRequest, match="delay='soon'"):
+        cli("jobs", "reschedule", QUEUE, "later", "soon")

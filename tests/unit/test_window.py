@@ -8,6 +8,7 @@ import pytest
 from app.pages import travel
 from app.pages.address import Address, address_of
 from app.pages.markup import link, tag
+from app.pages.time_tools import ranges
 from app.pages.window import RANGES, moment_of, moment_text, window_of
 
 NOW_MS = 1_795_000_123_456.0
@@ -41,6 +42,17 @@ def test_the_past_has_no_live_charts():
 
     assert window.is_fixed
     assert window.end_ms <= NOW_MS - 3_600_000
+
+
+def test_a_range_nobody_knows_is_the_usual_one_of_the_page_in_its_charts_and_its_choice():
+    address = Address("history", {"range": "1h"})
+
+    window = window_of(address, NOW_MS, usual="6h")
+
+    assert window is not None
+    assert window.name == "6h"
+    chosen = ranges(address, ("60m", "6h"), usual="6h", live=False)
+    assert re.findall(r'aria-current="true"[^>]*>([^<]*)<', chosen) == ["6 h"]
 
 
 def test_a_window_of_ones_own_does_not_reach_beyond_now():
