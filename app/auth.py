@@ -180,7 +180,9 @@ class Guard:
         if isinstance(answer, Refusal):
             return answer
         of_key = answer.actor.name
-        shown = f"{name} (key {of_key})" if name and answer.key_id else name or of_key
+        # with a provider's identities a typed name must not pass for one of those
+        is_told = name and (answer.key_id or self.identities.rules)
+        shown = f"{name} (key {of_key})" if is_told else name or of_key
         return self.session(Actor(name=shown, role=answer.actor.role), answer.key_id)
 
     def welcome(self, name: str, peer: str) -> str | Refusal:

@@ -55,6 +55,7 @@ class Collector:
         self.snapshot = Snapshot.empty()
         self._observation = Observation(settings)
         self._album = Album()
+        self._unwritten = False
         self._sharing = Sharing(may_write=settings.keep_history)
         self._historian = Historian()
         self._writing: asyncio.Task[None] | None = None
@@ -234,7 +235,11 @@ class Collector:
             async with asyncio.timeout(WRITE_S):
                 await self._historian.write(self._client("queue"), now_ms)
         except (RedisError, OSError, TimeoutError) as error:
-            log.warning("history not written", extra={"error": str(error)[:200]})
+            if not self._unwritten:  # once: it is tried again with every sample
+                log.warning("history not written", extra={"error": str(error)[:200]})
+            self._unwritten = True
+        else:
+            self._unwritten = False
 
     async def _look(self, at: pd.Timestamp, *, full: bool) -> Shared:
         """Sample for ourselves, and store it when others follow us."""

@@ -166,6 +166,7 @@ class Direct:
         self._codec = codec_of(settings)
         self._collector = Collector(settings)
         self._connections = connections_of(settings)
+        self._of_pages: Connections | None = None
         self._loop = Loop()
         try:
             self._loop.call(self._collector.start())
@@ -317,8 +318,10 @@ class Direct:
         )
 
     def page_connections(self) -> Connections:
-        """A page acts on the kernel's loop, so it needs connections of that loop."""
-        return connections_of(self.settings)
+        """A page acts on the kernel's loop, so it needs connections of that loop: one set for all pages."""
+        if self._of_pages is None:
+            self._of_pages = connections_of(self.settings)
+        return self._of_pages
 
     # -- life ----------------------------------------------------------------------------------
 

@@ -90,7 +90,7 @@ class Entrance:
         """Refuse a body that is too long before it is read; forms are short."""
         limit = MAX_BODY_BYTES if self._is_api(asked.path) else _MAX_FORM_BYTES
         declared = asked.headers.get("content-length", "0")
-        if declared.isdigit() and int(declared[:12]) > limit:
+        if declared.isdecimal() and int(declared[:12]) > limit:
             return Refusal(
                 413,
                 "too_large",

@@ -11,7 +11,9 @@ from app.redaction import redacted_text
 #: a spreadsheet runs what begins like this
 _FORMULA: Final = re.compile(r"^[=+\-@\t\r]")
 #: columns whose texts people wrote: credentials in them are masked in what leaves
-_TEXTS: Final = frozenset({"error", "arguments", "note", "reason", "decision_reason", "jobs"})
+_TEXTS: Final = frozenset(
+    {"error", "arguments", "note", "reason", "decision_reason", "jobs", "text", "filter", "value"}
+)
 SUFFIXES: Final = ("parquet", "csv", "jsonl", "json")
 
 

@@ -12,12 +12,11 @@ from dataclasses import replace
 from typing import Any, Final
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import NoPermissionError, RedisError
 
 from app import keys
 from app.batch import Batch, into
 from app.chunks import HOURS_GROUP, MINUTES_GROUP, pack, unpack
-from app.connections import is_refusal
 from app.errors import BadRecord
 from app.minutes import Minutes, numbers
 from app.payload import raw_bytes
@@ -84,7 +83,7 @@ class Historian:
             await self._write_moment(redis, last)
             await self._mark_deploys(redis, now_ms)
         except RedisError as error:
-            if is_refusal(error):
+            if isinstance(error, NoPermissionError):
                 self._barred = True
                 log.warning("no history kept", extra={"error": str(error)[:200]})
                 return 0

@@ -238,7 +238,7 @@ async def _running_page(
     codec: Codec | None,
     wanted: JobFilter,
 ) -> Page[JobRow]:
-    if cursor is not None and not cursor.isdigit():
+    if cursor is not None and not cursor.isdecimal():
         raise bad_cursor(cursor)
     at, rows, looked = int(cursor or 0), [], 0
     while True:

@@ -255,7 +255,7 @@ def moment_ms(name: str, text: str) -> int | None:
     """Read ``2026-11-23T12:00Z``, epoch ms, or empty (None); InvalidRequest names *name*."""
     if not text:
         return None
-    if text.isascii() and text.isdigit() and len(text) < 16:
+    if text.isascii() and text.isdecimal() and len(text) < 16:
         return int(text)
     try:
         at = datetime.fromisoformat(text)

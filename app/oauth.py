@@ -222,7 +222,7 @@ class OAuthHandler(DoorHandler):
             return
         state = self.get_query_argument("state", "")
         if not _is_ours(flow, state):
-            self._guard.throttle.failed(peer, "")
+            # not counted as a wrong key: any page's <img> may ask this, and a state cannot be guessed
             self._fail(Refusal(403, "not_begun", "this login was not begun here", "begin it again"))
             return
         said = self.get_query_argument("error", "")

@@ -156,7 +156,7 @@ class Observation:
             causes=self._full or self._tick % SLOW_EVERY == CAUSES_TURN,
             operations=self._full or self._tick % SLOW_EVERY == OPERATIONS_TURN,
             info=self._wants_info("queue"),
-            sort=await sort_command(redis),
+            sort=self._sort("queue") or await sort_command(redis),
             heard=self._heard,
             also=also,
         )
@@ -199,6 +199,12 @@ class Observation:
             if name not in self.queues
         ]
         self.queues = (*self.queues, *fresh)[: readings.MAX_QUEUES]
+
+    def _sort(self, source: str) -> str:
+        """SORT or SORT_RO by the version last told: a failover may have changed it; empty: not told yet."""
+        told = str(self._infos.get(source, {}).get("redis_version", ""))
+        major = told.partition(".")[0]
+        return ("SORT_RO" if int(major) >= 7 else "SORT") if major.isdecimal() else ""
 
     async def read_runs(self, redis: Redis) -> None:
         """Read the new run reports only: what a follower reads for itself."""
@@ -248,7 +254,7 @@ class Observation:
             delivered=self._delivered,
             letters=letters,
             info=self._wants_info("streams"),
-            sort=await sort_command(redis),
+            sort=self._sort("streams") or await sort_command(redis),
         )
         self._stream = reading
         self._stream_line.note(sent_s, time.monotonic(), reading.time_s)

@@ -210,9 +210,11 @@ class Query:
         conditions: dict[str, str] = {}
         for condition in ask.conditions:
             name = known.get(condition.column)
-            if name is None or len(condition.values) != 1 or name in conditions:
+            value = condition.values[0] if len(condition.values) == 1 else None
+            # nothing as a condition would mean: all of them
+            if name is None or name in conditions or not isinstance(value, str) or not value:
                 return None
-            conditions[name] = str(condition.values[0])
+            conditions[name] = value
         for name, bound in (("since", ask.since_ms), ("until", ask.until_ms)):
             if bound is not None:
                 conditions[name] = str(bound)

@@ -270,7 +270,7 @@ def moment(name: str, said: str | float | pd.Timestamp, now_ms: float) -> int:
         ago = age_s(name, text)
     except InvalidRequest:
         ago = None
-    if ago is not None and not text.isdigit():
+    if ago is not None and not text.isdecimal():
         return int(now_ms - ago * 1000)
     if len(text) in (4, 5, 7, 8) and ":" in text:
         today = pd.Timestamp(int(now_ms), unit="ms", tz="UTC").strftime("%Y-%m-%d")

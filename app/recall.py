@@ -21,7 +21,7 @@ FRESH_S: Final = 20.0
 MOMENTS_KEPT: Final = 12
 
 
-class _Shelf:
+class Answers:
     """Answers by question, the oldest forgotten; who asks while it is read waits for the same answer."""
 
     def __init__(self, kept: int) -> None:
@@ -61,7 +61,11 @@ class Recall:
 
     def __init__(self, queue: Redis, streams: Redis) -> None:
         self._queue, self._streams = queue, streams
-        self._ranges, self._moments, self._marks = _Shelf(KEPT), _Shelf(MOMENTS_KEPT), _Shelf(KEPT)
+        self._ranges, self._moments, self._marks = (
+            Answers(KEPT),
+            Answers(MOMENTS_KEPT),
+            Answers(KEPT),
+        )
 
     async def rows(
         self, sources: Sequence[str], start_ms: float, end_ms: float, step_s: int

@@ -4,6 +4,7 @@ Blocking calls of the standard library, so that they work inside and outside of 
 travels in a header, never to another host, and is never shown.
 """
 
+import http.client
 import io
 import json
 import threading
@@ -115,7 +116,7 @@ class Remote:
                 return answer.read(), answer.headers
         except urllib.error.HTTPError as error:
             raise _problem(error, self.where) from error
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:
             raise RedisUnavailable(f"{self.where} does not answer: {error}") from error
 
     def _get(self, path: str, **query: Any) -> Any:
@@ -183,8 +184,9 @@ class Remote:
         while self._subscribers and not self._is_over.wait(self._interval_s):
             try:
                 self.refresh()
-            except ArqscopeError:
-                continue  # the last values stay; their age shows
+            # also an answer of another version: the last values stay, their age shows
+            except (ArqscopeError, AttributeError, LookupError, TypeError, ValueError):
+                continue
             for key, callback in list(self._subscribers.items()):
                 try:
                     callback(self._snapshot)
@@ -441,7 +443,9 @@ def _problem(error: urllib.error.HTTPError, where: str) -> ArqscopeError:
     """The error an answer tells of, as the same call on Redis would have raised it."""
     try:
         said = json.loads(error.read(100_000))["error"]
-    except (ValueError, KeyError, TypeError, OSError):
+    except (ValueError, KeyError, TypeError, OSError, http.client.HTTPException):
+        said = {}
+    if not isinstance(said, dict):  # a proxy's own
         said = {}
     message = str(said.get("message") or f"{where} answered {error.code}")
     hint = said.get("hint")

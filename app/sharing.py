@@ -13,11 +13,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import NoPermissionError, RedisError
 
 from app import keys
 from app.batch import Batch
-from app.connections import is_refusal
 from app.errors import BadRecord
 from app.sample import Sample
 
@@ -89,7 +88,7 @@ class Sharing:
             try:
                 taken = await redis.set(keys.lease("collector"), self.id, nx=True, px=LEASE_MS)
             except (RedisError, OSError) as error:
-                self._barred = is_refusal(error)
+                self._barred = isinstance(error, NoPermissionError)
                 self.role = "alone"
                 return
             self._holder = self.id if taken else None

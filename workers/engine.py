@@ -15,6 +15,7 @@ import signal
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from signal import Signals
 from typing import Any, Final, cast
 
@@ -167,8 +168,9 @@ class Worker(arq.worker.Worker):
                 await heartbeat.stop()
             await self.runner.endings.sampler.stop()
             await outbox.stop()
-            with contextlib.suppress(RedisError, OSError):  # the ends of ticks are no one's truth
-                await self.schedules.store(self.pool, self.queue_name)
+            with contextlib.suppress(Exception):  # the ends of ticks are no one's truth
+                async with asyncio.timeout(GOODBYE_S):
+                    await self.schedules.store(self.pool, self.queue_name)
             if self.options.job_events is not None:
                 await self.options.job_events.close()
             await asyncio.get_running_loop().run_in_executor(None, leases.stop)
@@ -235,6 +237,20 @@ class Worker(arq.worker.Worker):
         """Refuse, as ``start_jobs`` does."""
         await self.start_jobs([job_id.encode()])
 
+    async def run_cron(self, n: datetime, delay: float, num_windows: int = 2) -> None:
+        """Do as arq does, and keep a tick that could not be enqueued for the next round.
+
+        Its id is its own, so that asking again makes one job.
+        """
+        before = [(job, job.next_run) for job in self.cron_jobs or ()]
+        try:
+            await super().run_cron(n, delay, num_windows)
+        except Exception:
+            for job, was in before:
+                if job.unique or job.job_id:
+                    job.next_run = was or (n if job.run_at_startup else job.next_run)
+            raise
+
     @property
     def codec(self) -> Codec | None:
         """What payloads and results are read and written with; None: arq's serializers."""
@@ -284,7 +300,8 @@ class Worker(arq.worker.Worker):
                 unsure_until = time.monotonic() + self.options.lease_s
                 self._on_trouble(f"cannot claim jobs: {safe_str(error, 200)}")
                 if is_refusal(error):
-                    await claiming.connection_pool.disconnect(inuse_connections=False)
+                    with contextlib.suppress(Exception):  # closing what is broken ends no work
+                        await claiming.connection_pool.disconnect(inuse_connections=False)
                 await self._wait(self._stop_wanted, pause_s * (0.5 + random.random()))  # noqa: S311
                 pause_s = min(1.0, pause_s * 2)
                 continue
@@ -304,6 +321,10 @@ class Worker(arq.worker.Worker):
                 await self._wait(self._slot_free, min(POLL_S, self.poll_delay_s))
                 continue
             await self.wakeups.idle(found.next_due_ms, paused=found.paused)
+        if time.monotonic() < unsure_until:  # else they would count as crashes at their lease's end
+            with contextlib.suppress(Exception):
+                async with asyncio.timeout(GOODBYE_S):
+                    await claimer.give_back(claiming, list(self.leases.held))
 
     def _burst_is_over(self) -> bool:
         return self.burst and 0 <= self.max_burst_jobs <= self.jobs_started()

@@ -3,6 +3,7 @@
 Reads are bounded and resume by id; what must not come apart is one script (``lua/*event*.lua``).
 """
 
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -54,6 +55,12 @@ def raw_payload(fields: Fields) -> bytes:
 
 class EventGroup:
     """Speak for *consumer* of *group* on *stream*. *blocking* is a client of its own for reads."""
+
+    async def hang_up(self) -> None:
+        """Close idle connections: another server may answer to the name by now."""
+        for client in (self._redis, self._blocking):
+            with contextlib.suppress(Exception):
+                await client.connection_pool.disconnect(inuse_connections=False)
 
     def __init__(
         self, redis: Redis, blocking: Redis, *, stream: str, group: str, consumer: str

@@ -17,6 +17,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
 from app import keys
+from app.connections import is_refusal
 from app.notifications import now_iso
 from app.payload import safe_str
 from app.settings import Settings
@@ -324,6 +325,8 @@ class Intake:
         if text != self.trouble:
             log.warning("trouble", extra={"error": text})
         self.trouble = text
+        if is_refusal(error):
+            await self._group.hang_up()
         await asyncio.sleep(0.1 + random.random() * 0.9)  # noqa: S311
 
 

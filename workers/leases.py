@@ -3,6 +3,7 @@
 Job code that blocks the event loop must not lose its lease, so renewal does not run on the loop.
 """
 
+import contextlib
 import logging
 import threading
 import time
@@ -89,6 +90,8 @@ class LeaseKeeper:
             try:
                 self._renew()
             except Exception as error:  # a bug here must not end the renewals of every job
+                with contextlib.suppress(Exception):  # another server may answer to the name by now
+                    self._redis.connection_pool.disconnect()
                 failures += 1
                 level = logging.ERROR if failures == 1 else logging.DEBUG
                 log.log(level, "leases not renewed", extra={"error": safe_str(error, 200)})
@@ -122,7 +125,9 @@ class LeaseKeeper:
                 self._redis.script_load(renew.source)
                 gone = self._redis.evalsha(renew.sha, 2, *arguments)
             lost += [job_id.decode("utf-8", "surrogateescape") for job_id in gone]
-        # a job that ended between the copy of `held` and the reply has released its lease itself
-        lost = [job_id for job_id in lost if job_id in self.held]
+        # a job that ended between the copy of `held` and the reply has released its lease itself, and may
+        # have been claimed again under another token
+        tokens = dict(held)
+        lost = [one for one in lost if one in tokens and self.held.get(one) == tokens[one]]
         if lost:
             self._on_lost(lost)

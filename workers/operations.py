@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 
 from app import keys, operations
 from app.connections import Connections
-from app.errors import ActionRefused, ArqscopeError
+from app.errors import ActionRefused
 from app.operation_drive import drive
 from app.operations import OperationState
 from app.payload import safe_str
@@ -52,7 +52,7 @@ class OperationRunner:
             try:
                 await self.round()
                 self.trouble = ""
-            except (ArqscopeError, RedisError, OSError) as error:
+            except Exception as error:  # redis-py also raises AttributeError, RuntimeError …
                 self._on_trouble(error)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(ROUND_S):
@@ -82,7 +82,7 @@ class OperationRunner:
             nonlocal held_until
             while True:
                 await asyncio.sleep(self._lease_ms / 4000)
-                with contextlib.suppress(RedisError, OSError):
+                with contextlib.suppress(Exception):
                     began = time.monotonic()
                     held = await self._hold(operation_id, self._lease_ms)
                     held_until = began + self._lease_ms / 1000 if held else 0.0

@@ -1,6 +1,7 @@
 """Record how runs ended: outcomes are gathered and committed by one fenced script per loop turn."""
 
 import asyncio
+import contextlib
 import json
 import logging
 import random
@@ -10,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from redis.asyncio import Redis
-from redis.exceptions import DataError, ResponseError
+from redis.exceptions import DataError, NoScriptError, ResponseError
 
 from app import keys
 from app.connections import GONE, is_refusal
@@ -126,7 +127,8 @@ class Outbox:
                     continue
                 self._on_trouble(f"cannot record {len(self)} outcomes: {safe_str(error, 200)}")
                 if is_refusal(error):
-                    await self._redis.connection_pool.disconnect(inuse_connections=False)
+                    with contextlib.suppress(Exception):  # closing what is broken ends no sending
+                        await self._redis.connection_pool.disconnect(inuse_connections=False)
                 await asyncio.sleep(pause_s * (0.5 + random.random()))  # noqa: S311
                 pause_s = min(1.0, pause_s * 2)
                 continue
@@ -227,10 +229,10 @@ def _is_unsendable(error: Exception) -> bool:
     """Whether sending *error*'s batch again cannot help: it is what the endings hold."""
     if isinstance(error, UnicodeError | DataError):
         return True
-    passing = ("BUSY", "LOADING", "TRYAGAIN", "CLUSTERDOWN", "MASTERDOWN", "NOSCRIPT")
+    passing = ("BUSY", "LOADING", "TRYAGAIN", "CLUSTERDOWN", "MASTERDOWN")
     return (
         isinstance(error, ResponseError)
-        and not isinstance(error, GONE)
+        and not isinstance(error, (*GONE, NoScriptError))
         and not is_refusal(error)
         and not str(error).startswith(passing)
     )

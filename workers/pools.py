@@ -1,6 +1,6 @@
 """The connections of one worker: its pool by the recipe, claims that never repeat, renewals by a thread."""
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import redis
 from arq.connections import ArqRedis, RedisSettings, create_pool
@@ -45,6 +45,8 @@ async def pool_of(worker: "Worker") -> ArqRedis:
     if "path" in pool.connection_kwargs:
         _without_keepalive(recipe)
     pool.connection_kwargs.update(recipe)
+    await pool.disconnect()
+    cast(Any, pool).reset()  # arq's own ping made a connection without any of this
     return client
 
 

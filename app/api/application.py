@@ -30,6 +30,7 @@ from app.api import (
 from app.api.description import describe, operation_id
 from app.api.problems import RESPONSES, answer_errors
 from app.asgi import request_id_of
+from app.recall import Answers
 from app.server import Runtime
 
 #: modules whose ``router`` makes up the API; a new one is added here, its policy to ``permissions``
@@ -95,6 +96,7 @@ def create_api(runtime: Runtime) -> FastAPI:
         generate_unique_id_function=operation_id,
     )
     app.state.runtime = runtime
+    app.state.examined = Answers(1)
     app.add_middleware(_RequestId)
     answer_errors(app)
     for module in MODULES:

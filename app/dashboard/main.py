@@ -55,7 +55,7 @@ def page() -> Visit:
     path, query = str(getattr(request, "path", "")), str(getattr(request, "query", ""))
     theme = pn.state.cookies.get("arqscope_theme")
     refresh = str(pn.state.cookies.get("arqscope_refresh", ""))
-    is_known = refresh.isdigit() and int(refresh) in REFRESHES
+    is_known = refresh.isdecimal() and int(refresh) in REFRESHES
     visit = Visit(
         shared.collector,
         shared.settings,

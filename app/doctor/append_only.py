@@ -4,6 +4,7 @@ Redis cuts a torn tail off with a line in its log and starts; with holes in the 
 manifest it starts empty and says nothing. Nothing here touches a file before all of them are copied.
 """
 
+import contextlib
 import re
 import shutil
 import time
@@ -200,13 +201,19 @@ def _ordered(names: list[str]) -> list[str]:
 
 def _holder(place: Path) -> int | None:
     """A process of this machine that has one of the files open, as far as we may see."""
+    ours = {
+        (s.st_dev, s.st_ino) for path in place.iterdir() if path.is_file() for s in (path.stat(),)
+    }
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            for link in (process / "fd").iterdir():
-                if link.readlink().parent == place.resolve():
-                    return int(process.name)
+            links = list((process / "fd").iterdir())
         except OSError:
             continue
+        for link in links:
+            with contextlib.suppress(OSError):  # closed meanwhile
+                seen = link.stat()  # not its path: a container calls the same file otherwise
+                if (seen.st_dev, seen.st_ino) in ours:
+                    return int(process.name)
     return None
 
 

@@ -162,7 +162,7 @@ async def start(
 
 def _number(fields: Mapping[str, Any], name: str) -> int:
     text = str(fields.get(name, "")).strip() or "0"
-    if not text.isdigit() or len(text) > 6:
+    if not text.isdecimal() or len(text) > 6:
         raise InvalidRequest(f"{name}={text[:20]!r} is not a whole number", field=name)
     return int(text)
 

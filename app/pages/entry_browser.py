@@ -44,6 +44,9 @@ class Found:
 async def load(reach: Reach, address: Address) -> Found:
     """The newest entries that match, of the time asked for, or those before the cursor."""
     stream = stream_of(address, reach.settings.stream_name)
+    reach.settings.stream(
+        stream
+    )  # NotFound: other keys of a shared Redis are nobody's to read here
     wanted = EntryFilter(
         **{field: address.get(name) for name, field in FILTERS.items() if address.get(name)}
     )

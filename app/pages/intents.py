@@ -253,7 +253,7 @@ async def _stop(to: To, data: Data) -> Notice:
 
 async def _concurrency(to: To, data: Data) -> Notice:
     queue, text = data.get("queue", ""), data.get("value", "").strip()
-    if text and not text.isdigit():
+    if text and not text.isdecimal():
         raise InvalidRequest(f"{text[:20]!r} is not a number of slots", field="slots")
     report = await actions.set_concurrency(*to, queue, int(text) if text else None)
     return Notice(report.message)

@@ -105,7 +105,7 @@ def shown(scene: Scene) -> list[dict[str, Any]]:
 def page_number(address: Address, rows: int) -> int:
     """The page asked for, from 0, within what there is."""
     asked = address.get("page")
-    number = int(asked) if asked.isdigit() and len(asked) < 6 else 0
+    number = int(asked) if asked.isdecimal() and len(asked) < 6 else 0
     return min(number, max(0, -(-rows // PAGE_ROWS) - 1))
 
 

@@ -53,7 +53,7 @@ def _slider(scene: Scene, workers: float) -> Html | None:
     if palette.is_unknown(workers):
         return None
     asked = scene.address.get("workers")
-    value = int(asked) if asked.isdigit() and len(asked) < 5 else round(workers)
+    value = int(asked) if asked.isdecimal() and len(asked) < 5 else round(workers)
     top = max(round(workers) + MORE_WORKERS, value)
     more = value - round(workers)
     word = f"{more:+d}" if more else "as now"

@@ -48,7 +48,7 @@ def place_of(ago_ms: float) -> int:
 def moment_at(place: str, now_ms: float) -> str:
     """What an address carries for a place of the slider; empty: now."""
     last = len(_POSITIONS) - 1
-    number = int(place) if place.isdigit() and len(place) < 5 else last
+    number = int(place) if place.isdecimal() and len(place) < 5 else last
     ago = _POSITIONS[last - min(number, last)]
     return moment_text((now_ms - ago) // MINUTE_MS * MINUTE_MS) if ago else ""
 

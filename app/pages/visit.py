@@ -222,7 +222,7 @@ class Visit(pn.viewable.Viewer):
             above, below = page.past, lambda _: Html("")
         if not page.is_shared or scene.chosen:
             return above(scene), below(scene)
-        key = (scene.address.href, scene.may_act)
+        key = (scene.address.href, scene.refusal)
         return (
             _once(scene.snapshot, ("above", *key), lambda: above(scene)),
             _once(scene.snapshot, ("below", *key), lambda: below(scene)),
@@ -360,7 +360,7 @@ class Visit(pn.viewable.Viewer):
         self.refresh()
 
     def _set_refresh(self, value: object) -> None:
-        if str(value).isdigit() and int(str(value)) in masthead.REFRESHES:
+        if str(value).isdecimal() and int(str(value)) in masthead.REFRESHES:
             self._refresh_s = int(str(value))
 
     def _travel(self, data: Intent) -> None:
@@ -441,7 +441,7 @@ class Visit(pn.viewable.Viewer):
 
 def _number(text: str) -> float | None:
     """A number of workers an address asks about."""
-    return float(text) if text.isdigit() and len(text) < 5 else None
+    return float(text) if text.isdecimal() and len(text) < 5 else None
 
 
 #: what was made of a snapshot already: visits that see the same share it

@@ -50,7 +50,7 @@ class Window:
 
 def moment_of(text: str) -> float | None:
     """Epoch ms of an address's moment: ISO 8601 (UTC where it has no zone) or epoch ms; None: neither."""
-    if text.isdigit() and len(text) < 16:
+    if text.isdecimal() and len(text) < 16:
         ms = float(text)
     else:
         try:

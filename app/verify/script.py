@@ -79,6 +79,8 @@ async def _prove(check: Check, to: Deployment) -> Proof:
         evidence, remedy, shown = str(error), error.remedy, Shown.UNCHECKED
     except CheckFailed as error:
         evidence, remedy, shown = str(error), error.remedy, Shown.FAILED
+    except Exception as error:  # an answer nobody thought of is no proof
+        evidence, shown = f"the check broke: {type(error).__name__}: {error}"[:300], Shown.FAILED
     return Proof(
         check=check.name,
         about=check.about,

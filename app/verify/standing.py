@@ -1,5 +1,6 @@
 """Checks of what must stand before work is tried: the server, its health, its Redis, its pages, its key."""
 
+import asyncio
 import html
 import re
 import socket
@@ -118,8 +119,11 @@ async def page_opens(to: Deployment) -> str:
             HTTPRequest(target, headers=headers, request_timeout=10),
             subprotocols=["bokeh", found[1]],
         )
-        first = await socket.read_message()
-        socket.close()
+        try:
+            async with asyncio.timeout(10):
+                first = await socket.read_message()
+        finally:
+            socket.close()
     except Exception as error:
         raise failed(
             f"the page's websocket does not open ({error})",

@@ -1,5 +1,6 @@
 """The worker over every kind of connection it may be given: TCP, a socket file, TLS; as URL and as arq's."""
 
+import asyncio
 import os
 import shutil
 import subprocess
@@ -10,7 +11,10 @@ from typing import Any
 import pytest
 from arq.connections import RedisSettings
 from arq.jobs import Job, JobStatus
+from redis import ConnectionPool
 from redis.asyncio import Redis
+from redis.exceptions import DataError, NoScriptError, ReadOnlyError
+from redis.exceptions import TimeoutError as RedisTimeout
 
 from app import keys
 from app.enqueue import JobRequest, enqueue
@@ -18,7 +22,11 @@ from app.errors import SettingsError
 from app.payload import Codec
 from tests.conftest import RunningRedis, start_redis, unused_port
 from tests.integration.test_worker import QUEUE, func, linger
+from tests.waiting import until
 from workers.engine import EngineOptions, Worker
+from workers.leases import LeaseKeeper
+from workers.outcomes import Ending, Outbox, _is_unsendable
+from workers.pools import pool_of
 
 
 @pytest.fixture(scope="module")
@@ -126,3 +134,78 @@ async def test_sentinels_named_wrongly_are_refused_clearly() -> None:
 
     with pytest.raises(SettingsError, match="sentinel"):
         await worker.main()
+
+
+async def test_every_connection_of_arqs_settings_is_made_by_the_recipe(
+    server: RunningRedis,
+) -> None:
+    """
+    arq pings while it makes its pool: that connection had no time-out, and was the one used most.
+    """
+    settings = RedisSettings(host="127.0.0.1", port=server.port, password=server.password)
+    worker = Worker([func(linger, name="linger")], queue_name=QUEUE, redis_settings=settings)
+
+    client = await pool_of(worker)
+    await client.ping()
+
+    made: list[Any] = list(client.connection_pool._available_connections)
+    assert [one.socket_timeout for one in made] == [6.0]
+    await client.aclose(close_connection_pool=True)
+
+
+def test_a_job_claimed_again_meanwhile_keeps_its_lease(server: RunningRedis) -> None:
+    """
+    What a renewal says of an old token is nothing about the new one.
+    """
+    lost: list[str] = []
+    pool = ConnectionPool.from_url(server.url)
+    keeper = LeaseKeeper(pool, QUEUE, lease_s=3, on_lost=lost.extend)
+    keeper.held |= {"again": "w#1", "gone": "w#1"}
+    asked = keeper._redis.evalsha
+
+    def claimed_meanwhile(*arguments: Any) -> Any:
+        reply = asked(*arguments)
+        keeper.held["again"] = "w#2"
+        return reply
+
+    keeper._redis.evalsha = claimed_meanwhile  # type: ignore[method-assign]
+    keeper._renew()
+    keeper.stop()
+
+    assert lost == ["gone"]
+
+
+async def test_an_outbox_outlives_a_connection_that_cannot_even_be_closed(
+    server: RunningRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    Redis refuses (READONLY), and closing what is left of the connection times out.
+    """
+    troubles: list[str] = []
+    client = Redis.from_url(server.url)
+    outbox = Outbox(client, QUEUE, on_trouble=troubles.append)
+
+    async def refused(_: Any) -> Any:
+        raise ReadOnlyError("You can't write against a read only replica.")
+
+    async def stuck(**_: Any) -> None:
+        raise RedisTimeout("Timed out closing connection")
+
+    monkeypatch.setattr(outbox, "_send", refused)
+    monkeypatch.setattr(client.connection_pool, "disconnect", stuck)
+    outbox.start()
+    outbox.put(Ending(id="j1", token="w#1", kind="C"))
+    await until(lambda: asyncio.sleep(0, len(troubles) >= 2))
+
+    assert len(outbox) == 1
+    monkeypatch.undo()
+    await outbox.stop()
+    await client.aclose(close_connection_pool=True)
+
+
+def test_a_script_the_server_forgot_is_sent_again_not_given_up() -> None:
+    """
+    redis-py takes the NOSCRIPT off its text; the ending's result was thrown away for it.
+    """
+    assert not _is_unsendable(NoScriptError("No matching script. Please use EVAL."))
+    assert _is_unsendable(DataError("Invalid input of type"))

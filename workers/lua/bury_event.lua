@@ -12,6 +12,7 @@
 -- byte for byte (as JSON under "raw") and never travel; an older letter's payload is not replaced. Only
 -- a large entry's come back encoded: at 26 ms a megabyte cjson would hold up everybody else.
 local entry = ARGV[12] == '' and redis.call('XRANGE', KEYS[1], ARGV[2], ARGV[2])[1]
+local letter = cjson.decode(ARGV[5])  -- before the acknowledgement: an error after it would lose the event
 if redis.call('XACK', KEYS[1], ARGV[1], ARGV[2]) == 0 then return 0 end
 local t = redis.call('TIME')
 local now = string.format('%.0f', t[1] * 1000 + math.floor(t[2] / 1000))
@@ -25,7 +26,7 @@ end
 redis.call('PERSIST', KEYS[9])
 local flat = {'id', ARGV[3], 'state', 'new', 'reason', ARGV[4], 'died_ms', now, 'changed_ms', now,
   'decision', '', 'decision_reason', ''}
-for name, value in pairs(cjson.decode(ARGV[5])) do
+for name, value in pairs(letter) do
   flat[#flat + 1] = name
   flat[#flat + 1] = value
 end
