@@ -187,6 +187,7 @@ async def annotations(redis: Redis, start_ms: float, end_ms: float) -> pd.DataFr
                 {"at": line.at_ms, "kind": line.action, "source": line.target, "text": told,
                  "actor": line.actor}
             )  # fmt: skip
+    rows.reverse()  # read newest first; of one moment, too, the older stands before the newer
     rows.sort(key=lambda row: row["at"])
     frame = frames.frame_of(rows, ANNOTATION_COLUMNS)
     frame.attrs["cut"] = len(lines) >= AUDIT_WINDOW or len(marks) >= 2 * MARKS_SHOWN

@@ -20,6 +20,7 @@ for _name in ("app", "workers"):
         )
 
 import os  # noqa: E402
+import random  # noqa: E402
 import signal  # noqa: E402
 import socket  # noqa: E402
 import subprocess  # noqa: E402
@@ -36,12 +37,25 @@ from app.embedded import bundled_server, find_server  # noqa: E402
 from app.errors import RedisServerMissing  # noqa: E402
 from app.settings import Settings  # noqa: E402
 
+# A run that a script began in the background inherits an ignored SIGQUIT, and so would our workers.
+signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+
+#: each is given once; two test runs on one machine begin at different ones
+_ports = iter(random.SystemRandom().sample(range(20_000, 32_000), 12_000))
+
 
 def unused_port() -> int:
-    """A TCP port on loopback nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A TCP port on loopback nobody listens on, below those the kernel gives to outgoing connections:
+    one of these may be taken between this look and the server's own.
+    """
+    for port in _ports:
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise AssertionError("no port is free")
 
 
 def lacking(what: str) -> NoReturn:

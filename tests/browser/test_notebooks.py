@@ -83,7 +83,7 @@ def test_the_charts_of_an_incident_open_without_a_network(
     with zipfile.ZipFile(bundle) as packed:
         packed.extract("charts/charts.html", tmp_path)
     complaints: list[str] = []
-    page.on("console", lambda m: m.type == "error" and complaints.append(m.text))
+    page.on("console", lambda m: m.type == "error" and complaints.append(f"{m.text} {m.location}"))
 
     page.goto((tmp_path / "charts" / "charts.html").as_uri())
 

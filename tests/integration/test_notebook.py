@@ -87,7 +87,7 @@ def put_letter(client: Any, letter: DeadLetter) -> None:
 
 
 def test_runs_are_read_newest_first_and_narrowed(scope: Scope) -> None:
-    found = scope.runs.where(queue=QUEUE).since("10min").where("run_s > 0.01").head(5).df()
+    found = scope.runs.where(queue=QUEUE).since("1h").where("run_s > 0.01").head(5).df()
 
     assert found["job_id"].to_list() == [f"j{n}" for n in range(1, 6)]
     assert {name: str(kind) for name, kind in found.dtypes.items()} == {

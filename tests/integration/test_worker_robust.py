@@ -133,8 +133,6 @@ async def test_a_run_the_worker_itself_fails_to_end_is_a_crash_and_not_held_for_
     """
     An error in our own code costs the lease, not the worker; after enough of them the job is a letter.
     """
-    await enqueue(raw_redis, QUEUE, JobRequest(name="succeed", id="cursed"))
-    await enqueue(raw_redis, QUEUE, JobRequest(name="succeed", id="good"))
     worker = make_worker(burst=False, options={"lease_s": 0.3})
     running = asyncio.create_task(worker.main())
     await until(lambda: _ready(worker))
@@ -147,6 +145,8 @@ async def test_a_run_the_worker_itself_fails_to_end_is_a_crash_and_not_held_for_
         complete(run, *rest)
 
     monkeypatch.setattr(endings, "complete", broken)
+    await enqueue(raw_redis, QUEUE, JobRequest(name="succeed", id="cursed"))
+    await enqueue(raw_redis, QUEUE, JobRequest(name="succeed", id="good"))
     await until(lambda: raw_redis.exists(keys.dead_record(QUEUE, "cursed")), timeout_s=20)
     await worker.close()
     await running
