@@ -83,13 +83,20 @@ def test_the_charts_of_an_incident_open_without_a_network(
     with zipfile.ZipFile(bundle) as packed:
         packed.extract("charts/charts.html", tmp_path)
     complaints: list[str] = []
+    asked: list[
+        str
+    ] = []  # of anybody but the file itself; the browser's own look for an icon is not one
+    page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("console", lambda m: m.type == "error" and complaints.append(f"{m.text} {m.location}"))
+    page.on("request", lambda r: asked.append(r.url))
 
     page.goto((tmp_path / "charts" / "charts.html").as_uri())
 
     page.locator(".bk-Figure").nth(3).wait_for(timeout=30_000)
     wait_for(lambda: page.evaluate(_LAST_AT) > 1.7e12, "the charts have their values")
-    assert complaints == []
+    html = (tmp_path / "charts" / "charts.html").as_uri()
+    assert [url for url in asked if url != html and not url.startswith(("data:", "blob:"))] == []
+    assert [text for text in complaints if "Failed to load resource" not in text] == []
 
 
 @pytest.fixture
