@@ -86,6 +86,7 @@ def main() -> None:
         for number, (shift, n) in enumerate(((0, 3), (40, 17)), 1):
             kind, message, trace = raised(body, shift, n)
             trace = trace.replace(str(Path.cwd()), "/srv/app").replace(sys.prefix, "/opt/venv")
+            trace = trace.replace(sys.base_prefix, "/usr")
             head = f"group: {group}\ntype: {kind}\nmessage: {json.dumps(message)}\n\n"
             (HERE / f"{group}-{number}.txt").write_text(head + trace, encoding="utf-8")
 
