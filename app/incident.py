@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 import pandas as pd
-from bokeh.embed import file_html
+from bokeh.embed import components
 from bokeh.layouts import column
 from bokeh.resources import INLINE
 
@@ -128,7 +128,13 @@ def _page(history: pd.DataFrame) -> str:
     charts = [
         chart_of_history(name, history, interval_s=step_s, together=together) for name in _CHARTS
     ]
-    return file_html(column(*charts, sizing_mode="stretch_width"), INLINE, "Incident")
+    script, places = components(column(*charts, sizing_mode="stretch_width"))
+    # not file_html: it links what any model this process has loaded wants, used here or not
+    libraries = "\n".join(f"<script>{source}</script>" for source in INLINE.js_raw)
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>Incident</title>\n'
+        f"{libraries}\n</head>\n<body>\n{places}\n{script}\n</body>\n</html>\n"
+    )
 
 
 # -- the notebook ----------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Notebooks where people see them: exported without a kernel, and live in the real JupyterLab."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -75,6 +76,9 @@ def test_an_exported_notebook_shows_charts_and_tables_without_a_kernel(
 def test_the_charts_of_an_incident_open_without_a_network(
     page: Any, settings: Settings, tmp_path: Path
 ) -> None:
+    importlib.import_module(
+        "panel.models.esm"
+    )  # wants a script of its own, as a dashboard's models do
     rehearse(
         settings, "async-processing", minutes=30, arrivals_per_s=3, service_per_s=2.5, backlog=900
     )
