@@ -83,9 +83,17 @@ def replicated(
         extra = (*common, "--replicaof", f"127.0.0.1 {master.port}")
         servers.append(start_redis(directory / f"redis-{number}", extra=extra))
 
+    def told(server: RunningRedis) -> Any:
+        with redis_sync.Redis.from_url(server.url) as client:
+            return client.info("replication")
+
     def in_step() -> bool:
-        with redis_sync.Redis.from_url(master.url) as client:
-            info: Any = client.info("replication")
+        # "online" to its master is a replica that still loads what it was sent
+        for replica in servers[1:]:
+            info = told(replica)
+            if info["master_link_status"] != "up" or info["master_sync_in_progress"]:
+                return False
+        info = told(master)
         lines = [v for k, v in info.items() if k.startswith("slave") and isinstance(v, dict)]
         return len(lines) == count and all(line["state"] == "online" for line in lines)
 
