@@ -54,15 +54,15 @@ def told_once(marks: pd.DataFrame) -> pd.DataFrame:
     """
     kept: list[dict[str, Any]] = []
     deploys: dict[tuple[str, str], tuple[dict[str, Any], list[str]]] = {}
-    for row in marks.sort_values("at", kind="stable").to_dict("records"):
+    rows: list[dict[Any, Any]] = marks.sort_values("at", kind="stable").to_dict("records")
+    for row in rows:
         if row["kind"] != "deploy":
             kept.append(row)
             continue
         version = str(row["text"]).partition(" (before: ")[0]
-        first, sources = deploys.get((version, row["actor"]), (None, []))
-        if first is None or (row["at"] - first["at"]).total_seconds() > DEPLOY_S:
-            first, sources = row, []
-            deploys[version, row["actor"]] = first, sources
+        first, sources = deploys.get((version, row["actor"]), (row, []))
+        if not sources or (row["at"] - first["at"]).total_seconds() > DEPLOY_S:
+            first, sources = deploys[version, row["actor"]] = row, []
             kept.append(first)
         if row["source"] not in sources:
             sources.append(row["source"])
