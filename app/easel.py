@@ -12,7 +12,6 @@ from bokeh.models import (
     CustomJSHover,
     CustomJSTickFormatter,
     DataRange1d,
-    FixedTicker,
     HoverTool,
 )
 from bokeh.models.annotations import Legend, LegendItem, Span
@@ -20,14 +19,12 @@ from bokeh.models.glyph import Glyph
 from bokeh.models.glyphs import Line, Scatter, VSpan
 from bokeh.plotting import figure
 
-from app import palette
+from app import palette, ticks
 from app.chart_source import FLOOR_S, WINDOW
 from app.palette import Theme
 from app.records import JobState
 
 FONT: Final = "Inter, 'Segoe UI', Roboto, 'Helvetica Neue', system-ui, sans-serif"
-#: ticks of a log axis of time, s
-TICKS_S: Final = [0.001, 0.01, 0.1, 1, 10, 60, 600, 3600, 36_000, 360_000]
 #: s of a time axis beyond which its labels name the day
 DAYS_S: Final = 36 * 3600
 
@@ -80,6 +77,9 @@ class Together:
         self.mapper = CategoricalColorMapper(
             factors=list(_SORTS), palette=[tone for tone, _ in _SORTS.values()]
         )
+        self.durations = ticks.durations()
+        self.duration_labels = ticks.duration_labels()
+        self.number_labels = ticks.number_labels()
         self._shows: dict[str, CustomJSHover] = {}
         #: the ends of the axis where there are not samples enough to fill it
         self.ends: ColumnDataSource | None = None
@@ -151,18 +151,20 @@ def stand(
     chart.xaxis.formatter = CustomJSTickFormatter(code=_LOCAL_DAY if days else _LOCAL_TIME)
     chart.xaxis.ticker.desired_num_ticks = 5
     if more.get("y_axis_type") == "log":
-        chart.ygrid.ticker = FixedTicker(ticks=TICKS_S)
         chart.y_range = DataRange1d(only_visible=True, renderers=[])
-        chart.yaxis.ticker = FixedTicker(ticks=TICKS_S)
-        chart.yaxis.formatter = CustomJSTickFormatter(code=_LOG_TIME)
+        chart.ygrid.ticker = chart.yaxis.ticker = shared.durations
+        chart.yaxis.formatter = shared.duration_labels
     else:
         chart.yaxis.ticker.desired_num_ticks = 4
         if whole:
             chart.yaxis.ticker.min_interval = 1
         chart.y_range = DataRange1d(
-            start=0, only_visible=True, min_interval=1, renderers=[] if ends is None else [ends]
+            start=0,
+            only_visible=True,
+            min_interval=2 * ticks.LEAST_END,  # half of it lies below 0, outside
+            renderers=[] if ends is None else [ends],
         )
-        chart.yaxis.formatter = CustomJSTickFormatter(code="return tick.toLocaleString('en')")
+        chart.yaxis.formatter = shared.number_labels
     return chart
 
 
@@ -232,10 +234,6 @@ _LOCAL_DAY: Final = (
     "const day = new Date(tick); return day.toLocaleDateString([], {day: 'numeric', month: 'short'}) + "
     f"(day.getHours() || day.getMinutes() ? ' ' + day.toLocaleTimeString([], {{{_CLOCK}, hour12: false}})"
     " : '')"
-)
-_LOG_TIME: Final = (
-    "return tick >= 3600 ? tick / 3600 + ' h' : tick >= 60 ? (tick / 60).toLocaleString('en') + ' m' : "
-    "tick >= 1 ? tick.toLocaleString('en') + ' s' : Number((tick * 1000).toPrecision(2)) + ' ms'"
 )
 _KNOWN: Final = "!(value !== null && isFinite(value)) ? '\\u2013' : "
 _SHOW: Final = {
