@@ -141,7 +141,7 @@ def stand(
         shared.is_first = False
     chart.title.text_font = FONT
     chart.title.text_font_size = "12px"
-    chart.title.standoff = 10
+    chart.title.standoff = 12
     chart.title.offset = -50  # above the axis' labels, where the box begins
     chart.title.text_font_style = "normal"
     chart.min_border_left, chart.min_border_right, chart.min_border_top = 52, 8, 0

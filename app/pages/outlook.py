@@ -22,13 +22,15 @@ def outlook(scene: Scene, queue: dict[str, Any]) -> Html | None:
                    class_="panel forecast", aria_label="Forecast", data_key="forecast")  # fmt: skip
     workers = queue["workers"]
     return tag(
-        "section", tag("span", "Forecast", class_="soft"), _sentence(forecast), _rates(forecast),
+        "section", tag("span", "Forecast", class_="soft"), _sentence(forecast, queue["waiting"]), _rates(forecast),
         _slider(scene, workers),
         class_="panel forecast", aria_label="Forecast", data_key="forecast",
     )  # fmt: skip
 
 
-def _sentence(forecast: Forecast) -> Html:
+def _sentence(forecast: Forecast, waiting: float) -> Html:
+    if waiting == 0:  # what runs is no backlog: no alarm over a queue that keeps up
+        return tag("b", "Empty now.", role="status")
     said = forecast.sentence
     text = said[:1].upper() + said[1:] + "."
     if forecast.drains is False and forecast.backlog:
