@@ -1,7 +1,6 @@
 """How long processes that could have gone on waited for a core, as the kernel counts it."""
 
 import contextlib
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,8 +43,6 @@ def _waited_s(pid: int) -> float:
 
 def _of_threads(pid: int) -> Iterator[int]:
     with contextlib.suppress(OSError):
-        for thread in os.listdir(f"/proc/{pid}/task"):
+        for thread in Path(f"/proc/{pid}/task").iterdir():
             with contextlib.suppress(OSError, IndexError):
-                yield int(
-                    Path(f"/proc/{pid}/task/{thread}/schedstat").read_text("ascii").split()[1]
-                )
+                yield int((thread / "schedstat").read_text("ascii").split()[1])
