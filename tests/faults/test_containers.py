@@ -22,6 +22,7 @@ import pytest
 
 from app.pages.address import paths
 from app.settings import BUILT_IN_QUEUES
+from tests.chromium import chromium
 from tests.conftest import ROOT, unused_port, wait_until
 from tests.deployment import SERVICES, copy_of_compose
 from tests.faults.conftest import Row
@@ -259,12 +260,8 @@ def test_every_page_finds_its_scripts_in_the_small_image(composed: Composed) -> 
     """
     What slim.py removed is asked for by no page: no request fails in a browser.
     """
-    sync_api = pytest.importorskip("playwright.sync_api")
     failed: list[str] = []
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path="/usr/bin/chromium", args=["--no-sandbox", "--disable-gpu"]
-        )
+    with chromium() as browser:
         page = browser.new_page()
         page.on(
             "response", lambda r: failed.append(f"{r.status} {r.url}") if r.status >= 400 else None
@@ -281,7 +278,6 @@ def test_every_page_finds_its_scripts_in_the_small_image(composed: Composed) -> 
             page.locator("main h1").first.wait_for(timeout=60_000)
         page.goto(f"{origin}/docs")
         page.locator(".opblock").first.wait_for(timeout=60_000)
-        browser.close()
 
     assert [f for f in failed if "favicon" not in f] == []
 
