@@ -79,7 +79,9 @@ try:
     shown.servable(title=shown.screen.title)
     document = cast(Any, pn.state.curdoc)
     document.template = TEMPLATE
-    document.template_variables["first"] = first_paint(shown.screen, len(shown.gallery.figures))
+    document.template_variables["first"] = first_paint(
+        shown.screen, [chart.height for chart in shown.gallery.figures]
+    )
 except Exception as error:
     log.exception("the page cannot be made")
     layout.pane.HTML(

@@ -1,5 +1,6 @@
 """The document a browser is given: our letters, and the page as it is now, before any script has run."""
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from app.pages import design
@@ -33,10 +34,13 @@ _THEME: Final = Html(
 )
 
 
-def first_paint(screen: Screen, charts: int) -> Html:
-    """The page as a picture: what the screen shows now, without its script; *charts* are empty boxes."""
-    boxes = tag("div", [tag("div", class_="panel", style="height:236px") for _ in range(charts)],
-                class_="charts-first") if charts else Html("")  # fmt: skip
+def first_paint(screen: Screen, charts: Sequence[int]) -> Html:
+    """The page as a picture: what the screen shows now, without its script.
+
+    Of *charts*, their heights in px, there are empty boxes as large as they will be.
+    """
+    boxes = tag("div", [tag("div", class_="panel", style=f"height:{height + design.CHART_FRAME}px")
+                        for height in charts], class_="charts-first")  # fmt: skip
 
     def part(name: str) -> Html:
         return tag("div", Html(getattr(screen, name)), class_=f"part-{name}")
@@ -49,6 +53,7 @@ def first_paint(screen: Screen, charts: int) -> Html:
         part("rail"),
         tag("main", body),
         class_="section frame",
+        data_page=screen.place,
         inert=True,
     )
     style = Html(f"<style>{design.stylesheet()}</style>")

@@ -100,8 +100,7 @@ def _above(scene: Scene) -> Html:
     return join(
         tag("div", tag("h1", "Pub/Sub"), tag("span", send, class_="end") if scene.may_act else None,
             class_="title"),
-        _tail(scene, pattern),
-        _channels(scene),
+        tag("div", _tail(scene, pattern), _channels(scene), class_="beside"),
     )  # fmt: skip
 
 
@@ -138,7 +137,7 @@ def _tail(scene: Scene, pattern: str) -> Html:
             [("", "tick"), ("Channel", ""), ("Type", "opt"), ("Message", ""), ("When", "")], made,
             caption="Messages, newest first", empty=_nothing(scene, found),
         )  # fmt: skip
-    return panel(head, tools, body, label="Live")
+    return panel(head, tools, tag("div", body, class_="tail"), label="Live")
 
 
 def _told(found: Found | None, pattern: str) -> str:

@@ -29,6 +29,13 @@ from tests.conftest import RunningRedis, redis_binary, start_redis, unused_port
 
 ROOT = Path(__file__).resolve().parents[2]
 READY_S = 40
+AXE = Path(__file__).parent / "axe" / "axe.min.js"
+#: what axe finds on a page, WCAG A and AA, in words
+CHECK = """async () => {
+  const found = await axe.run(document, {runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]})
+  return found.violations.map(v => v.id + ": " + v.nodes.slice(0, 3).map(
+      n => n.target.flat().join(" ") + " " + (n.any[0]?.message || n.failureSummary)).join(" | "))
+}"""
 #: an error a policy leaves to people, so that its letters stay open
 DENIED = "PermissionError: the token of base lacks the scope data.records:write"
 

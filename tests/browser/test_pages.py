@@ -3,7 +3,6 @@
 import json
 import re
 import signal
-from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page
@@ -11,11 +10,10 @@ from playwright.sync_api import Page
 from app import keys
 from app.enqueue import JobRequest
 from app.pages.address import PLACES
-from tests.browser.conftest import DENIED, House, Window, wait_for
+from tests.browser.conftest import AXE, CHECK, DENIED, House, Window, wait_for
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
 
-AXE = Path(__file__).parent / "axe" / "axe.min.js"
 #: what the four walks are about: one broken queue, one paused one, one commonest cause
 IDLE, PAUSED, SERVED = "long-running-jobs", "event-driven-jobs", "async-processing"
 
@@ -357,36 +355,6 @@ def test_hostile_text_stays_text_on_every_page(window: Window, house: House) -> 
 
 
 # -- access ---------------------------------------------------------------------------------------
-
-CHECK = """async () => {
-  const found = await axe.run(document, {runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]})
-  return found.violations.map(v => v.id + ": " + v.nodes.slice(0, 3).map(
-      n => n.target.flat().join(" ") + " " + (n.any[0]?.message || n.failureSummary)).join(" | "))
-}"""
-
-
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_no_page_has_a_barrier_axe_can_see(window: Window, theme: str) -> None:
-    """
-    Contrast, names, roles, landmarks: WCAG A and AA, in both themes.
-    """
-    window.page.emulate_media(color_scheme=theme)
-    barriers: dict[str, list[str]] = {}
-    for where in (
-        *(name for name in PLACES if name not in ("job", "dead-letter")),
-        f"jobs?queue={SERVED}&state=complete",
-        f"job?queue={SERVED}&id=good-1",
-    ):
-        is_first = not barriers and window.page.url == "about:blank"
-        page = window.go(where)
-        if is_first:
-            page.add_script_tag(path=str(AXE))
-        page.get_by_text("Reading …").wait_for(state="detached")
-        found = page.evaluate(CHECK)
-        if found:
-            barriers[where] = found
-
-    assert barriers == {}
 
 
 def test_a_page_whose_redis_hangs_keeps_its_last_values_and_can_be_read(
