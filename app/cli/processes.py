@@ -2,8 +2,8 @@
 
 import asyncio
 import signal
-from collections.abc import Sequence
 import socket
+from collections.abc import Sequence
 from enum import StrEnum
 from importlib import import_module
 from typing import Annotated, Any
