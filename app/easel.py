@@ -12,7 +12,6 @@ from bokeh.models import (
     CustomJSHover,
     CustomJSTickFormatter,
     DataRange1d,
-    FixedTicker,
     HoverTool,
 )
 from bokeh.models.annotations import Legend, LegendItem, Span
@@ -20,14 +19,12 @@ from bokeh.models.glyph import Glyph
 from bokeh.models.glyphs import Line, Scatter, VSpan
 from bokeh.plotting import figure
 
-from app import palette
+from app import palette, ticks
 from app.chart_source import FLOOR_S, WINDOW
 from app.palette import Theme
 from app.records import JobState
 
 FONT: Final = "Inter, 'Segoe UI', Roboto, 'Helvetica Neue', system-ui, sans-serif"
-#: ticks of a log axis of time, s
-TICKS_S: Final = [0.001, 0.01, 0.1, 1, 10, 60, 600, 3600, 36_000, 360_000]
 #: s of a time axis beyond which its labels name the day
 DAYS_S: Final = 36 * 3600
 
@@ -50,7 +47,8 @@ class Together:
     """What the charts of one page share: the time axis, the crosshair, the marks, the way back.
 
     A *window* (start and end, epoch ms) is shown whole, whatever was stored of it; without one the axis
-    follows the newest sample, *now_ms* at first.
+    follows the newest sample, *now_ms* at first. *tones* say which colour each line has, where a page shows
+    some of the queues only: a queue has one colour everywhere.
     """
 
     def __init__(
@@ -60,7 +58,9 @@ class Together:
         *,
         window: tuple[float, float] | None = None,
         marks: ColumnDataSource | None = None,
+        tones: Sequence[int] = (),
     ) -> None:
+        self.tones = tones
         self.interval_s = interval_s
         self.span_s = (
             WINDOW * interval_s if window is None else round((window[1] - window[0]) / 1000)
@@ -80,6 +80,10 @@ class Together:
         self.mapper = CategoricalColorMapper(
             factors=list(_SORTS), palette=[tone for tone, _ in _SORTS.values()]
         )
+        self.durations = ticks.durations()
+        self.duration_labels = ticks.duration_labels()
+        self.number_labels = ticks.number_labels()
+        self.fold = CustomJS(code=_FOLD)
         self._shows: dict[str, CustomJSHover] = {}
         #: the ends of the axis where there are not samples enough to fill it
         self.ends: ColumnDataSource | None = None
@@ -138,7 +142,7 @@ def stand(
     chart.title.text_font = FONT
     chart.title.text_font_size = "12px"
     chart.title.standoff = 10
-    chart.title.offset = -46  # above the axis' labels, where the box begins
+    chart.title.offset = -50  # above the axis' labels, where the box begins
     chart.title.text_font_style = "normal"
     chart.min_border_left, chart.min_border_right, chart.min_border_top = 52, 8, 0
     chart.xgrid.visible = False
@@ -151,18 +155,20 @@ def stand(
     chart.xaxis.formatter = CustomJSTickFormatter(code=_LOCAL_DAY if days else _LOCAL_TIME)
     chart.xaxis.ticker.desired_num_ticks = 5
     if more.get("y_axis_type") == "log":
-        chart.ygrid.ticker = FixedTicker(ticks=TICKS_S)
         chart.y_range = DataRange1d(only_visible=True, renderers=[])
-        chart.yaxis.ticker = FixedTicker(ticks=TICKS_S)
-        chart.yaxis.formatter = CustomJSTickFormatter(code=_LOG_TIME)
+        chart.ygrid.ticker = chart.yaxis.ticker = shared.durations
+        chart.yaxis.formatter = shared.duration_labels
     else:
         chart.yaxis.ticker.desired_num_ticks = 4
         if whole:
             chart.yaxis.ticker.min_interval = 1
         chart.y_range = DataRange1d(
-            start=0, only_visible=True, min_interval=1, renderers=[] if ends is None else [ends]
+            start=0,
+            only_visible=True,
+            min_interval=2 * ticks.LEAST_END,  # half of it lies below 0, outside
+            renderers=[] if ends is None else [ends],
         )
-        chart.yaxis.formatter = CustomJSTickFormatter(code="return tick.toLocaleString('en')")
+        chart.yaxis.formatter = shared.number_labels
     return chart
 
 
@@ -204,10 +210,10 @@ def paint(chart: figure, theme: Theme) -> figure:
             case ["marks"]:  # looked up here: ``select`` walks every model of the chart
                 mapper = renderer.glyph.line_color["transform"]
                 mapper.palette = [pair[theme == "dark"] for pair in _SORTS.values()]
-            case ["forecast", str(part)]:
-                tone = palette.series_colour(0, theme)
+            case ["forecast", str(part), int(index)]:
+                tone = palette.series_colour(index, theme)
                 setattr(renderer.glyph, f"{part}_color", tone)
-            case ["forecast", str(part), "grows"]:
+            case ["forecast", str(part), int(), "grows"]:
                 tone = palette.JOB_LOOK[JobState.FAILED].colour(theme)
                 setattr(renderer.glyph, f"{part}_color", tone)
     drawn.background_fill_color = drawn.border_fill_color = None
@@ -233,10 +239,18 @@ _LOCAL_DAY: Final = (
     f"(day.getHours() || day.getMinutes() ? ' ' + day.toLocaleTimeString([], {{{_CLOCK}, hour12: false}})"
     " : '')"
 )
-_LOG_TIME: Final = (
-    "return tick >= 3600 ? tick / 3600 + ' h' : tick >= 60 ? (tick / 60).toLocaleString('en') + ' m' : "
-    "tick >= 1 ? tick.toLocaleString('en') + ' s' : Number((tick * 1000).toPrecision(2)) + ' ms'"
-)
+#: a legend's columns: as many as its names leave room for, px of a letter and of what stands before a name
+_FOLD: Final = """
+for (const legend of cb_obj.below) {
+  if (!legend.items) continue
+  const widths = legend.items.map(item => 31 + 6.2 * String(item.label.value ?? item.label).length)
+  let columns = widths.length
+  const wide = n => [...Array(n).keys()].reduce(
+    (sum, at) => sum + Math.max(...widths.filter((_, i) => i % n == at)), 0)
+  while (columns > 1 && wide(columns) > cb_obj.inner_width) columns -= 1
+  if (legend.ncols !== columns) legend.ncols = columns
+}
+"""
 _KNOWN: Final = "!(value !== null && isFinite(value)) ? '\\u2013' : "
 _SHOW: Final = {
     "number": f"return {_KNOWN}value.toLocaleString('en', {{maximumFractionDigits: 2}})",
@@ -257,8 +271,19 @@ def drawn_as(chart: Any, source: ColumnDataSource, glyph: Glyph, **more: Any) ->
     return chart.add_glyph(source, glyph, **more)
 
 
+def tone(number: int, together: Together | None) -> int:
+    """Which of the palette's colours the line *number* of a chart has."""
+    tones = together.tones if together is not None else ()
+    return tones[number] if number < len(tones) else number
+
+
 def lines(
-    chart: Any, source: ColumnDataSource, names: Sequence[str], series: str, **more: Any
+    chart: Any,
+    source: ColumnDataSource,
+    names: Sequence[str],
+    series: str,
+    together: Together | None,
+    **more: Any,
 ) -> list[Any]:
     """One line per name, in its colour."""
     drawn = []
@@ -266,13 +291,18 @@ def lines(
         line = drawn_as(
             chart, source, Line(x="at", y=f"{series}:{n}", **{"line_width": 1.6, **more})
         )
-        line.tags = ["series", n]
+        line.tags = ["series", tone(n, together)]
         drawn.append(line)
     return drawn
 
 
-def legend(chart: Any, names: Sequence[str], renderers: Sequence[Sequence[Any]]) -> None:
-    """Names below the chart; a click hides one."""
+def legend(
+    chart: Any,
+    names: Sequence[str],
+    renderers: Sequence[Sequence[Any]],
+    together: Together | None = None,
+) -> None:
+    """Names below the chart, as many beside each other as fit; a click hides one."""
     items = [
         LegendItem(label={"value": name}, renderers=list(drawn))
         for name, drawn in zip(names, renderers, strict=True)
@@ -280,7 +310,6 @@ def legend(chart: Any, names: Sequence[str], renderers: Sequence[Sequence[Any]])
     made: Any = Legend(
         items=items,
         orientation="horizontal",
-        ncols=2 if sum(map(len, names)) > 24 else "auto",
         click_policy="hide",
         border_line_color=None,
         background_fill_color=None,
@@ -296,6 +325,7 @@ def legend(chart: Any, names: Sequence[str], renderers: Sequence[Sequence[Any]])
     made.padding = 0
     made.location = "bottom_left"
     chart.add_layout(made, "below")
+    chart.js_on_change("inner_width", (together or Together()).fold)
 
 
 def hover(
@@ -331,4 +361,5 @@ __all__ = [
     "lines",
     "paint",
     "stand",
+    "tone",
 ]

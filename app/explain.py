@@ -25,6 +25,8 @@ MIN_LIFT: Final = 2.0
 MIN_DIFFERENCE: Final = 0.2
 #: values seen less often, in failures and successes together, are not tested
 MIN_SEEN: Final = 5
+#: s from the first worker of a version on in which first workers of other queues are the same deploy
+DEPLOY_S: Final = 900.0
 ABSENT: Final = "(absent)"
 _Z95: Final = 1.959963984540054
 
@@ -260,20 +262,31 @@ def changes_before(
 
 
 def starts_frame(starts: Iterable[tuple[str, str, str, float]]) -> pd.DataFrame:
-    """Worker starts (id, source, version, ms) as changes: a version's first start is a deploy."""
+    """Worker starts (id, source, version, ms) as changes: a version's first start is a deploy.
+
+    A deploy is told once, at its first worker's start, with the queues that it reached.
+    """
     known: set[tuple[str, str]] = set()
-    rows = []
+    deploys: dict[str, tuple[dict[str, Any], list[str]]] = {}
+    rows: list[dict[str, Any]] = []
     for _, source, version, ms in sorted(starts, key=lambda start: start[3]):
-        is_first = (source, version) not in known
+        if (source, version) in known:
+            what = f"a worker of {source} started, version {version}"
+            rows.append({"at": ms, "kind": "restart", "what": what, "who": ""})
+            continue
         known.add((source, version))
-        word = f"first worker of {source} with version {version}"
-        rows.append(
-            {
-                "at": ms,
-                "kind": "deploy" if is_first else "restart",
-                "what": word if is_first else f"a worker of {source} started, version {version}",
-                "who": "",
-            }
-        )
+        row, sources = deploys.get(version, ({"at": -math.inf}, []))
+        if ms - row["at"] > DEPLOY_S * 1000:
+            row, sources = {"at": ms, "kind": "deploy", "who": ""}, []
+            deploys[version] = row, sources
+            rows.append(row)
+        sources.append(source)
+        row["what"] = f"first worker of {in_words(sources)} with version {version}"
     rows.reverse()
     return frames.frame_of(rows, CHANGE_COLUMNS)
+
+
+def in_words(names: Sequence[str], most: int = 6) -> str:
+    """Several names as one: ``a, b and c``; of many the first, and how many more."""
+    shown = [*names[:most], *([f"{len(names) - most} more"] if len(names) > most else [])]
+    return " and ".join(filter(None, (", ".join(shown[:-1]), shown[-1]))) if shown else ""

@@ -30,6 +30,8 @@ MAX_PATTERN_CHARS: Final = 128
 #: s after the last look that a pattern is given up
 PATIENCE_S: Final = 10.0
 ROUND_S: Final = 0.25
+#: channels on which Redis tells of its own keys: our workers listen to them, people hardly ever do
+OF_KEYS: Final = ("__keyspace@", "__keyevent@")
 #: messages taken between two looks at the clock
 BATCH: Final = 500
 
@@ -53,9 +55,15 @@ class Tail:
     since_ms: float
     is_followed: bool = False  #: whether Redis confirmed it
     heard: int = 0
+    hidden: int = 0  #: messages about keys, which nobody asked for by name
     trouble: str = ""
     messages: deque[Message] = field(default_factory=lambda: deque(maxlen=KEPT))
     looked_at: float = 0.0  #: monotonic s
+
+
+def names_keys(pattern: str) -> bool:
+    """Whether *pattern* asks for what Redis tells of its keys by name, and not only by ``*``."""
+    return pattern.startswith("__") or "keyspace" in pattern or "keyevent" in pattern
 
 
 class Tails:
@@ -143,6 +151,9 @@ class Tails:
         if message["type"] == "psubscribe":
             tail.is_followed, tail.trouble = True, ""
         elif message["type"] == "pmessage":
+            if str(message["channel"]).startswith(OF_KEYS) and not names_keys(tail.pattern):
+                tail.hidden += 1
+                return
             tail.heard += 1
             text = str(message["data"])
             tail.messages.append(
@@ -158,4 +169,4 @@ class Tails:
         return bool(self._tails)
 
 
-__all__ = ["Message", "Tail", "Tails"]
+__all__ = ["Message", "Tail", "Tails", "names_keys"]

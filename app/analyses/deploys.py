@@ -1,4 +1,4 @@
-"""Before and after a deploy: did failures, run times or waits change, or is it chance? Pure.
+"""Deploys: marks of one as one line; did failures, run times or waits change, or is it chance? Pure.
 
 Failure share: two-proportion z test with pooled variance; its interval is Newcombe's (method 10,
 "Interval estimation for the difference between independent proportions", Stat. Med. 17 (1998)) from
@@ -9,11 +9,13 @@ independent, so a verdict needs p < 0.01.
 
 import math
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+
+from app.explain import DEPLOY_S, in_words
 
 #: p below which a change is called one
 SIGNIFICANT: Final = 0.01
@@ -43,6 +45,33 @@ class Change:
         if self.p >= SIGNIFICANT or self.before == self.after:
             return "no change seen"
         return "worse" if self.after > self.before else "better"
+
+
+def told_once(marks: pd.DataFrame) -> pd.DataFrame:
+    """Annotations with one row per deploy: at its first queue's moment, ``source`` names its queues.
+
+    One deploy: the same version by the same actor, within 15 minutes of its first mark.
+    """
+    kept: list[dict[str, Any]] = []
+    deploys: dict[tuple[str, str], tuple[dict[str, Any], list[str]]] = {}
+    rows: list[dict[Any, Any]] = marks.sort_values("at", kind="stable").to_dict("records")
+    for row in rows:
+        if row["kind"] != "deploy":
+            kept.append(row)
+            continue
+        version = str(row["text"]).partition(" (before: ")[0]
+        first, sources = deploys.get((version, row["actor"]), (row, []))
+        if not sources or (row["at"] - first["at"]).total_seconds() > DEPLOY_S:
+            first, sources = deploys[version, row["actor"]] = row, []
+            kept.append(first)
+        if row["source"] not in sources:
+            sources.append(row["source"])
+        first["source"] = "" if "" in sources else in_words(sources)
+        if first["text"] != row["text"]:  # queues ran different versions before
+            first["text"] = version
+    made = pd.DataFrame(kept, columns=marks.columns).astype(marks.dtypes.to_dict())
+    made.attrs.update(marks.attrs)
+    return made
 
 
 def deploy_changes(minutes: pd.DataFrame, deployed: pd.Timestamp) -> list[Change]:

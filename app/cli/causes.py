@@ -76,7 +76,7 @@ def explain(fingerprint: Fingerprint, as_json: Json = False) -> None:
     if len(odds) and odds.loc[0, "retries"]:
         row: Any = odds.iloc[0]
         well, tried, low, high = row["ended_well"], row["retries"], row["low"], row["high"]
-        say(f"retries: {well} of {tried} ended well (95 %: {low:.0%} to {high:.0%})")
+        say(f"retries: {well} of {tried} ended well (95%: {low:.0%} to {high:.0%})")
     else:
         say("retries: none has ended yet")
     if found.shared_note:

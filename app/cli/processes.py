@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import socket
 from enum import StrEnum
 from importlib import import_module
 from typing import Annotated, Any
@@ -61,14 +62,26 @@ def serve(
     prefix: Annotated[
         str | None, typer.Option("--prefix", help="Path a proxy serves it below: /tools/arqscope.")
     ] = None,
+    num_procs: Annotated[
+        int,
+        typer.Option("--num-procs", min=1, max=64, help="Server processes behind the one port."),
+    ] = 1,
+    channel: Annotated[int | None, typer.Option("--channel", hidden=True)] = None,
+    place: Annotated[int, typer.Option("--place", hidden=True)] = 0,
 ) -> None:
     """Serve the dashboard and the HTTP API (QUEUE_UI_HOST, QUEUE_UI_PORT)."""
-    from app.server import serve as serve_pages
-
     settings = Settings.load()
     if prefix is not None:
         settings = Settings.model_validate(settings.model_dump() | {"prefix": prefix})
-    serve_pages(settings)
+    if num_procs > 1:
+        from app.switchboard import serve as serve_with
+
+        raise typer.Exit(serve_with(settings, num_procs))
+    from app.server import Seat
+    from app.server import serve as serve_pages
+
+    seat = None if channel is None else Seat(socket.socket(fileno=channel), place)
+    serve_pages(settings, seat)
 
 
 def worker(

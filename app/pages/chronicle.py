@@ -7,6 +7,7 @@ from typing import Any, Final
 import pandas as pd
 
 from app import palette
+from app.analyses.deploys import told_once
 from app.charts import METRICS
 from app.frames import empty_frame
 from app.pages import time_tools, travel
@@ -127,7 +128,7 @@ def _choices(scene: Scene) -> Html:
 def _note(scene: Scene) -> Html:
     """What one point is, and which stretch is shown."""
     window = _window(scene.address, scene.snapshot.taken_at.timestamp() * 1000)
-    step = palette.whole_duration(window.step_s).replace(" 00 s", "").replace(" 00 m", "")
+    step = palette.plain_duration(window.step_s)
     start, end = (
         pd.Timestamp(int(ms), unit="ms", tz="UTC") for ms in (window.start_ms, window.end_ms)
     )
@@ -153,6 +154,7 @@ def _below(scene: Scene) -> Html:
     name = scene.address.get("name")
     if name:
         marks = marks[marks["source"].isin(["", name])]
+    marks = told_once(marks)
     made = [_row(scene, mark) for mark in records(marks.tail(LISTED).iloc[::-1])]
     nothing = "Reading …" if found is None else (
         "No deploy, pause or operation in this stretch. POST /deploys marks a deploy.")  # fmt: skip

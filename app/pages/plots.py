@@ -10,6 +10,7 @@ from typing import Any, Final
 import pandas as pd
 
 from app import chart_source, frames
+from app.analyses.deploys import told_once
 from app.analyses.forecast import MINUTES, Forecast, drain_forecast
 from app.charts import CHARTS, MAX_LINES
 from app.pages.address import Address
@@ -51,7 +52,8 @@ def plot_of(page: Page, address: Address, snapshot: Snapshot, then_ms: float | N
     if window is None and not all(CHARTS[name].is_live for name in wanted):
         window = window_of(address.but(range="60m"), now_ms)
     forecasts = page.has_forecast and then_ms is None
-    return Plot(tuple(wanted), names, of_streams, bool(only), window, forecasts)
+    tones = tuple(known.index(name) if name in known else n for n, name in enumerate(names))
+    return Plot(tuple(wanted), names, tones, of_streams, bool(only), window, forecasts)
 
 
 class Plots:
@@ -223,6 +225,7 @@ def _about(marks: pd.DataFrame, plot: Plot, snapshot: Snapshot) -> pd.DataFrame:
     """The marks of the queues shown; and where the samples of this server begin."""
     if plot.is_only:
         marks = marks[marks["source"].isin(["", *plot.names])]
+    marks = told_once(marks)
     if plot.window is not None:
         return marks
     history = snapshot.stream_history if plot.of_streams else snapshot.history

@@ -35,6 +35,8 @@ OFFERED: Final = (
     ("user:*", "users"), ("workspace:*", "workspaces"), ("system:*", "everybody"),
     ("*", "every channel"),
 )  # fmt: skip
+#: what Redis tells of its keys: heard where it is asked for by this name only
+OF_KEYS: Final = "__keyspace@*"
 SHOWN: Final = 100
 CHANNELS: Final = 20
 _WILD: Final = re.compile(r"[*?\[\\]")
@@ -121,7 +123,9 @@ def _tail(scene: Scene, pattern: str) -> Html:
         for p, word in OFFERED
     ]  # fmt: skip
     tools = tag("div", form, tag("span", quick, class_="opt"), class_="toolbar", data_key="tools")
-    head = heading("Live", _told(found, pattern))
+    of_keys = link(href("pubsub", pattern=OF_KEYS), "show them", class_="note") if (
+        found is not None and found.tail.hidden) else None  # fmt: skip
+    head = heading("Live", _told(found, pattern), of_keys)
     if scene.trouble:
         body = tag("p", f"The channels cannot be heard: {scene.trouble}", class_="empty")
     elif found is None:
@@ -147,7 +151,10 @@ def _told(found: Found | None, pattern: str) -> str:
         return f"beginning to listen to {pattern[:60]} …"
     word = "message" if tail.heard == 1 else "messages"
     kept = f", the newest {SHOWN} are shown" if tail.heard > SHOWN else ""
-    return f"{palette.count(tail.heard)} {word} on {pattern[:60]} since somebody looks{kept}"
+    hidden = f"; {palette.count(tail.hidden)} about Redis' own keys hidden" if tail.hidden else ""
+    return (
+        f"{palette.count(tail.heard)} {word} on {pattern[:60]} since somebody looks{kept}{hidden}"
+    )
 
 
 def _nothing(scene: Scene, found: Found) -> str:

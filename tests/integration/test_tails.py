@@ -122,3 +122,22 @@ async def test_a_process_follows_so_many_and_no_more(tails: Tails) -> None:
         tails.look(f"user:{number}")
     with pytest.raises(Overloaded):
         tails.look("one:more")
+
+
+async def test_what_redis_tells_of_its_keys_is_heard_by_name_only(
+    cache: Redis, tails: Tails
+) -> None:
+    everything, of_keys = await followed(tails, "*"), await followed(tails, "__keyspace@*")
+
+    await cache.publish("__keyspace@0__:async-processing", "zadd")
+    await cache.publish("__keyevent@0__:zadd", "async-processing")
+    await cache.publish("user:ann", "hello")
+
+    async def heard() -> bool:
+        return everything.heard == 1 and of_keys.heard == 1
+
+    await until(heard)
+    assert everything.messages[-1].channel == "user:ann"
+    assert everything.hidden == 2
+    assert of_keys.messages[-1].channel == "__keyspace@0__:async-processing"
+    assert of_keys.hidden == 0

@@ -17,11 +17,13 @@ from app.analyses.deploys import (
     rank_p,
     share_difference,
     shares_p,
+    told_once,
     wilson,
 )
 from app.analyses.forecast import drain_forecast
 from app.analyses.utilisation import oldest_ages, utilisation
 from app.chunks import MINUTES_GROUP
+from app.past import ANNOTATION_COLUMNS
 from app.tiers import TIER_COLUMNS
 
 START = pd.Timestamp("2026-11-23T10:00Z")
@@ -223,3 +225,34 @@ def test_a_p_is_a_probability_and_does_not_depend_on_the_order(
 
     assert 0 <= one <= 1
     assert one == pytest.approx(rank_p(np.array(b), np.array(a)))
+
+
+def test_the_marks_of_one_deploy_are_told_once() -> None:
+    def mark(at_s: float, source: str, text: str, kind: str = "deploy") -> dict[str, object]:
+        return {"at": at_s * 1000, "kind": kind, "source": source, "text": text, "actor": ""}
+
+    marks = frames.frame_of(
+        [
+            mark(0, "async", "2.0 (before: 1.0)"),
+            mark(10, "long", "2.0 (before: 1.0)"),
+            mark(20, "async", "", "pause_queue"),
+            mark(30, "events", "2.0 (before: 1.1)"),
+            mark(40, "long", "3.0"),
+            mark(901, "late", "2.0 (before: 1.0)"),
+        ],
+        ANNOTATION_COLUMNS,
+    )
+    marks.attrs["cut"] = False
+
+    told = told_once(marks)
+
+    assert list(zip(told["source"], told["text"], strict=True)) == [
+        ("async, long and events", "2.0"),
+        ("async", ""),
+        ("long", "3.0"),
+        ("late", "2.0 (before: 1.0)"),
+    ]
+    assert told.attrs == marks.attrs
+    assert told.dtypes.to_dict() == marks.dtypes.to_dict()
+    assert marks["source"].to_list()[0] == "async"  # what was given stays as it was
+    assert told_once(marks.iloc[:0]).empty

@@ -208,3 +208,32 @@ def test_any_arguments_are_bounded(value):
     assert len(found) <= MAX_PATHS
     assert len(text) <= MAX_JSON_CHARS
     assert set(decoded(text).items()) <= set(found.items())
+
+
+def test_a_deploy_of_several_queues_is_one_change():
+    starts = [
+        ("w1", "async", "1.0", 0.0),
+        ("w2", "async", "2.0", 10_000_000.0),
+        ("w3", "long", "2.0", 10_020_000.0),
+        ("w4", "events", "2.0", 10_030_000.0),
+        ("w5", "async", "2.0", 10_040_000.0),
+        ("w6", "reports", "2.0", 12_000_000.0),  # half an hour later: another one
+    ]
+
+    found = explain.starts_frame(starts)
+
+    assert found["what"].to_list() == [
+        "first worker of reports with version 2.0",
+        "a worker of async started, version 2.0",
+        "first worker of async, long and events with version 2.0",
+        "first worker of async with version 1.0",
+    ]
+    assert found["at"].iloc[2] == pd.Timestamp(10_000_000, unit="ms", tz="UTC")
+
+
+def test_many_names_are_cut():
+    names = [f"q{n}" for n in range(9)]
+
+    assert explain.in_words(names) == "q0, q1, q2, q3, q4, q5 and 3 more"
+    assert explain.in_words(names[:1]) == "q0"
+    assert explain.in_words([]) == ""
