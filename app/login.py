@@ -19,16 +19,20 @@ Tell = Callable[[str, str, str], Awaitable[None]]
 
 _LOGIN_PAGE: Final = """<!doctype html><html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1"><title>Log in · arqscope</title>
-<style>:root{{color-scheme:light dark}}body{{font:16px/1.5 system-ui,sans-serif;margin:0;min-height:100vh;
-display:grid;place-items:center}}form{{display:grid;gap:.75rem;width:min(22rem,90vw)}}
+<style>:root{{color-scheme:light dark}}body{{font:15px/1.5 Inter,"Segoe UI",Roboto,system-ui,sans-serif;
+margin:0;min-height:100vh;display:grid;place-items:center;background:#f7f6f4;color:#1c1917}}
+h1{{font-size:1.25rem;margin:0 0 .25rem;letter-spacing:-.01em}}label{{font-size:.875rem;
+margin-bottom:-.5rem}}form{{display:grid;gap:.75rem;width:min(22rem,90vw)}}
 input,button{{font:inherit;padding:.5rem .7rem;border-radius:.4rem;border:1px solid #8888}}
-button{{background:#1f5fbf;color:#fff;border:0;cursor:pointer}}
-a.other{{background:#1f5fbf;color:#fff;padding:.5rem .7rem;border-radius:.4rem;text-align:center;
+button{{background:#1d4ed8;color:#fff;border:0;cursor:pointer;margin-top:.25rem}}
+input:focus-visible{{outline:2px solid #2563eb;outline-offset:1px}}
+a.other{{background:#1d4ed8;color:#fff;padding:.5rem .7rem;border-radius:.4rem;text-align:center;
 text-decoration:none}}a.other:focus-visible,button:focus-visible{{outline:2px solid;outline-offset:2px}}
 a.other~button{{background:none;color:inherit;border:1px solid #8888}}
 .or{{display:flex;gap:.75rem;align-items:center;margin:.25rem 0;opacity:.75;font-size:.875rem}}
-.or::before,.or::after{{content:"";flex:1;border-top:1px solid #8888}}p[role=alert]{{color:#c62828;margin:0}}
-@media(prefers-color-scheme:dark){{p[role=alert]{{color:#ff8a80}}}}</style></head><body><main>
+.or::before,.or::after{{content:"";flex:1;border-top:1px solid #8888}}p[role=alert]{{color:#b91c1c;margin:0}}
+@media(prefers-color-scheme:dark){{body{{background:#121110;color:#ebe8e4}}p[role=alert]{{color:#f0938d}}
+input:focus-visible{{outline-color:#8ab0f0}}}}</style></head><body><main>
 <form method="post" action="{action}"><h1>arqscope</h1>{problem}{other}
 <label for="key">API key</label>
 <input id="key" name="key" type="password" autocomplete="current-password" required autofocus>
