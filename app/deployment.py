@@ -18,7 +18,6 @@ from app.analyses.forecast import Forecast
 from app.analyses.verdicts import Verdict
 from app.collector import Callback, Collector
 from app.connections import GONE, explained
-from app.connections import connect as connect_redis
 from app.enqueue import Enqueued, JobRequest
 from app.errors import ActionRefused, RedisUnavailable
 from app.explanation import Explanation
@@ -131,11 +130,7 @@ class Loop:
 
 def connections_of(settings: Settings) -> Connections:
     """Clients of the three roles, for the loop that uses them first."""
-    return Connections(
-        queue=connect_redis(settings.url("queue"), timeout_s=PATIENCE_S),
-        streams=connect_redis(settings.url("streams"), timeout_s=PATIENCE_S),
-        cache=connect_redis(settings.url("cache"), timeout_s=PATIENCE_S),
-    )
+    return Connections.of(settings, timeout_s=PATIENCE_S)
 
 
 class Direct(Inquiry):
@@ -217,9 +212,7 @@ class Direct(Inquiry):
 
         async def end() -> None:
             await self._collector.stop()
-            made = self.connections
-            for client in (made.queue, made.streams, made.cache):
-                await client.aclose(close_connection_pool=True)
+            await self.connections.close()
 
         with suppress(RedisUnavailable):
             self._loop.call(end())

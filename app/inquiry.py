@@ -24,7 +24,7 @@ from app.errors import NotFound, RedisUnavailable
 from app.explanation import Explanation, explanation
 from app.operations import Operation, read
 from app.query_plan import Ask, Plan, plan_of
-from app.reader import JobDetail, job, job_facts
+from app.reader import JobDetail, find_job, job_facts
 from app.settings import Settings, masked_url
 from app.snapshot import Snapshot
 
@@ -81,11 +81,11 @@ class Inquiry(ABC):
     async def _send(self, plan: Plan) -> list[Any]:
         """One round trip per Redis; what Redis refused is None."""
         answers: dict[str, Any] = {}
-        batches = {
-            "queue": Batch(self.connections.queue), "streams": Batch(self.connections.streams),
-        }  # fmt: skip
+        clients = {**self.connections.queue_servers, "streams": self.connections.streams}
+        batches: dict[str, Batch] = {}
         for number, step in enumerate(plan.steps):
-            batch = batches[step.where]
+            place = self.connections.placement.server_of(step.queue) if step.queue else step.where
+            batch = batches.setdefault(place, Batch(clients[place]))
             ask = batch.ask_bytes if step.as_bytes else batch.ask_raw
             ask(into(answers, str(number)), *step.command)
         try:
@@ -97,8 +97,8 @@ class Inquiry(ABC):
     def job(self, queue: str, job_id: str) -> JobDetail:
         """Everything about one job."""
         found = self.ask(
-            job(
-                self.connections.queue,
+            find_job(
+                self.connections,
                 job_id,
                 queues=[queue] if queue else [],
                 codec=codec_of(self.settings),
@@ -117,10 +117,8 @@ class Inquiry(ABC):
         made, settings = self.connections, self.settings
 
         async def ask() -> Explanation:
-            queues = await known_queues(made.queue, settings.queue_names)
-            return await explanation(
-                made.queue, made.streams, settings.stream_name, queues, fingerprint
-            )
+            queues = await known_queues(made, settings.queue_names)
+            return await explanation(made, settings.stream_name, queues, fingerprint)
 
         return self.ask(ask())
 
@@ -151,7 +149,7 @@ class Inquiry(ABC):
 
     def why(self, queue: str, job_id: str) -> Verdict:
         """Why a job is not running."""
-        return why_not_running(self.ask(job_facts(self.connections.queue, queue, job_id)))
+        return why_not_running(self.ask(job_facts(self.connections.holding(queue), queue, job_id)))
 
     def as_of(self, at_ms: float) -> Snapshot:
         """The last moment stored before *at_ms*."""

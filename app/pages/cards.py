@@ -108,8 +108,8 @@ def _count(queue: str, state: JobState, value: float) -> Html:
     )
 
 
-def activity_line(snapshot: Snapshot, queue: str, row_number: int) -> Html:
-    """Done per second of the last ten minutes, as a line."""
+def activity_line(snapshot: Snapshot, queue: str, row_number: int) -> Html | None:
+    """Done per second of the last ten minutes, as a line; none where nothing was sampled."""
     history = snapshot.history
     mine = history[(history["queue"] == queue)]
     mine = mine[mine["at"] > snapshot.taken_at - pd.Timedelta(seconds=SPARK_S)]
@@ -122,6 +122,8 @@ def activity_line(snapshot: Snapshot, queue: str, row_number: int) -> Html:
     counts = np.bincount(places[known], minlength=SPARK_POINTS)
     with np.errstate(invalid="ignore", divide="ignore"):
         means = np.where(counts > 0, sums / counts, np.nan)
+    if not counts.any():
+        return None
     tone = f"--tone:var(--s-{row_number % len(palette.SERIES)})"
     line = sparkline(means, f"Done per second in {queue}, last 10 minutes")
     return tag("div", line, style=tone, title="done per second, last 10 min", class_="spark-box")

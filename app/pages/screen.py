@@ -65,6 +65,17 @@ class Screen(pn.custom.JSComponent):
         """All that is shown, one part after the other."""
         return "\n".join(getattr(self, name) for name in PARTS)
 
+    @classmethod
+    def _patch_datamodel_ref(cls, props: Any, ref: str) -> None:
+        """Mark the model of our data as *ref*'s, for Panel to clean up.
+
+        Panel looks for such models below it, with every update, through every model of every chart; there
+        are none: that was half of what an update cost.
+        """
+        mark = f"__ref:{ref}"
+        if mark not in props.tags:
+            props.tags.append(mark)
+
     def _handle_msg(self, data: Any) -> None:
         if self._handle is None or not isinstance(data, dict):
             return

@@ -135,6 +135,13 @@ class Visit(pn.viewable.Viewer):
         """The page shown."""
         return PAGES[self.address.page]
 
+    @property
+    def _is_watched(self) -> bool:
+        """Whether a browser is connected: a page that was left, or is being loaded, needs no news."""
+        context = self._doc.session_context if self._doc is not None else None
+        session = getattr(context, "session", None)
+        return session is None or session.connection_count > 0
+
     # -- snapshots -------------------------------------------------------------------------------
 
     def _on_snapshot(self, snapshot: Snapshot) -> None:
@@ -143,7 +150,7 @@ class Visit(pn.viewable.Viewer):
         is_first = self._shown_number <= 0
         if not is_first and (not self._refresh_s or waited < self._refresh_s - slack):
             return
-        if not self._is_seen or snapshot.number == self._shown_number:
+        if not self._is_seen or not self._is_watched or snapshot.number == self._shown_number:
             return
         if self.journey.is_past:  # it does not change
             return
