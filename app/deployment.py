@@ -22,13 +22,12 @@ from app.batch import Batch, into
 from app.causes import known_queues
 from app.collector import Callback, Collector
 from app.connections import GONE, explained
-from app.connections import connect as connect_redis
 from app.enqueue import Enqueued, JobRequest, codec_of
 from app.errors import ActionRefused, NotFound, RedisUnavailable
 from app.explanation import Explanation, explanation
 from app.operations import Operation, read
 from app.query_plan import Ask, Plan, plan_of
-from app.reader import JobDetail, job, job_facts
+from app.reader import JobDetail, find_job, job_facts
 from app.settings import Settings, masked_url
 from app.snapshot import Snapshot
 
@@ -149,11 +148,7 @@ def uncollected() -> Iterator[None]:
 
 def connections_of(settings: Settings) -> Connections:
     """Clients of the three roles, for the loop that uses them first."""
-    return Connections(
-        queue=connect_redis(settings.url("queue"), timeout_s=PATIENCE_S),
-        streams=connect_redis(settings.url("streams"), timeout_s=PATIENCE_S),
-        cache=connect_redis(settings.url("cache"), timeout_s=PATIENCE_S),
-    )
+    return Connections.of(settings, timeout_s=PATIENCE_S)
 
 
 class Direct:
@@ -220,11 +215,11 @@ class Direct:
     async def _send(self, plan: Plan) -> list[Any]:
         """One round trip per Redis; what Redis refused is None."""
         answers: dict[str, Any] = {}
-        batches = {
-            "queue": Batch(self._connections.queue), "streams": Batch(self._connections.streams),
-        }  # fmt: skip
+        clients = {**self._connections.queue_servers, "streams": self._connections.streams}
+        batches: dict[str, Batch] = {}
         for number, step in enumerate(plan.steps):
-            batch = batches[step.where]
+            place = self._connections.placement.server_of(step.queue) if step.queue else step.where
+            batch = batches.setdefault(place, Batch(clients[place]))
             ask = batch.ask_bytes if step.as_bytes else batch.ask_raw
             ask(into(answers, str(number)), *step.command)
         try:
@@ -236,7 +231,7 @@ class Direct:
     def job(self, queue: str, job_id: str) -> JobDetail:
         """Everything about one job."""
         found = self._asked(
-            job(self._connections.queue, job_id, queues=[queue] if queue else [], codec=self._codec)
+            find_job(self._connections, job_id, queues=[queue] if queue else [], codec=self._codec)
         )
         if found is None:
             raise NotFound("job", job_id)
@@ -251,10 +246,8 @@ class Direct:
         made, settings = self._connections, self.settings
 
         async def ask() -> Explanation:
-            queues = await known_queues(made.queue, settings.queue_names)
-            return await explanation(
-                made.queue, made.streams, settings.stream_name, queues, fingerprint
-            )
+            queues = await known_queues(made, settings.queue_names)
+            return await explanation(made, settings.stream_name, queues, fingerprint)
 
         return self._asked(ask())
 
@@ -285,7 +278,9 @@ class Direct:
 
     def why(self, queue: str, job_id: str) -> Verdict:
         """Why a job is not running."""
-        return why_not_running(self._asked(job_facts(self._connections.queue, queue, job_id)))
+        return why_not_running(
+            self._asked(job_facts(self._connections.holding(queue), queue, job_id))
+        )
 
     def as_of(self, at_ms: float) -> Snapshot:
         """The last moment stored before *at_ms*."""
@@ -332,9 +327,7 @@ class Direct:
 
         async def end() -> None:
             await self._collector.stop()
-            made = self._connections
-            for client in (made.queue, made.streams, made.cache):
-                await client.aclose(close_connection_pool=True)
+            await self._connections.close()
 
         with suppress(RedisUnavailable):
             self._loop.call(end())

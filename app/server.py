@@ -35,7 +35,6 @@ from app.api_keys import Keyring
 from app.asgi import AsgiHandler, hang_up, in_flight
 from app.auth import MAX_BODY_BYTES, Guard
 from app.collector import Collector, collector_for
-from app.connections import connect
 from app.doctor.preflight import at_once, check
 from app.entrance import PAGE, Entrance, page_actor
 from app.errors import ArqscopeError, PortInUse, SettingsError
@@ -107,11 +106,7 @@ attached: list[BokehTornado] = []
 def runtime() -> Runtime:
     """Return the one runtime of this process; made at the first call, from ``serve``'s settings."""
     settings = _given[-1] if _given else Settings.load()
-    connections = Connections(
-        queue=connect(settings.url("queue"), answer_within_s=ANSWER_S),
-        streams=connect(settings.url("streams"), answer_within_s=ANSWER_S),
-        cache=connect(settings.url("cache"), answer_within_s=ANSWER_S),
-    )
+    connections = Connections.of(settings, answer_within_s=ANSWER_S)
     keyring = Keyring(connections.queue)
     keyring.preload(settings.url("queue"))
     check_access(settings, keyring)
@@ -342,8 +337,7 @@ async def _close(shared: Runtime) -> None:
     await shared.collector.stop()
     await shared.tails.close()
     await shared.guard.keyring.stop()
-    for redis in (shared.connections.queue, shared.connections.streams, shared.connections.cache):
-        await redis.aclose()
+    await shared.connections.close()
 
 
 def _check_port(host: str, port: int) -> None:

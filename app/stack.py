@@ -143,6 +143,7 @@ class Stack:
     def _look_before(self, given: Mapping[str, str]) -> None:
         """Tell what is wrong with servers that are not ours; UnsafeRedis when nobody should start on one."""
         roles = [role for role in KEEPS if role in given]
+        roles += [server.name for server in self._settings.placement.servers]
         if not roles:
             return
         seen = at_once(look(self._settings, roles))

@@ -198,7 +198,7 @@ async def known_functions(
 
 async def _announced(connections: Connections, queue: str) -> frozenset[str]:
     try:
-        found = await cast(Any, connections.queue.zrange(keys.functions(queue), 0, -1))
+        found = await cast(Any, connections.holding(queue).zrange(keys.functions(queue), 0, -1))
     except GONE as error:
         raise explained(error, "redis://queue") from error
     return BUILT_IN_FUNCTIONS | frozenset(str(name) for name in found)
@@ -313,7 +313,7 @@ async def jobs(
     """
     await _check_queue(shared, queue)
     page = await reader.jobs_page(
-        shared.connections.queue,
+        shared.connections.holding(queue),
         queue,
         state,
         cursor,
@@ -335,7 +335,7 @@ async def job(queue: QueueName, job_id: JobId, shared: Shared, _: Caller) -> Res
     """Return all that is known of one job: state, arguments, runs, result, dead letter."""
     await _check_queue(shared, queue)
     found = await reader.job(
-        shared.connections.queue, job_id, queues=[queue], codec=codec_of(shared.settings)
+        shared.connections.holding(queue), job_id, queues=[queue], codec=codec_of(shared.settings)
     )
     if found is None or found.queue not in ("", queue):
         raise NotFound("job", job_id)

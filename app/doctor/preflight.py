@@ -39,8 +39,9 @@ class Preflight:
     unknown: tuple[str, ...]
 
 
-async def look(settings: Settings, roles: Iterable[str] = servers.KEEPS) -> Preflight:
-    """Look at the servers of *roles*; one that does not answer is unknown, not a reason."""
+async def look(settings: Settings, roles: Iterable[str] = ()) -> Preflight:
+    """Look at the servers of *roles* (nothing: all that hold work); one that does not answer is unknown, no reason."""
+    roles = tuple(roles) or (*settings.placement.names, "streams")
     for hazard in settings.accepted_hazards - REFUSED:
         raise SettingsError(
             f"ARQSCOPE_ACCEPT_HAZARDS: {hazard!r} is none of {', '.join(sorted(REFUSED))}"
@@ -75,7 +76,7 @@ async def _look_at(role: str, url: str) -> servers.Server:
         await client.aclose(close_connection_pool=True)
 
 
-async def check(settings: Settings, roles: Iterable[str] = servers.KEEPS) -> None:
+async def check(settings: Settings, roles: Iterable[str] = ()) -> None:
     """Log what is wrong with the servers of *roles*; UnsafeRedis when nobody should start on one."""
     seen = await look(settings, roles)
     for finding in seen.told:

@@ -16,6 +16,7 @@ from redis.exceptions import RedisError, ResponseError
 from app.connections import explained
 from app.doctor.findings import Finding, Severity
 from app.origins import is_loopback
+from app.placement import HOME
 from app.settings import masked_url
 
 #: lines of Redis → the lowest patch without a published remote execution, as of 2026-07-24
@@ -56,6 +57,16 @@ class Server:
     skew_s: float = 0.0  #: Redis' clock minus ours, as far as the round trip can tell
     free_bytes: int | None = None  #: on its disk, where that is a disk of this machine
     problem: str = ""  #: why it told nothing
+
+    @property
+    def is_of_queues(self) -> bool:
+        """Whether it is a queue server, the home or a further one (``queue-2`` …)."""
+        return self.role.partition("-")[0] == HOME
+
+    @property
+    def keeps(self) -> bool:
+        """Whether what it holds must not be lost."""
+        return self.role in KEEPS or self.is_of_queues
 
     @property
     def is_local(self) -> bool:
@@ -167,7 +178,7 @@ def unknown_of(server: Server) -> Iterator[str]:
         yield "its configuration is not for us to ask (CONFIG GET): fsync, save, keyspace events"
     if server.lets_anybody_in is None:
         yield "whether it lets anybody in"
-    if server.free_bytes is None and server.role in KEEPS:
+    if server.free_bytes is None and server.keeps:
         yield "how much room its disk has (it is on another machine, or another user's)"
 
 
@@ -199,13 +210,13 @@ def _memory(server: Server) -> Iterator[Finding]:
     policy = str(server.info.get("maxmemory_policy", ""))
     limit, used = server.number("maxmemory"), server.number("used_memory")
     total = server.number("total_system_memory")
-    if server.role in KEEPS and policy not in ("", "noeviction"):
+    if server.keeps and policy not in ("", "noeviction"):
         yield _finding(
             server, "eviction", Severity.CRITICAL if limit else Severity.WARNING,
             "Redis throws jobs away when its memory is full.", f"maxmemory-policy={policy}",
             "maxmemory-policy noeviction: a full queue must refuse, not forget",
         )  # fmt: skip
-    if server.role in KEEPS and (evicted := server.number("evicted_keys")):
+    if server.keeps and (evicted := server.number("evicted_keys")):
         yield _finding(
             server, "evicted", Severity.CRITICAL, "Redis has thrown keys away.",
             f"evicted_keys={evicted:.0f} since its start",
@@ -229,7 +240,7 @@ def _memory(server: Server) -> Iterator[Finding]:
 
 
 def _persistence(server: Server) -> Iterator[Finding]:
-    info, keeps = server.info, server.role in KEEPS
+    info, keeps = server.info, server.keeps
     if keeps and not server.number("aof_enabled"):
         yield _finding(
             server, "aof-off", Severity.CRITICAL, "Jobs and events do not outlive a restart.",
@@ -300,7 +311,7 @@ def _replication(server: Server) -> Iterator[Finding]:
     replicas = int(server.number("connected_slaves"))
     if not replicas:
         return
-    if not server.number("aof_enabled") and server.role in KEEPS:
+    if not server.number("aof_enabled") and server.keeps:
         save = None if server.config is None else server.config.get("save", "")
         yield _finding(
             server, "replicas-of-nothing", Severity.WARNING if save else Severity.CRITICAL,
@@ -310,7 +321,7 @@ def _replication(server: Server) -> Iterator[Finding]:
             f"appendonly=no, save={'unknown' if save is None else repr(save)}, {replicas} replica(s)",
             "appendonly yes on the master; or never let anything restart it by itself",
         )  # fmt: skip
-    if "min_slaves_good_slaves" not in info and server.role in KEEPS:
+    if "min_slaves_good_slaves" not in info and server.keeps:
         yield _finding(
             server, "failover-loses", Severity.WARNING,
             "A master that is cut off keeps accepting jobs that the failover throws away.",
@@ -383,7 +394,7 @@ def _rest(server: Server) -> Iterator[Finding]:
             f"rejected_connections={refused:.0f} since its start", "raise maxclients",
         )  # fmt: skip
     events = None if server.config is None else server.config.get("notify-keyspace-events", "")
-    if server.role == "queue" and events is not None and not _tells_of_queues(events):
+    if server.is_of_queues and events is not None and not _tells_of_queues(events):
         yield _finding(
             server, "slow-pickup", Severity.NOTICE,
             "Jobs of stock arq producers are found by polling, not at once.",

@@ -27,6 +27,7 @@ from tests.conftest import ROOT, unused_port, wait_until
 from tests.deployment import SERVICES, copy_of_compose
 from tests.faults.conftest import Row
 from tests.faults.container_engine import Engine, base, install
+from tests.faults.crash import all_written
 
 QUEUES = [queue.name for queue in BUILT_IN_QUEUES]
 WORKERS = [f"worker-{name}" for name in QUEUES]
@@ -373,8 +374,10 @@ def test_killing_any_service_loses_nothing(composed: Composed) -> None:
         wait_until(lambda: len(load.jobs) > 50, 30, "there is load")
         for service in (*OURS, *REDIS):
             enough = len(load.jobs) + 30
+            wait_until(functools.partial(_is_safe_to_kill, composed, service), 30)
             engine.docker("kill", "--signal", "KILL", composed.name(service))
             composed("up", "-d", "--no-recreate", service)
+            wait_until(functools.partial(_is_safe_to_kill, composed, service), 60)
             os.kill(engine.pid_of(composed.name(service)), signal.SIGKILL)
             began = time.monotonic()
             wait_until(functools.partial(load.has, enough), 60, f"jobs go on after {service}")
@@ -393,6 +396,18 @@ def test_killing_any_service_loses_nothing(composed: Composed) -> None:
     assert states == {"complete": len(load.jobs) - drills, "dead": drills}
     assert load.events <= users_of(composed)
     assert [line for line in law if line["difference"] != 0] == []
+
+
+def _is_safe_to_kill(composed: Composed, service: str) -> bool:
+    """Whether *service* is none of Redis, or has written all it acknowledged."""
+    if service not in REDIS:
+        return True
+    try:
+        lines = composed.redis_cli(service, "INFO", "persistence").splitlines()
+    except AssertionError:  # it begins
+        return False
+    facts = dict(line.split(":", 1) for line in lines if ":" in line)
+    return "aof_buffer_length" in facts and all_written(facts)
 
 
 def users_of(composed: Composed) -> set[str]:

@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import signal
+import statistics
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from app.records import Outcome
 from tests.faults import ledger
 from tests.faults.checker import describe
 from tests.faults.conftest import Row
-from tests.faults.lateness import lateness
+from tests.faults.crash import crash
 from tests.faults.rig import Rig, WorkerProcess, percentile, sized
 from tests.waiting import until
 
@@ -60,7 +61,7 @@ async def _kill_at_random(
         fleet[fleet.index(victim)] = rig.start()
         if number % every == every - 1 and redis_kills:
             redis_kills -= 1
-            rig.server.kill()
+            await crash(rig.server)
             await asyncio.sleep(0.3)
             await asyncio.get_running_loop().run_in_executor(None, rig.server.start)
     return killed
@@ -486,6 +487,9 @@ async def test_running_jobs_at_the_head_of_the_queue_hide_no_new_job(
 ) -> None:
     """
     150 jobs run; stock arq looks at the first hundred ids and sees only those.
+
+    Several short jobs, one after the other: their median is what the queue costs, whatever the machine
+    does to one of them. At full size each counts.
     """
     rig = make_rig(lease_s=5)
     for _ in range(sized(8, 2)):
@@ -493,13 +497,15 @@ async def test_running_jobs_at_the_head_of_the_queue_hide_no_new_job(
     await rig.work(150, 30, prefix="long")
     await rig.has("start", 150)
 
-    async with lateness() as late:
+    waits_s = []
+    for number in range(7):
         enqueued_at = time.time()
-        await rig.work(1, 0, prefix="short")
-        await rig.holds(lambda: rig.client.exists(keys.arq_result("short0")))
-    started = next(e for e in rig.entries("start") if e.id == "short0")
-    row.figure(wait_s=started.at - enqueued_at, late_s=late.s)
-    assert started.at - enqueued_at - late.s <= 1
+        await rig.work(1, 0, prefix=f"short{number}-")
+        await rig.holds(lambda n=number: rig.client.exists(keys.arq_result(f"short{n}-0")))  # type: ignore[misc]
+        started = next(e for e in rig.entries("start") if e.id == f"short{number}-0")
+        waits_s.append(started.at - enqueued_at)
+    row.figure(wait_median_s=statistics.median(waits_s), wait_max_s=max(waits_s))
+    assert sized(max, statistics.median)(waits_s) <= 1
 
 
 @pytest.mark.row("W18")
