@@ -187,6 +187,7 @@ def serve(settings: Settings, seat: Seat | None = None) -> None:
 def attach(application: BokehTornado, shared: Runtime) -> None:
     """Put the guard before everything *application* answers, and add our routes to it."""
     # FastAPI: not for those who only ask for the runtime
+    from app.api import submission
     from app.api.application import create_api, nouns
     from app.api.stats import ready_stats
 
@@ -232,6 +233,7 @@ def attach(application: BokehTornado, shared: Runtime) -> None:
         AnswerHeaders(shared.settings.frame_ancestors),
         is_api=lambda path: path[1:].partition("/")[0] in api_nouns,
         ready={"/stats": ready_stats(shared)},
+        direct=[(submission.takes, submission.answerer(shared))],
     )
     servers = servers_of(application)
     for server in servers:
