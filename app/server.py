@@ -35,6 +35,7 @@ from app.api_keys import Keyring
 from app.asgi import AsgiHandler, hang_up, in_flight
 from app.auth import MAX_BODY_BYTES, Guard
 from app.collector import Collector, collector_for
+from app.doctor.preflight import at_once, check
 from app.entrance import PAGE, Entrance, page_actor
 from app.errors import ArqscopeError, PortInUse, SettingsError
 from app.handover import Place, Receiver
@@ -109,6 +110,8 @@ def runtime() -> Runtime:
     keyring = Keyring(connections.queue)
     keyring.preload(settings.url("queue"))
     check_access(settings, keyring)
+    if all(seat.place == 0 for seat in _seats):  # once for all that share a port
+        at_once(check(settings))
     guard = Guard(settings, keyring=keyring)
     return Runtime(
         settings,
@@ -184,6 +187,7 @@ def serve(settings: Settings, seat: Seat | None = None) -> None:
 def attach(application: BokehTornado, shared: Runtime) -> None:
     """Put the guard before everything *application* answers, and add our routes to it."""
     # FastAPI: not for those who only ask for the runtime
+    from app.api import submission
     from app.api.application import create_api, nouns
     from app.api.stats import ready_stats
 
@@ -229,6 +233,7 @@ def attach(application: BokehTornado, shared: Runtime) -> None:
         AnswerHeaders(shared.settings.frame_ancestors),
         is_api=lambda path: path[1:].partition("/")[0] in api_nouns,
         ready={"/stats": ready_stats(shared)},
+        direct=[(submission.takes, submission.answerer(shared))],
     )
     servers = servers_of(application)
     for server in servers:

@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from app import keys, logs, reader
-from app.actions import Connections, submit_jobs
+from app.actions import Actor, Connections, submit_jobs
 from app.actions.asking import check_queue
 from app.api import answers
 from app.api.access import Caller, Now, Shared
@@ -223,6 +223,17 @@ async def submit(
     idempotency_key: Annotated[str | None, Header(max_length=255)] = None,
 ) -> Response:
     """Put a job, or a list of jobs, on a queue. 201: accepted; 200: it was there already."""
+    return await accept(shared, caller, queue, asked, idempotency_key)
+
+
+async def accept(
+    shared: Runtime,
+    caller: Actor,
+    queue: str,
+    asked: NewJob | list[NewJob],
+    idempotency_key: str | None = None,
+) -> Response:
+    """Put what is *asked* on *queue* for *caller*, and answer; raises what the API answers as errors."""
     settings = shared.settings
     await _check_queue(shared, queue)
     jobs = asked if isinstance(asked, list) else [asked]
