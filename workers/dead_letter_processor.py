@@ -20,6 +20,7 @@ from app import causes, keys, logs, parcels, redrive
 from app.alert_rules import AlertRule, load_alert_rules
 from app.causes import Standing
 from app.connections import Connections, connect, shards_of
+from app.doctor.preflight import check
 from app.errors import ArqscopeError, BadRecord
 from app.payload import safe_str
 from app.placement import HOME
@@ -448,6 +449,7 @@ def main(settings: Settings | None = None) -> None:
 
 
 async def _until_signalled(settings: Settings) -> None:
+    await check(settings)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):
