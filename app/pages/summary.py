@@ -75,6 +75,10 @@ def held(now: Snapshot, before: Snapshot | None) -> Snapshot:
     return replace(now, **kept)
 
 
+#: attribute of the queues frame: names whose numbers are those of before their server was lost
+LOST: Final = "lost"
+
+
 def _is_of_queues(source: str) -> bool:
     return source.partition("-")[0] == HOME
 
@@ -87,9 +91,16 @@ def _held_rows(now: pd.DataFrame, before: pd.DataFrame) -> pd.DataFrame:
     lost = before[~before["queue"].isin(answered["queue"])]
     whole = pd.concat([answered, lost], ignore_index=True)
     place = {name: number for number, name in enumerate(now["queue"])}
-    return whole.sort_values(
+    whole = whole.sort_values(
         "queue", key=lambda names: names.map(place), kind="stable", ignore_index=True
     )
+    whole.attrs[LOST] = tuple(lost["queue"])
+    return whole
+
+
+def lost_queues(snapshot: Snapshot) -> frozenset[str]:
+    """Queues whose server does not answer while others do: their numbers are the last known ones."""
+    return frozenset(snapshot.queues.attrs.get(LOST, ()))
 
 
 def source_words(source: str) -> str:
