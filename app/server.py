@@ -35,6 +35,7 @@ from app.api_keys import Keyring
 from app.asgi import AsgiHandler, hang_up, in_flight
 from app.auth import MAX_BODY_BYTES, Guard
 from app.collector import Collector, collector_for
+from app.doctor.preflight import at_once, check
 from app.entrance import PAGE, Entrance, page_actor
 from app.errors import ArqscopeError, PortInUse, SettingsError
 from app.handover import Place, Receiver
@@ -109,6 +110,8 @@ def runtime() -> Runtime:
     keyring = Keyring(connections.queue)
     keyring.preload(settings.url("queue"))
     check_access(settings, keyring)
+    if all(seat.place == 0 for seat in _seats):  # once for all that share a port
+        at_once(check(settings))
     guard = Guard(settings, keyring=keyring)
     return Runtime(
         settings,

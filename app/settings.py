@@ -326,6 +326,11 @@ class Settings(BaseModel):
         validation_alias=AliasChoices("ARQSCOPE_ALERT_HOSTS", "alert_hosts"),
         description="hosts alerts may be sent to, e.g. hooks.example.com *.example.org 10.1.2.0/24",
     )
+    accept_hazards: str = Field(
+        default="",
+        validation_alias=AliasChoices("ARQSCOPE_ACCEPT_HAZARDS", "accept_hazards"),
+        description="start on a Redis that may lose accepted work: eviction, replicas-of-nothing",
+    )
     config_file: Path = Field(
         default=Path("arqscope.toml"),
         validation_alias=AliasChoices("ARQSCOPE_CONFIG_FILE", "config_file"),
@@ -480,6 +485,11 @@ class Settings(BaseModel):
             if policy.name == name:
                 return policy
         raise NotFound("stream", name, self.stream_names)
+
+    @property
+    def accepted_hazards(self) -> frozenset[str]:
+        """Hazards of Redis that do not keep a process from starting."""
+        return frozenset(self.accept_hazards.replace(",", " ").split())
 
     @property
     def alert_host_list(self) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from redis.exceptions import RedisError
 
 from app import logs
 from app.connections import Connections, connect, shards_of
+from app.doctor.preflight import check
 from app.settings import Settings
 from app.triggers import load_rules
 from workers import triggers
@@ -183,6 +184,7 @@ class EventProcessor:
 
 
 async def _serve(settings: Settings) -> None:
+    await check(settings)
     registry = load_handlers(settings)
     triggers.register(registry, load_rules(settings))
     processor = EventProcessor(settings, registry)

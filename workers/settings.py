@@ -20,6 +20,7 @@ from redis.exceptions import RedisError
 
 from app import keys, logs
 from app.connections import connect
+from app.doctor.preflight import check
 from app.enqueue import codec_of
 from app.errors import SettingsError
 from app.notifications import notification, send
@@ -145,6 +146,7 @@ def worker_settings(queue: str, settings: Settings | None = None) -> dict[str, A
             return await send(cache, channel, notification(data.get("message", ""), kind))
 
         ctx["notify"] = notify
+        await check(settings, (settings.placement.server_of(queue),))
 
     async def shutdown(ctx: dict[str, Any]) -> None:
         try:

@@ -26,7 +26,7 @@ async def examine(connections: Connections, settings: Settings) -> Diagnosis:
     )
     found: list[Finding] = [f for server in seen for f in servers.hazards_of(server)]
     found += servers.shared_hazards(list(seen))
-    unknown = [f"redis {s.role}: {reason}" for s in seen for reason in _unknown(s)]
+    unknown = [f"redis {s.role}: {reason}" for s in seen for reason in servers.unknown_of(s)]
     examined = [f"redis {server.role}" for server in seen if not server.problem]
     up = {server.role for server in seen if not server.problem}
     for name, redis in connections.queue_servers.items():
@@ -54,18 +54,6 @@ async def examine(connections: Connections, settings: Settings) -> Diagnosis:
         examined=(*examined, "settings"),
         taken_ms=int(time.time() * 1000),
     )
-
-
-def _unknown(server: servers.Server) -> Iterator[str]:
-    if server.problem:
-        yield "it told nothing"
-        return
-    if server.config is None:
-        yield "its configuration is not for us to ask (CONFIG GET): fsync, save, keyspace events"
-    if server.lets_anybody_in is None:
-        yield "whether it lets anybody in"
-    if server.free_bytes is None and server.role in servers.KEEPS:
-        yield "how much room its disk has (it is on another machine, or another user's)"
 
 
 def _of_settings(settings: Settings) -> Iterator[Finding]:

@@ -82,16 +82,16 @@ class Server:
             return 0.0
 
 
-async def look_at(role: str, redis: Redis, url: str) -> Server:
+async def look_at(role: str, redis: Redis, url: str, *, patience_s: float = PATIENCE_S) -> Server:
     """Ask one server; what it does not tell stays unknown."""
     try:
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(patience_s):
             began = time.time()
             seconds, micros = await redis.time()
             ended = time.time()
             info: dict[str, Any] = await redis.info()
     except TimeoutError:
-        problem = f"Redis at {masked_url(url)} does not answer within {PATIENCE_S:g} s"
+        problem = f"Redis at {masked_url(url)} does not answer within {patience_s:g} s"
         return Server(role=role, url=url, problem=problem)
     except (RedisError, OSError) as error:
         return Server(role=role, url=url, problem=str(explained(error, url)))
@@ -167,6 +167,19 @@ def _free_bytes(url: str, info: Mapping[str, Any], config: Mapping[str, str] | N
         return None
     disk = os.statvfs(directory)
     return disk.f_bavail * disk.f_frsize
+
+
+def unknown_of(server: Server) -> Iterator[str]:
+    """What one server did not tell, and why."""
+    if server.problem:
+        yield "it told nothing"
+        return
+    if server.config is None:
+        yield "its configuration is not for us to ask (CONFIG GET): fsync, save, keyspace events"
+    if server.lets_anybody_in is None:
+        yield "whether it lets anybody in"
+    if server.free_bytes is None and server.keeps:
+        yield "how much room its disk has (it is on another machine, or another user's)"
 
 
 def hazards_of(server: Server) -> Iterator[Finding]:
@@ -299,11 +312,13 @@ def _replication(server: Server) -> Iterator[Finding]:
     if not replicas:
         return
     if not server.number("aof_enabled") and server.keeps:
-        save = (server.config or {}).get("save", "")
+        save = None if server.config is None else server.config.get("save", "")
         yield _finding(
-            server, "replicas-of-nothing", Severity.CRITICAL,
+            server, "replicas-of-nothing", Severity.WARNING if save else Severity.CRITICAL,
+            "The master keeps only snapshots: when it restarts, its replicas go back to the last one with it."
+            if save else
             "The master keeps nothing on disk: when it restarts empty, its replicas empty themselves too.",
-            f"appendonly=no, save={save!r}, {replicas} replica(s)",
+            f"appendonly=no, save={'unknown' if save is None else repr(save)}, {replicas} replica(s)",
             "appendonly yes on the master; or never let anything restart it by itself",
         )  # fmt: skip
     if "min_slaves_good_slaves" not in info and server.keeps:
