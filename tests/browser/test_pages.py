@@ -263,35 +263,6 @@ def number(text: str) -> int:
     return int(re.sub(r"\D", "", text.splitlines()[1]))
 
 
-def test_every_number_is_redis_own_while_load_runs(window: Window, house: House) -> None:
-    """
-    Waiting only grows here (nobody serves the queue), so what the page shows lies between two truths.
-    """
-    page = window.open()
-    page.get_by_label("Refresh the page").select_option("1")
-    queues = house.settings.queue_names
-
-    def shown(word: str) -> int:
-        return number(page.locator(".strip > a", has_text=word).inner_text())
-
-    def truth() -> dict[str, int]:
-        redis = house.queue
-        running = sum(redis.hlen(keys.running(q)) for q in queues)
-        waiting = redis.zcount(IDLE, "-inf", "+inf") + redis.zcount(PAUSED, "-inf", "+inf")
-        dead = sum(redis.zcard(keys.dead_open(q)) for q in queues)
-        return {"Waiting": waiting, "Dead": dead, "Running": running}
-
-    before = truth()
-    for _ in range(4):
-        house.enqueue(IDLE, *(JobRequest(name="bulk-operation", args=({},)) for _ in range(25)))
-        house.enqueue(SERVED, *(fails(duration=20) for _ in range(3)))
-        low, high = before["Waiting"], truth()["Waiting"]
-        assert low <= shown("Waiting") <= high
-    for word in ("Waiting", "Dead", "Running"):
-        wait_for(lambda word=word: shown(word) == truth()[word], f"{word} is Redis' own")  # type: ignore[misc]
-    assert shown("Waiting") == before["Waiting"] + 100
-
-
 # -- attacks --------------------------------------------------------------------------------------
 
 CLICK_TWISTS = """() => {

@@ -547,3 +547,26 @@ def test_held_numbers_are_only_those_of_the_lost_source():
     now = make_snapshot(queues=[make_queue(waiting=7)], problems={"cache": "gone"})
 
     assert held(now, good).queues["waiting"].tolist() == [7]
+
+
+def test_a_minute_weighs_each_sample_by_the_time_it_is_of():
+    """
+    Ten runs in half a second, then nothing for nine and a half: 10 in 10 s, not the mean of the two rates.
+    """
+    rows = [(0, 0.0), (500, 20.0), (10_000, 0.0)]
+    start_ms = NOW.timestamp() * 1000 - 10_000
+    sampled = [
+        {"at": start_ms + ms, "queue": queue, "complete_per_s": rate, "failed_per_s": rate / 2}
+        for ms, rate in rows
+        for queue in ("a", "b")
+    ]
+    history = make_snapshot(history=sampled).history
+
+    one, both = per_minute(history, NOW, "a"), per_minute(history, NOW)
+
+    # the first sample is as long as they usually are: 5 s
+    assert one.complete == pytest.approx(60 * 10 / 15)
+    assert (both.complete, both.failed) == (
+        pytest.approx(2 * one.complete),
+        pytest.approx(one.complete),
+    )
