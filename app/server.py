@@ -119,7 +119,7 @@ def runtime() -> Runtime:
         collector_for(settings),
         guard,
         Listeners(settings),
-        Recall(connections.queue, connections.streams),
+        Recall(connections.queue, connections.streams, connections.holding),
         Tails(settings),
     )
 
