@@ -45,6 +45,7 @@ from app.oauth import OAuthHandler, provider_of
 from app.origins import is_loopback
 from app.page_routes import Asset, Page, PageScript, PageSocket, close_ended, open_sockets
 from app.pages.address import paths
+from app.pages.exhibit import Exhibits
 from app.recall import Recall
 from app.settings import Settings
 from app.slow_clients import LOOK_S, Watch, allow_many_connections, bound, servers_of
@@ -84,6 +85,7 @@ class Runtime:
     listeners: Listeners
     recall: Recall
     tails: Tails
+    exhibits: Exhibits
 
 
 _given: list[Settings] = []
@@ -105,14 +107,16 @@ def runtime() -> Runtime:
     keyring.preload(settings.url("queue"))
     check_access(settings, keyring)
     guard = Guard(settings, keyring=keyring)
+    recall = Recall(connections.queue, connections.streams)
     return Runtime(
         settings,
         connections,
         collector_for(settings),
         guard,
         Listeners(settings),
-        Recall(connections.queue, connections.streams),
+        recall,
         Tails(settings),
+        Exhibits(settings.sample_interval_s, recall),
     )
 
 

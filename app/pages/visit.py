@@ -24,7 +24,8 @@ from app.pages import bulk, dialogs, masthead, rail, strip, travel
 from app.pages.address import HOME, Address, address_of
 from app.pages.board import Board
 from app.pages.catalogue import PAGES
-from app.pages.gallery import Gallery
+from app.pages.exhibit import Exhibit, Exhibits
+from app.pages.gallery import Gallery, Plot
 from app.pages.intents import ACTS, Desk, Notice
 from app.pages.journey import REFUSED, Journey
 from app.pages.markup import Html, join
@@ -32,6 +33,7 @@ from app.pages.plots import Plots, plot_of
 from app.pages.scene import Page, Reach, Scene
 from app.pages.screen import Intent, Screen
 from app.pages.summary import held
+from app.pages.wire import Wire
 from app.palette import Theme
 from app.recall import Recall
 from app.settings import Settings
@@ -77,6 +79,7 @@ class Visit(pn.viewable.Viewer):
         refresh_s: int = masthead.DEFAULT_S,
         recall: Recall | None = None,
         tails: Tails | None = None,
+        exhibits: Exhibits | None = None,
         **more: Any,
     ) -> None:
         super().__init__(**more)  # type: ignore[no-untyped-call]
@@ -105,12 +108,18 @@ class Visit(pn.viewable.Viewer):
 
         doc = pn.state.curdoc
         self._doc: Document | None = doc if doc is not None and doc.session_context else None
+        self._exhibits = exhibits if self._doc is not None else None
+        self._exhibit: Exhibit | None = None
+        self._hung: tuple[Exhibit, int] | None = None  #: what the browser has of it
+        self._is_owed = False
         self.gallery = Gallery(settings.sample_interval_s)
         self.screen = Screen(
-            self._handle, charts=self.gallery.column, theme=self.theme,
-            served=self._doc is not None,
+            self._handle, charts=None if self._exhibits else self.gallery.column,
+            theme=self.theme, served=self._doc is not None,
         )  # fmt: skip
-        self.plots = Plots(self.gallery, self._recall, self._run, self._later)
+        if self._doc is not None and self._exhibits is not None:
+            self.screen.wire = Wire(self._doc, self._on_taken)
+        self._own_plots = Plots(self.gallery, self._recall, self._run, self._later)
         self.journey = Journey(self._recall, self._run, self._later)
         self._key = collector.subscribe(self._on_snapshot)
         if self._doc is not None:
@@ -126,8 +135,17 @@ class Visit(pn.viewable.Viewer):
         """Stop following the collector; what is under way ends."""
         self._is_over = True
         self._collector.unsubscribe(self._key)
+        if self._exhibit is not None:
+            self._exhibit.leave(self)
+        if self.screen.wire is not None:
+            self.screen.wire.close()
         for task in self._tasks:
             task.cancel()
+
+    @property
+    def plots(self) -> Plots:
+        """What its charts show, its own or those of all who see the same."""
+        return self._exhibit.plots if self._exhibit is not None else self._own_plots
 
     @property
     def page(self) -> Page:
@@ -137,9 +155,7 @@ class Visit(pn.viewable.Viewer):
     @property
     def _is_watched(self) -> bool:
         """Whether a browser is connected: a page that was left, or is being loaded, needs no news."""
-        context = self._doc.session_context if self._doc is not None else None
-        session = getattr(context, "session", None)
-        return session is None or session.connection_count > 0
+        return self.screen.wire is None or self.screen.wire.is_watched
 
     # -- snapshots -------------------------------------------------------------------------------
 
@@ -169,7 +185,19 @@ class Visit(pn.viewable.Viewer):
                 pn.io.push_notebook(box)
         elif not self._is_due:
             self._is_due = True
-            self._doc.add_next_tick_callback(self.refresh)
+            if self.screen.is_greeted:  # no model of the document is touched
+                asyncio.get_running_loop().call_soon(self.refresh)
+            else:
+                self._doc.add_next_tick_callback(self.refresh)
+
+    def look(self) -> None:
+        """Look again at an exhibit that changed by itself."""
+        self._later()
+
+    def _on_taken(self) -> None:
+        """The browser has taken what it was told: what came meanwhile is next."""
+        if self._is_owed:
+            self._later()
 
     def refresh(self) -> None:
         """Show the present, or the moment asked for: what changed is sent, nothing else."""
@@ -179,35 +207,80 @@ class Visit(pn.viewable.Viewer):
             self._good = live
         if live.number != self._shown_number:
             self._shown_at, self._shown_number = time.monotonic(), live.number
-        address, refresh_s = self.address, self._refresh_s
-        journey, settings = self.journey, self._settings
-        snapshot, is_past = journey.shown(live), journey.is_past
+        address, journey = self.address, self.journey
+        snapshot = journey.shown(live)
         plot = plot_of(self.page, address, snapshot, travel.then_ms(address))
-        self.plots.show(
-            plot, snapshot, self.drawn_theme, _number(address.get("workers")), _once_of(snapshot)
-        )
+        self._draw(plot, snapshot)
         scene = self.scene(live)
-        above, below = self._halves(scene)
-        is_open = self._is_open and address.page == HOME
-        at = address.get("at")
-        self.screen.put(
-            head=_once(snapshot, ("head", refresh_s, at),
-                       lambda: travel.kept(masthead.head(snapshot, settings, refresh_s), address)),
-            rail=_once(snapshot, ("rail", address.page, address.get("name"), at),
-                       lambda: travel.kept(rail.rail(snapshot, address), address)),
-            strip=journey.strip(address, live) if is_past else _once(
-                snapshot, ("strip", is_open), lambda: [
-                    strip.banners(snapshot, settings, is_open=is_open), strip.strip(snapshot)]),
-            above=travel.kept(join(above), address), below=travel.kept(join(below), address),
-            foot=_once(snapshot, ("foot", is_past),
-                       lambda: masthead.foot(snapshot, settings, is_past=is_past)),
-            dialog=dialogs.dialog(self._asked, scene) if self._asked else "",
-            notices=self._board.show(),
-        )  # fmt: skip
+        if self.page.is_shared and not scene.chosen and not journey.is_past:
+            key = ("parts", address.href, scene.refusal, self._refresh_s, self._is_open)
+            parts = _once(snapshot, key, lambda: self._parts(scene, live))
+        else:
+            parts = self._parts(scene, live)
         title = self.page.title(address) if self.page.title else address.place.title
-        title = f"{title} · arqscope"
-        if (self.screen.title, self.screen.place) != (title, address.page):
-            self.screen.param.update(title=title, place=address.page)
+        charts = self._news()
+        self._is_owed = not self.screen.put(
+            title=f"{title} · arqscope", place=address.page, charts=charts,
+            dialog=dialogs.dialog(self._asked, scene) if self._asked else "",
+            notices=self._board.show(), **parts,
+        )  # fmt: skip
+        if charts and not self._is_owed and self.screen.is_greeted:
+            self._hung = None if self._exhibit is None else (self._exhibit, self._exhibit.count)
+
+    def _parts(self, scene: Scene, live: Snapshot) -> dict[str, Html]:
+        """All that several viewers may share."""
+        address, journey, settings = self.address, self.journey, self._settings
+        snapshot, is_past, refresh_s = scene.snapshot, journey.is_past, self._refresh_s
+        # rows that are selected hold their own snapshot; what stands around them does not
+        around = journey.shown(live) if scene.chosen else snapshot
+        above, below = self._halves(scene)
+        is_open, at = self._is_open and address.page == HOME, address.get("at")
+        return {
+            "head": _once(around, ("head", refresh_s, at),
+                          lambda: travel.kept(masthead.head(around, settings, refresh_s), address)),
+            "rail": _once(around, ("rail", address.page, address.get("name"), at),
+                          lambda: travel.kept(rail.rail(around, address), address)),
+            "strip": join(journey.strip(address, live)) if is_past else _once(
+                around, ("strip", is_open), lambda: join(
+                    strip.banners(around, settings, is_open=is_open), strip.strip(around))),
+            "above": travel.kept(join(above), address),
+            "below": travel.kept(join(below), address),
+            "foot": _once(around, ("foot", is_past),
+                          lambda: masthead.foot(around, settings, is_past=is_past)),
+        }  # fmt: skip
+
+    def _draw(self, plot: Plot, snapshot: Snapshot) -> None:
+        """Let the charts show *plot*: this viewer's own, or those of all who see the same."""
+        workers = _number(self.address.get("workers"))
+        if self._exhibits is None:
+            self._own_plots.show(plot, snapshot, self.drawn_theme, workers, _once_of(snapshot))
+            return
+        found = None
+        if plot.charts and plot.names:
+            at = self.address.get("at")
+            found = self._exhibits.of(plot, self.drawn_theme, at, workers)
+            found.show(plot, snapshot, _once_of(snapshot))
+        if found is not self._exhibit:
+            if self._exhibit is not None:
+                self._exhibit.leave(self)
+            if found is not None:
+                found.join(self)
+            self._exhibit = found
+        if not self.screen.is_greeted:
+            self.screen.boxes = len(plot.charts) if found is not None else 0
+
+    def _news(self) -> dict[str, str]:
+        """What the browser does not have yet of the charts: all of them, or their last changes."""
+        exhibit, hung = self._exhibit, self._hung
+        if self._exhibits is None or not self.screen.is_greeted:
+            return {}
+        if exhibit is None:
+            return {"charts": ""} if hung is not None else {}
+        if hung is not None and hung[0] is exhibit:
+            changes = exhibit.since(hung[1])
+            if changes is not None:
+                return {"changes": changes} if changes != "[]" else {}
+        return {"charts": exhibit.whole()}
 
     def scene(self, snapshot: Snapshot) -> Scene:
         """What the page shown is a function of; held while rows are selected."""
@@ -308,6 +381,8 @@ class Visit(pn.viewable.Viewer):
         """
         if self._doc is None:
             self._answer(data)
+        elif self._exhibits is not None:
+            asyncio.get_running_loop().call_soon(self._answer, data)
         else:
             self._doc.add_next_tick_callback(functools.partial(self._answer, data))
 
@@ -322,6 +397,8 @@ class Visit(pn.viewable.Viewer):
                 if data.get("theme") in ("light", "dark"):
                     self.theme = data["theme"]
                 self._set_refresh(data.get("refresh"))
+                self._hung = None
+                self.screen.greet()
             case "turn-theme":
                 self.theme = "light" if self.theme == "dark" else "dark"
                 self.screen.tell(theme=self.theme)
@@ -404,7 +481,8 @@ class Visit(pn.viewable.Viewer):
     @param.depends("theme", watch=True)
     def _dress(self) -> None:
         self.screen.theme = self.theme
-        self.gallery.paint(self.drawn_theme)
+        if self._exhibits is None:
+            self.gallery.paint(self.drawn_theme)
 
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
