@@ -10,8 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
-from typing import Any, Final, Protocol
-from weakref import WeakKeyDictionary
+from typing import Any, Final, Protocol, cast
 
 import panel as pn
 import param
@@ -28,6 +27,7 @@ from app.pages.exhibit import Exhibit, Exhibits
 from app.pages.gallery import Gallery, Plot
 from app.pages.intents import ACTS, Desk, Notice
 from app.pages.journey import REFUSED, Journey
+from app.pages.made import once, once_of
 from app.pages.markup import Html, join
 from app.pages.plots import Plots, plot_of
 from app.pages.scene import Page, Reach, Scene
@@ -199,22 +199,32 @@ class Visit(pn.viewable.Viewer):
         if self._is_owed:
             self._later()
 
+    @property
+    def _live(self) -> Snapshot:
+        """The latest snapshot, with the last known numbers of a lost source; one for all visits."""
+        now, before = self._collector.snapshot, self._good
+        return cast(Snapshot, once(now, ("held", before), lambda: held(now, before)))
+
     def refresh(self) -> None:
         """Show the present, or the moment asked for: what changed is sent, nothing else."""
         self._is_due = False
-        live = held(self._collector.snapshot, self._good)
+        live = self._live
         if live.number and not live.problems:
             self._good = live
         if live.number != self._shown_number:
             self._shown_at, self._shown_number = time.monotonic(), live.number
         address, journey = self.address, self.journey
         snapshot = journey.shown(live)
-        plot = plot_of(self.page, address, snapshot, travel.then_ms(address))
+        plot = once(
+            snapshot,
+            ("plot", address.href),
+            lambda: plot_of(self.page, address, snapshot, travel.then_ms(address)),
+        )
         self._draw(plot, snapshot)
         scene = self.scene(live)
         if self.page.is_shared and not scene.chosen and not journey.is_past:
             key = ("parts", address.href, scene.refusal, self._refresh_s, self._is_open)
-            parts = _once(snapshot, key, lambda: self._parts(scene, live))
+            parts = once(snapshot, key, lambda: self._parts(scene, live))
         else:
             parts = self._parts(scene, live)
         title = self.page.title(address) if self.page.title else address.place.title
@@ -236,16 +246,16 @@ class Visit(pn.viewable.Viewer):
         above, below = self._halves(scene)
         is_open, at = self._is_open and address.page == HOME, address.get("at")
         return {
-            "head": _once(around, ("head", refresh_s, at),
+            "head": once(around, ("head", refresh_s, at),
                           lambda: travel.kept(masthead.head(around, settings, refresh_s), address)),
-            "rail": _once(around, ("rail", address.page, address.get("name"), at),
+            "rail": once(around, ("rail", address.page, address.get("name"), at),
                           lambda: travel.kept(rail.rail(around, address), address)),
-            "strip": join(journey.strip(address, live)) if is_past else _once(
+            "strip": join(journey.strip(address, live)) if is_past else once(
                 around, ("strip", is_open), lambda: join(
                     strip.banners(around, settings, is_open=is_open), strip.strip(around))),
             "above": travel.kept(join(above), address),
             "below": travel.kept(join(below), address),
-            "foot": _once(around, ("foot", is_past),
+            "foot": once(around, ("foot", is_past),
                           lambda: masthead.foot(around, settings, is_past=is_past)),
         }  # fmt: skip
 
@@ -253,13 +263,13 @@ class Visit(pn.viewable.Viewer):
         """Let the charts show *plot*: this viewer's own, or those of all who see the same."""
         workers = _number(self.address.get("workers"))
         if self._exhibits is None:
-            self._own_plots.show(plot, snapshot, self.drawn_theme, workers, _once_of(snapshot))
+            self._own_plots.show(plot, snapshot, self.drawn_theme, workers, once_of(snapshot))
             return
         found = None
         if plot.charts and plot.names:
             at = self.address.get("at")
             found = self._exhibits.of(plot, self.drawn_theme, at, workers)
-            found.show(plot, snapshot, _once_of(snapshot))
+            found.show(plot, snapshot, once_of(snapshot))
         if found is not self._exhibit:
             if self._exhibit is not None:
                 self._exhibit.leave(self)
@@ -304,8 +314,8 @@ class Visit(pn.viewable.Viewer):
             return above(scene), below(scene)
         key = (scene.address.href, scene.refusal)
         return (
-            _once(scene.snapshot, ("above", *key), lambda: above(scene)),
-            _once(scene.snapshot, ("below", *key), lambda: below(scene)),
+            once(scene.snapshot, ("above", *key), lambda: above(scene)),
+            once(scene.snapshot, ("below", *key), lambda: below(scene)),
         )
 
     # -- what a page reads -----------------------------------------------------------------------
@@ -456,7 +466,7 @@ class Visit(pn.viewable.Viewer):
             self.screen.tell(go=self.address.but(at=asked).href)
 
     def _choose(self, intent: str, data: Intent) -> None:
-        snapshot = held(self._collector.snapshot, self._good)
+        snapshot = self._live
         keys = self.page.keys(self.scene(snapshot)) if self.page.keys else []
         if intent == "clear":
             self._let_go()
@@ -527,22 +537,6 @@ class Visit(pn.viewable.Viewer):
 def _number(text: str) -> float | None:
     """A number of workers an address asks about."""
     return float(text) if text.isdecimal() and len(text) < 5 else None
-
-
-#: what was made of a snapshot already: visits that see the same share it
-_made: WeakKeyDictionary[Snapshot, dict[tuple[Any, ...], Any]] = WeakKeyDictionary()
-
-
-def _once(snapshot: Snapshot, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
-    """What *make* makes of *snapshot*, made once for all visits; *key* says all it depends on."""
-    known = _made.setdefault(snapshot, {})
-    if key not in known:
-        known[key] = make()
-    return known[key]
-
-
-def _once_of(snapshot: Snapshot) -> Callable[[tuple[Any, ...], Callable[[], Any]], Any]:
-    return lambda key, make: _once(snapshot, key, make)
 
 
 __all__ = ["Source", "Visit"]
