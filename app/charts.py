@@ -13,7 +13,7 @@ from bokeh.models.glyphs import Line, VArea, VBar
 from bokeh.plotting import figure
 
 from app.chart_source import QUEUE_SERIES, STREAM_SERIES, WINDOW, make_source
-from app.easel import Together, drawn_as, finish, hover, legend, lines, paint, stand
+from app.easel import Together, drawn_as, finish, hover, legend, lines, paint, stand, tone
 from app.palette import Theme
 from app.records import JobState
 
@@ -32,8 +32,8 @@ def throughput_chart(
     """Runs per second: complete with failed on top, or one line per queue."""
     chart: Any = stand("Throughput", "runs per second", together)
     if by == "queue":
-        drawn = lines(chart, source, queues, "complete_per_s")
-        legend(chart, queues, [[line] for line in drawn])
+        drawn = lines(chart, source, queues, "complete_per_s", together)
+        legend(chart, queues, [[line] for line in drawn], together)
         tips = [(name, f"@{{complete_per_s:{n}}}{{custom}} /s") for n, name in enumerate(queues)]
         hover(chart, drawn, tips, "number", together)
         finish(chart, together, drawn)
@@ -54,7 +54,7 @@ def throughput_chart(
         line = drawn_as(chart, source, Line(x="at", y=top, line_width=1.4))
         line.tags = ["state", state.value, "line"]
         tops.append(line)
-    legend(chart, ["complete", "failed"], [[tops[1], fills[0]], [tops[0], fills[1]]])
+    legend(chart, ["complete", "failed"], [[tops[1], fills[0]], [tops[0], fills[1]]], together)
     tips = [("complete", "@complete{custom} /s"), ("failed", "@failed{custom} /s")]
     hover(chart, tops[1:], tips, "number", together)
     finish(chart, together, [*fills, *tops])
@@ -71,17 +71,18 @@ def backlog_chart(
 ) -> figure:
     """Jobs that are due and wait, one line per queue; *ahead* is a forecast with its band."""
     chart: Any = stand("Backlog", "jobs waiting", together, whole=True)
-    drawn = lines(chart, source, queues, "waiting")
+    drawn = lines(chart, source, queues, "waiting", together)
     names, shown = list(queues), [[line] for line in drawn]
     if ahead is not None:
         band = drawn_as(chart, ahead, VArea(x="at", y1="low", y2="high", fill_alpha=0.16))
         dashed = Line(x="at", y="middle", line_width=1.6, line_dash=[5, 4])
         middle = drawn_as(chart, ahead, dashed)
-        band.tags, middle.tags = ["forecast", "fill"], ["forecast", "line"]
-        names.append("forecast, 80 % band")
+        of = tone(0, together)
+        band.tags, middle.tags = ["forecast", "fill", of], ["forecast", "line", of]
+        names.append("forecast, 80% band")
         shown.append([middle, band])
         drawn = [*drawn, band, middle]
-    legend(chart, names, shown)
+    legend(chart, names, shown, together)
     tips = [(name, f"@{{waiting:{n}}}{{custom}} waiting") for n, name in enumerate(queues)]
     hover(chart, drawn, tips, "count", together)
     finish(chart, together, drawn)
@@ -99,9 +100,9 @@ def latency_chart(
     """Wait (due to started) or run time on a log axis: p95 a line, p50 dotted, a colour per queue."""
     title = "Wait time" if of == "wait" else "Run time"
     chart: Any = stand(title, "p95, dotted p50", together, y_axis_type="log")
-    p95 = lines(chart, source, queues, f"{of}_p95_s")
-    p50 = lines(chart, source, queues, f"{of}_p50_s", line_dash=[2, 3], line_width=1.2)
-    legend(chart, queues, [list(pair) for pair in zip(p95, p50, strict=True)])
+    p95 = lines(chart, source, queues, f"{of}_p95_s", together)
+    p50 = lines(chart, source, queues, f"{of}_p50_s", together, line_dash=[2, 3], line_width=1.2)
+    legend(chart, queues, [list(pair) for pair in zip(p95, p50, strict=True)], together)
     tips = [
         (name, f"p50 @{{{of}_p50_s:{n}}}{{custom}} · p95 @{{{of}_p95_s:{n}}}{{custom}}")
         for n, name in enumerate(queues)
@@ -130,8 +131,8 @@ def lag_chart(
 ) -> figure:
     """Events the slowest group of each stream has not been given yet."""
     chart: Any = stand("Lag", "events not yet delivered", together, whole=True)
-    drawn = lines(chart, source, streams, "lag")
-    legend(chart, streams, [[line] for line in drawn])
+    drawn = lines(chart, source, streams, "lag", together)
+    legend(chart, streams, [[line] for line in drawn], together)
     tips = [
         (name, f"@{{lag:{n}}}{{custom}} events, @{{lag_s:{n}}} s") for n, name in enumerate(streams)
     ]
@@ -149,8 +150,8 @@ def event_rate_chart(
 ) -> figure:
     """Events handled per second, one line per stream."""
     chart: Any = stand("Events", "handled per second", together)
-    drawn = lines(chart, source, streams, "processed_per_s")
-    legend(chart, streams, [[line] for line in drawn])
+    drawn = lines(chart, source, streams, "processed_per_s", together)
+    legend(chart, streams, [[line] for line in drawn], together)
     tips = [(name, f"@{{processed_per_s:{n}}}{{custom}} /s") for n, name in enumerate(streams)]
     hover(chart, drawn, tips, "number", together)
     finish(chart, together, drawn)
@@ -171,8 +172,8 @@ def metric_chart(
     chart: Any = stand(
         told.title, told.unit, together, whole=told.kind == "count", height=300, **more
     )
-    drawn = lines(chart, source, names, metric)
-    legend(chart, names, [[line] for line in drawn])
+    drawn = lines(chart, source, names, metric, together)
+    legend(chart, names, [[line] for line in drawn], together)
     after = {"duration": "", "number": " /s", "count": f" {told.word}"}[told.kind]
     tips = [(name, f"@{{{metric}:{n}}}{{custom}}{after}") for n, name in enumerate(names)]
     hover(chart, drawn, tips, told.kind, together)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 _PR_SET_PDEATHSIG: Final = 1
 _LIBC: Final[Any] = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
@@ -41,7 +41,9 @@ class Child:
 
     name: str
     command: Sequence[str]
-    directory: Path  #: holds ``<name>.pid`` and ``<name>.log``
+    directory: Path = Path()  #: holds ``<name>.pid`` and ``<name>.log``
+    is_open: bool = False  #: it prints where we print, and leaves no file
+    passed: tuple[int, ...] = ()  #: descriptors it gets of us
     environment: Mapping[str, str] = field(default_factory=lambda: _NO_ENVIRONMENT, repr=False)
     death_signal: int = signal.SIGKILL  #: what the process gets when we vanish
     process: "subprocess.Popen[bytes] | None" = field(default=None, init=False, repr=False)
@@ -59,22 +61,30 @@ class Child:
 
     def start(self) -> None:
         """Start the process; what an earlier parent left of it is stopped first."""
+        if self.is_open:
+            self._start(None)
+            return
         self.stop_stale()
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        parent = os.getpid()
         with self.log_path.open("ab") as log:
-            self.process = subprocess.Popen(  # noqa: S603 - our own commands, no shell
-                list(self.command),
-                env={**os.environ, **self.environment},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                preexec_fn=_before_exec(self.death_signal, parent),  # noqa: PLW1509, RUF100
-            )
-        self.started_at = time.monotonic()
-        text = "\0".join([str(self.process.pid), *self.command])
+            process = self._start(log)
+        text = "\0".join([str(process.pid), *self.command])
         self.pid_path.write_text(text, encoding="utf-8")
+
+    def _start(self, log: BinaryIO | None) -> "subprocess.Popen[bytes]":
+        parent = os.getpid()
+        self.process = subprocess.Popen(  # noqa: S603 - our own commands, no shell
+            list(self.command),
+            env={**os.environ, **self.environment},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=None if log is None else subprocess.STDOUT,
+            start_new_session=True,
+            pass_fds=self.passed,
+            preexec_fn=_before_exec(self.death_signal, parent),  # noqa: PLW1509, RUF100
+        )
+        self.started_at = time.monotonic()
+        return self.process
 
     def running(self) -> bool:
         """Whether the process was started and has not ended."""
@@ -98,7 +108,8 @@ class Child:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)  # its session: grandchildren too
         self.process.wait()
-        self.pid_path.unlink(missing_ok=True)
+        if not self.is_open:
+            self.pid_path.unlink(missing_ok=True)
         self.process = None
         return asked_only
 

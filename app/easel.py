@@ -47,7 +47,8 @@ class Together:
     """What the charts of one page share: the time axis, the crosshair, the marks, the way back.
 
     A *window* (start and end, epoch ms) is shown whole, whatever was stored of it; without one the axis
-    follows the newest sample, *now_ms* at first.
+    follows the newest sample, *now_ms* at first. *tones* say which colour each line has, where a page shows
+    some of the queues only: a queue has one colour everywhere.
     """
 
     def __init__(
@@ -57,7 +58,9 @@ class Together:
         *,
         window: tuple[float, float] | None = None,
         marks: ColumnDataSource | None = None,
+        tones: Sequence[int] = (),
     ) -> None:
+        self.tones = tones
         self.interval_s = interval_s
         self.span_s = (
             WINDOW * interval_s if window is None else round((window[1] - window[0]) / 1000)
@@ -70,8 +73,11 @@ class Together:
         self.cursor = Span(dimension="height", line_width=1, line_alpha=0.5, line_color="#888888")
         self.back = CustomJS(
             args={"range": self.x_range},
-            code="range.have_updated_interactively = false; range.reset()",
+            code="range.have_updated_interactively = false; range.reset(); "
+            "dispatchEvent(new CustomEvent('arqscope:stretch'))",
         )
+        #: tells the page around the charts which stretch was brushed
+        self.brushed = CustomJS(code=_BRUSHED)
         self.marks = marks
         # models that charts of one page share: opening a page costs per model
         self.mapper = CategoricalColorMapper(
@@ -80,6 +86,7 @@ class Together:
         self.durations = ticks.durations()
         self.duration_labels = ticks.duration_labels()
         self.number_labels = ticks.number_labels()
+        self.fold = CustomJS(code=_FOLD)
         self._shows: dict[str, CustomJSHover] = {}
         #: the ends of the axis where there are not samples enough to fill it
         self.ends: ColumnDataSource | None = None
@@ -129,6 +136,7 @@ def stand(
     )
     chart.add_tools(CrosshairTool(overlay=shared.cursor))
     chart.js_on_event("doubletap", shared.back)
+    chart.js_on_event("rangesupdate", shared.brushed)
     ends = None
     if shared.ends is not None and (shared.is_first or not shared.is_live):
         invisible = Scatter(x="at", y="y", fill_alpha=0, line_alpha=0, size=1)
@@ -138,7 +146,7 @@ def stand(
     chart.title.text_font = FONT
     chart.title.text_font_size = "12px"
     chart.title.standoff = 10
-    chart.title.offset = -46  # above the axis' labels, where the box begins
+    chart.title.offset = -50  # above the axis' labels, where the box begins
     chart.title.text_font_style = "normal"
     chart.min_border_left, chart.min_border_right, chart.min_border_top = 52, 8, 0
     chart.xgrid.visible = False
@@ -206,10 +214,10 @@ def paint(chart: figure, theme: Theme) -> figure:
             case ["marks"]:  # looked up here: ``select`` walks every model of the chart
                 mapper = renderer.glyph.line_color["transform"]
                 mapper.palette = [pair[theme == "dark"] for pair in _SORTS.values()]
-            case ["forecast", str(part)]:
-                tone = palette.series_colour(0, theme)
+            case ["forecast", str(part), int(index)]:
+                tone = palette.series_colour(index, theme)
                 setattr(renderer.glyph, f"{part}_color", tone)
-            case ["forecast", str(part), "grows"]:
+            case ["forecast", str(part), int(), "grows"]:
                 tone = palette.JOB_LOOK[JobState.FAILED].colour(theme)
                 setattr(renderer.glyph, f"{part}_color", tone)
     drawn.background_fill_color = drawn.border_fill_color = None
@@ -225,6 +233,7 @@ def paint(chart: figure, theme: Theme) -> figure:
     return chart
 
 
+_BRUSHED: Final = "dispatchEvent(new CustomEvent('arqscope:stretch', {detail: {start: cb_obj.x0, end: cb_obj.x1}}))"
 _CLOCK: Final = "hour: '2-digit', minute: '2-digit'"
 _LOCAL_TIME: Final = (
     f"return new Date(tick).toLocaleTimeString([], {{{_CLOCK}, "
@@ -235,6 +244,18 @@ _LOCAL_DAY: Final = (
     f"(day.getHours() || day.getMinutes() ? ' ' + day.toLocaleTimeString([], {{{_CLOCK}, hour12: false}})"
     " : '')"
 )
+#: a legend's columns: as many as its names leave room for, px of a letter and of what stands before a name
+_FOLD: Final = """
+for (const legend of cb_obj.below) {
+  if (!legend.items) continue
+  const widths = legend.items.map(item => 31 + 6.2 * String(item.label.value ?? item.label).length)
+  let columns = widths.length
+  const wide = n => [...Array(n).keys()].reduce(
+    (sum, at) => sum + Math.max(...widths.filter((_, i) => i % n == at)), 0)
+  while (columns > 1 && wide(columns) > cb_obj.inner_width) columns -= 1
+  if (legend.ncols !== columns) legend.ncols = columns
+}
+"""
 _KNOWN: Final = "!(value !== null && isFinite(value)) ? '\\u2013' : "
 _SHOW: Final = {
     "number": f"return {_KNOWN}value.toLocaleString('en', {{maximumFractionDigits: 2}})",
@@ -255,8 +276,19 @@ def drawn_as(chart: Any, source: ColumnDataSource, glyph: Glyph, **more: Any) ->
     return chart.add_glyph(source, glyph, **more)
 
 
+def tone(number: int, together: Together | None) -> int:
+    """Which of the palette's colours the line *number* of a chart has."""
+    tones = together.tones if together is not None else ()
+    return tones[number] if number < len(tones) else number
+
+
 def lines(
-    chart: Any, source: ColumnDataSource, names: Sequence[str], series: str, **more: Any
+    chart: Any,
+    source: ColumnDataSource,
+    names: Sequence[str],
+    series: str,
+    together: Together | None,
+    **more: Any,
 ) -> list[Any]:
     """One line per name, in its colour."""
     drawn = []
@@ -264,13 +296,18 @@ def lines(
         line = drawn_as(
             chart, source, Line(x="at", y=f"{series}:{n}", **{"line_width": 1.6, **more})
         )
-        line.tags = ["series", n]
+        line.tags = ["series", tone(n, together)]
         drawn.append(line)
     return drawn
 
 
-def legend(chart: Any, names: Sequence[str], renderers: Sequence[Sequence[Any]]) -> None:
-    """Names below the chart; a click hides one."""
+def legend(
+    chart: Any,
+    names: Sequence[str],
+    renderers: Sequence[Sequence[Any]],
+    together: Together | None = None,
+) -> None:
+    """Names below the chart, as many beside each other as fit; a click hides one."""
     items = [
         LegendItem(label={"value": name}, renderers=list(drawn))
         for name, drawn in zip(names, renderers, strict=True)
@@ -278,7 +315,6 @@ def legend(chart: Any, names: Sequence[str], renderers: Sequence[Sequence[Any]])
     made: Any = Legend(
         items=items,
         orientation="horizontal",
-        ncols=2 if sum(map(len, names)) > 24 else "auto",
         click_policy="hide",
         border_line_color=None,
         background_fill_color=None,
@@ -294,6 +330,7 @@ def legend(chart: Any, names: Sequence[str], renderers: Sequence[Sequence[Any]])
     made.padding = 0
     made.location = "bottom_left"
     chart.add_layout(made, "below")
+    chart.js_on_change("inner_width", (together or Together()).fold)
 
 
 def hover(
@@ -329,4 +366,5 @@ __all__ = [
     "lines",
     "paint",
     "stand",
+    "tone",
 ]

@@ -126,8 +126,10 @@ ICONS: Final[Mapping[str, str]] = {
     "menu": "M2.5 4.5h11M2.5 8h11M2.5 11.5h11",
     "theme": "M8 2a6 6 0 1 0 0 12zM8 2a6 6 0 0 1 0 12",
     "help": "M8 2a6 6 0 1 0 0 12A6 6 0 0 0 8 2M6.3 6.2a1.8 1.8 0 1 1 2.4 1.7c-.5.2-.7.5-.7 1M8 11.1v.1",
+    "note": "M8 2a6 6 0 1 0 0 12A6 6 0 0 0 8 2M8 7.5v3.5M8 5v.1",
     "more": "M6 4l4 4-4 4",
     "add": "M8 3.5v9M3.5 8h9",
+    "download": "M8 2.5v7M5 6.8l3 3 3-3M2.5 11.5v2h11v-2",
     "mark": "M2 12a6 6 0 0 1 12 0M5 12a3 3 0 0 1 6 0M8 12h.1",
 }
 
@@ -204,6 +206,15 @@ def whole_duration(seconds: int) -> str:
     if seconds < 86_400:
         return f"{seconds // 3600} h {seconds % 3600 // 60:02d} m"
     return f"{seconds // 86_400} d {seconds % 86_400 // 3600:02d} h"
+
+
+def plain_duration(seconds: float) -> str:
+    """A length somebody chose, without units that are 0: ``1 s``, ``2 m``, ``1 h 30 m``."""
+    if seconds < 60 or seconds % 1:
+        return f"{seconds:g} s" if 1 <= seconds < 60 else duration(seconds)
+    return (
+        whole_duration(int(seconds)).replace(" 00 s", "").replace(" 00 m", "").replace(" 00 h", "")
+    )
 
 
 def age(then: pd.Timestamp | None, now: pd.Timestamp) -> str:

@@ -182,7 +182,7 @@ async def annotations(redis: Redis, start_ms: float, end_ms: float) -> pd.DataFr
         except BadRecord:
             continue
         if line.action in ANNOTATED and "refused" not in line.detail:
-            told = ", ".join(f"{name} {value}" for name, value in line.detail.items())
+            told = _in_words(line.detail)
             rows.append(
                 {"at": line.at_ms, "kind": line.action, "source": line.target, "text": told,
                  "actor": line.actor}
@@ -192,6 +192,17 @@ async def annotations(redis: Redis, start_ms: float, end_ms: float) -> pd.DataFr
     frame = frames.frame_of(rows, ANNOTATION_COLUMNS)
     frame.attrs["cut"] = len(lines) >= AUDIT_WINDOW or len(marks) >= 2 * MARKS_SHOWN
     return frame
+
+
+def _in_words(detail: Mapping[str, Any]) -> str:
+    """What an audit line says was done: ``retry letters: matched 16, canary 5, rate 10``."""
+    kind = str(detail.get("kind", "")).replace("_", " ")
+    said = ", ".join(
+        f"{name.replace('_', ' ')} {f'{value:g}' if isinstance(value, float) else value}"
+        for name, value in detail.items()
+        if name not in ("kind", "operation") and value not in ("", None)
+    )
+    return ": ".join(filter(None, (kind, said)))
 
 
 def _mark_row(text: str, at_ms: float) -> dict[str, Any]:

@@ -35,9 +35,10 @@ from app.api_keys import Keyring
 from app.asgi import AsgiHandler, hang_up, in_flight
 from app.auth import MAX_BODY_BYTES, Guard
 from app.collector import Collector, collector_for
-from app.connections import connect
+from app.doctor.preflight import at_once, check
 from app.entrance import PAGE, Entrance, page_actor
 from app.errors import ArqscopeError, PortInUse, SettingsError
+from app.handover import Place, Receiver
 from app.identities import Identities
 from app.listeners import Listeners
 from app.login import LoginHandler, LogoutHandler
@@ -88,7 +89,16 @@ class Runtime:
     exhibits: Exhibits
 
 
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """Which of several processes behind one port this is, and what its connections come through."""
+
+    channel: socket.socket
+    place: int
+
+
 _given: list[Settings] = []
+_seats: list[Seat] = []  #: none: this process listens by itself
 _servers: list[HTTPServer] = []  #: in front of what was attached
 #: what this process serves with our guard before it
 attached: list[BokehTornado] = []
@@ -98,14 +108,12 @@ attached: list[BokehTornado] = []
 def runtime() -> Runtime:
     """Return the one runtime of this process; made at the first call, from ``serve``'s settings."""
     settings = _given[-1] if _given else Settings.load()
-    connections = Connections(
-        queue=connect(settings.url("queue"), answer_within_s=ANSWER_S),
-        streams=connect(settings.url("streams"), answer_within_s=ANSWER_S),
-        cache=connect(settings.url("cache"), answer_within_s=ANSWER_S),
-    )
+    connections = Connections.of(settings, answer_within_s=ANSWER_S)
     keyring = Keyring(connections.queue)
     keyring.preload(settings.url("queue"))
     check_access(settings, keyring)
+    if all(seat.place == 0 for seat in _seats):  # once for all that share a port
+        at_once(check(settings))
     guard = Guard(settings, keyring=keyring)
     recall = Recall(connections.queue, connections.streams)
     return Runtime(
@@ -148,16 +156,21 @@ def check_access(settings: Settings, keyring: Keyring | None = None) -> None:
     )
 
 
-def serve(settings: Settings) -> None:
+def serve(settings: Settings, seat: Seat | None = None) -> None:
     """Serve pages and API until SIGTERM or SIGINT: exactly ``panel serve app/dashboard``.
 
     Raises SettingsError when the server would be open, PortInUse when the port is taken.
+    With a *seat* connections come from the switchboard; what Bokeh listens on is closed before it serves.
     """
     check_access(settings)
     host, port = settings.queue_ui_host, settings.queue_ui_port
-    _check_port(host, port)
-    _given.append(settings)
     origins = [f"{name}:{port}" for name in dict.fromkeys(("localhost", "127.0.0.1", host))]
+    if seat is None:
+        _check_port(host, port)
+    else:
+        _seats.append(seat)
+        host, port = "127.0.0.1", 0
+    _given.append(settings)
     arguments = ["serve", str(DASHBOARD), "--port", str(port), "--address", host]
     if settings.prefix:
         arguments += ["--prefix", settings.prefix]
@@ -178,6 +191,7 @@ def serve(settings: Settings) -> None:
 def attach(application: BokehTornado, shared: Runtime) -> None:
     """Put the guard before everything *application* answers, and add our routes to it."""
     # FastAPI: not for those who only ask for the runtime
+    from app.api import submission
     from app.api.application import create_api, nouns
     from app.api.stats import ready_stats
 
@@ -187,6 +201,9 @@ def attach(application: BokehTornado, shared: Runtime) -> None:
     # A page carries its session token in plain sight: no credential may be in it.
     application._include_headers = ["Host", "User-Agent"]
     application._include_cookies = ["arqscope_theme", "arqscope_refresh"]
+    for seat in _seats:
+        for context in application.applications.values():
+            context.application.add(Place(seat.place))
     prefix = application.prefix
     listed = bokeh_settings.allowed_ws_origin() or ()
     shared.guard.foreign_origins = frozenset(str(origin).lower() for origin in listed)
@@ -220,6 +237,7 @@ def attach(application: BokehTornado, shared: Runtime) -> None:
         AnswerHeaders(shared.settings.frame_ancestors),
         is_api=lambda path: path[1:].partition("/")[0] in api_nouns,
         ready={"/stats": ready_stats(shared)},
+        direct=[(submission.takes, submission.answerer(shared))],
     )
     servers = servers_of(application)
     for server in servers:
@@ -255,8 +273,12 @@ def begin(shared: Runtime) -> None:
     shared.guard.on_throttled = _Teller(shared, loop)
     _keep_watch(shared, loop)
 
+    receivers: list[Receiver] = []
+
     async def drain() -> None:
         end = loop.time() + DRAIN_S
+        for receiver in receivers:
+            receiver.leave()
         with contextlib.suppress(Exception):
             async with asyncio.timeout(2):
                 await shared.listeners.close()
@@ -277,6 +299,10 @@ def begin(shared: Runtime) -> None:
     # Bokeh's own handler stops the loop at once, in the middle of answers.
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
+    for seat in _seats:
+        receivers += [Receiver(seat.channel, server, stop) for server in _servers]
+    for receiver in receivers:
+        receiver.start()
     if shared.guard.is_open:
         log.warning("no key: open to everyone on this machine, closed to all others")
 
@@ -317,8 +343,7 @@ async def _close(shared: Runtime) -> None:
     await shared.collector.stop()
     await shared.tails.close()
     await shared.guard.keyring.stop()
-    for redis in (shared.connections.queue, shared.connections.streams, shared.connections.cache):
-        await redis.aclose()
+    await shared.connections.close()
 
 
 def _check_port(host: str, port: int) -> None:

@@ -60,7 +60,7 @@ def unused_port() -> int:
 
 def lacking(what: str) -> NoReturn:
     """Skip a test because this machine has no *what*; CI has everything, so there it fails."""
-    message = f"there is no {what}; ./.ci/install-system-packages installs it"
+    message = f"there is no {what}: ./.ci/install-system-packages and `make test` install all that is wanted"
     if os.environ.get("CI"):
         pytest.fail(message)
     pytest.skip(message)

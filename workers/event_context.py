@@ -7,13 +7,13 @@ is, so a processor killed between two Redis servers neither loses nor doubles it
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
-from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from app import audit, keys
-from app.connections import explained
+from app.connections import Connections, explained
 from app.enqueue import Enqueued, JobRequest, enqueue
 from app.events import Event, NewEvent, check_text
+from app.next_jobs import check_placed
 from app.notifications import notification, send
 from app.payload import MAX_CID_CHARS, Codec
 from app.publisher import Publisher
@@ -31,12 +31,11 @@ NOTIFIED_S: Final = 600
 class Effects:
     """The connections effects go through; one per processor."""
 
-    def __init__(
-        self, streams: Redis, queue: Redis, cache: Redis, *, stream: str, codec: Codec
-    ) -> None:
+    def __init__(self, connections: Connections, *, stream: str, codec: Codec) -> None:
+        streams, cache = connections.streams, connections.cache
         self.streams = streams
-        self.queue = queue
         self.cache = cache
+        self.connections = connections
         self.codec = codec
         self.publisher = Publisher(streams, cache, stream=stream, source="event-processor")
 
@@ -76,7 +75,9 @@ class EventContext:
             correlation_id=self.event.trace_id[:MAX_CID_CHARS],
             **options,
         )
-        return await enqueue(self._effects.queue, queue, request, codec=self._effects.codec)
+        check_placed(request.then, queue, self._effects.connections.placement)
+        redis = self._effects.connections.holding(queue)
+        return await enqueue(redis, queue, request, codec=self._effects.codec)
 
     async def publish(
         self, event_type: str, data: Any = None, *, user_id: str = "", workspace_id: str = ""
@@ -137,7 +138,7 @@ class EventContext:
         """Write one line into the audit, once. For what is rare: the audit is capped."""
         stream = self._effects.publisher.stream
         await audit.record(
-            self._effects.queue,
+            self._effects.connections.queue,
             f"event:{self.event.source or stream}",
             action,
             target,

@@ -8,8 +8,9 @@ from typing import Any, Final
 from app import keys
 from app.enqueue import PAYLOAD_TTL_MS
 from app.errors import ArqscopeError, PermanentError
-from app.next_jobs import RESULT, NextJob, next_id, root_of
+from app.next_jobs import RESULT, NextJob, check_placed, next_id, root_of
 from app.payload import MAX_CID_CHARS, Codec, JobPayload
+from app.placement import AT_HOME, Placement
 
 _LEFT: Final = "the job's work is done; its next job cannot be made"
 
@@ -21,6 +22,7 @@ def encoded(
     added: Sequence[NextJob],
     result: Any,
     codec: Codec | None,
+    placement: Placement = AT_HOME,
 ) -> str:
     """Return the ``then`` of a completed job, and what it *added* itself, for ``finish.lua``.
 
@@ -29,6 +31,7 @@ def encoded(
     """
     try:
         nexts = [*(NextJob.from_wire(raw) for raw in job.options.get("then", ())), *added]
+        check_placed(nexts, queue, placement)
         made = [
             _row(job_id, number, queue, job, one, result, codec or Codec())
             for number, one in enumerate(nexts, 1)

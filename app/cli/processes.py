@@ -2,6 +2,8 @@
 
 import asyncio
 import signal
+import socket
+from collections.abc import Sequence
 from enum import StrEnum
 from importlib import import_module
 from typing import Annotated, Any
@@ -15,6 +17,7 @@ from app.cli.terminal import say
 from app.connections import connect, explained
 from app.errors import ArqscopeError
 from app.liveness import living
+from app.placement import HOME
 from app.records import WorkerInfo
 from app.settings import Settings
 
@@ -61,14 +64,26 @@ def serve(
     prefix: Annotated[
         str | None, typer.Option("--prefix", help="Path a proxy serves it below: /tools/arqscope.")
     ] = None,
+    num_procs: Annotated[
+        int,
+        typer.Option("--num-procs", min=1, max=64, help="Server processes behind the one port."),
+    ] = 1,
+    channel: Annotated[int | None, typer.Option("--channel", hidden=True)] = None,
+    place: Annotated[int, typer.Option("--place", hidden=True)] = 0,
 ) -> None:
     """Serve the dashboard and the HTTP API (QUEUE_UI_HOST, QUEUE_UI_PORT)."""
-    from app.server import serve as serve_pages
-
     settings = Settings.load()
     if prefix is not None:
         settings = Settings.model_validate(settings.model_dump() | {"prefix": prefix})
-    serve_pages(settings)
+    if num_procs > 1:
+        from app.switchboard import serve as serve_with
+
+        raise typer.Exit(serve_with(settings, num_procs))
+    from app.server import Seat
+    from app.server import serve as serve_pages
+
+    seat = None if channel is None else Seat(socket.socket(fileno=channel), place)
+    serve_pages(settings, seat)
 
 
 def worker(
@@ -117,14 +132,21 @@ def alive(
 
 
 async def _living(role: str, source: str) -> list[WorkerInfo]:
-    url = Settings.load().url("queue")
-    redis = connect(url, retries=0)
-    try:
-        return await living(redis, role, source)
-    except (RedisError, OSError) as error:
-        raise explained(error, url) from error
-    finally:
-        await redis.aclose()
+    settings = Settings.load()
+    names: Sequence[str] = (HOME,)  # events and dead-letters beat at home
+    if role == Role.WORKER.value:
+        placement = settings.placement
+        names = (placement.server_of(source),) if source else placement.names
+    found: list[WorkerInfo] = []
+    for url in map(settings.url, names):
+        redis = connect(url, retries=0)
+        try:
+            found += await living(redis, role, source)
+        except (RedisError, OSError) as error:
+            raise explained(error, url) from error
+        finally:
+            await redis.aclose()
+    return found
 
 
 def version() -> None:

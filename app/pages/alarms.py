@@ -41,6 +41,8 @@ METRICS: Final = {
 _RULED: Final = {
     **METRICS, "workers_missing": "queues without a worker", "failure_share": "share of runs that failed",
 }  # fmt: skip
+#: of them, what is counted in whole numbers
+_COUNTS: Final = {"waiting", "dead_open", "workers_missing"}
 _LOOK: Final = {
     AlertState.FIRING: ("failed", "alerts"),
     AlertState.ACKNOWLEDGED: ("queued", "done"),
@@ -91,13 +93,13 @@ def _table(scene: Scene, listed: list[Alert]) -> Html:
                      class_="clip", title=alert.detail[:400]), "wide"),
                 (clipped(alert.source, 128, kind="soft"), "opt"),
                 (moment_ms(alert.since_ms, scene.now), "soft opt"),
-                (moment_ms(alert.last_ms, scene.now), "soft"),
+                (moment_ms(alert.last_ms, scene.now), "soft opt"),
                 (clipped("silent" if silent else alert.delivery, 80, kind="soft"), "opt"),
                 *([(_controls(alert), "act")] if scene.may_act else []),
             )
         )  # fmt: skip
     columns = [("State", ""), ("Severity", "opt"), ("What", ""), ("Where", "opt"), ("Since", "opt"),
-               ("Last", ""), ("Message", "opt"), *([("", "act")] if scene.may_act else [])]  # fmt: skip
+               ("Last", "opt"), ("Message", "opt"), *([("", "act")] if scene.may_act else [])]  # fmt: skip
     firing = sum(1 for alert in listed if alert.state is AlertState.FIRING)
     return panel(
         heading("Now and lately", f"{firing} firing" if firing else "none is firing"),
@@ -121,21 +123,16 @@ def _controls(alert: Alert) -> Html | None:
 
 
 def _rules(found: Found) -> Html:
-    made = []
-    for rule in found.rules:
-        sign, limit = ("above", rule.above) if rule.above is not None else ("below", rule.below)
-        made.append(
-            row(
-                rule.name,
-                (clipped(rule.name, 80), ""),
-                (
-                    f"{_RULED.get(rule.metric, rule.metric)} {sign} {limit:g} for {palette.duration(rule.for_s)}",
-                    "told",
-                ),
-                (clipped(rule.severity, 20, kind="soft"), "opt"),
-                (clipped(", ".join(rule.source), 80, kind="mono soft"), "opt"),
-            )
+    made = [
+        row(
+            rule.name,
+            (clipped(rule.name, 80), ""),
+            (in_words(rule), "told"),
+            (clipped(rule.severity, 20, kind="soft"), "opt"),
+            (clipped(_queues_of(rule), 80, kind="soft"), "opt"),
         )
+        for rule in found.rules
+    ]
     said = tag("p", found.trouble, class_="empty") if found.trouble else None
     return panel(
         heading("Rules", "from arqscope.toml; the built-in ones are always watched"),
@@ -144,6 +141,23 @@ def _rules(found: Found) -> Html:
               caption="Rules", empty="No rule."),
         label="Rules",
     )  # fmt: skip
+
+
+def _queues_of(rule: AlertRule) -> str:
+    return "all" if set(rule.source) == {"*"} else ", ".join(rule.source)
+
+
+def in_words(rule: AlertRule) -> str:
+    """When a rule fires: ``share of runs that failed above 50% for 2 m``."""
+    word = _RULED.get(rule.metric, rule.metric)
+    is_above = rule.above is not None
+    limit = rule.above if rule.above is not None else (rule.below or 0.0)
+    if rule.metric in _COUNTS and limit % 1:  # half a job is none
+        said = f"at least {math.ceil(limit):,}" if is_above else f"at most {math.floor(limit):,}"
+    else:
+        shown = f"{limit:.0%}" if rule.metric == "failure_share" else f"{limit:,g}"
+        said = f"{'above' if is_above else 'below'} {shown}"
+    return f"{word} {said} for {palette.plain_duration(rule.for_s)}"
 
 
 def _rule(address: Address) -> AlertRule | str:
@@ -180,7 +194,7 @@ def _backtest(scene: Scene) -> Html:
     else:
         shown = _firings(history, rule, scene.now)
     span = (scene.now - history["at"].iloc[0]).total_seconds() if not history.empty else 0.0
-    note = f"over the {palette.duration(span)} of history this server holds" if span else ""
+    note = f"over the {palette.plain_duration(span)} of history this server holds" if span else ""
     return panel(
         heading("Would it have fired?", note),
         tag("div", form, class_="toolbar"), shown, label="Would it have fired?",
@@ -189,7 +203,10 @@ def _backtest(scene: Scene) -> Html:
 
 def _firings(history: pd.DataFrame, rule: AlertRule, now: pd.Timestamp) -> Html:
     fired = backtest(history, [rule])
-    times = f"It would have fired {len(fired)} time{'' if len(fired) == 1 else 's'}."
+    often = {0: "not have fired", 1: "have fired once"}.get(
+        len(fired), f"have fired {len(fired)} times"
+    )
+    times = f"It would {often}."
     made = [
         row(
             f"{f['source']}-{f['fired']}",
@@ -207,4 +224,4 @@ def _firings(history: pd.DataFrame, rule: AlertRule, now: pd.Timestamp) -> Html:
 
 PAGE = Page(above=_above, load=load)
 
-__all__ = ["PAGE", "Found", "load"]
+__all__ = ["PAGE", "Found", "in_words", "load"]

@@ -54,7 +54,7 @@ def audit(scene: Scene, found: Any) -> Html:
             line.id,
             (moment_ms(line.at_ms, scene.now), "soft"),
             (clipped(line.actor, 60), ""),
-            (clipped(line.action, 60), ""),
+            (clipped(line.action.replace("_", " "), 60), ""),
             (clipped(line.target, 200, kind="mono soft"), "opt"),
             (clipped(_detail(line), 300, kind="soft"), "wide opt"),
         )

@@ -1,6 +1,5 @@
 """A card per queue: where its jobs are, how it moves, who serves it, and pause."""
 
-import math
 from typing import Any
 
 import numpy as np
@@ -9,7 +8,7 @@ from app import palette
 from app.pages.address import href
 from app.pages.made import once
 from app.pages.markup import Html, button, figure, icon, link, records, sparkline, tag
-from app.pages.summary import is_idle, minute_of, since
+from app.pages.summary import is_idle, lost_queues, minute_of, since
 from app.palette import JOB_LOOK
 from app.records import JobState
 from app.snapshot import Snapshot
@@ -52,7 +51,7 @@ def card(snapshot: Snapshot, row: dict[str, Any], number: int, *, may_act: bool)
         tag("dl", [_count(name, state, row[column]) for state, column in BAR], class_="counts"),
         _facts(snapshot, row),
         activity_line(snapshot, name, number),
-        class_="card",
+        class_="card stale" if name in lost_queues(snapshot) else "card",
         data_key=name,
     )
 
@@ -109,11 +108,12 @@ def _count(queue: str, state: JobState, value: float) -> Html:
     )
 
 
-def activity_line(snapshot: Snapshot, queue: str, row_number: int) -> Html:
-    """Done per second of the last ten minutes, as a line."""
-    lines = once(snapshot, ("activity",), lambda: _activity(snapshot))
+def activity_line(snapshot: Snapshot, queue: str, row_number: int) -> Html | None:
+    """Done per second of the last ten minutes, as a line; none where nothing was sampled."""
+    means = once(snapshot, ("activity",), lambda: _activity(snapshot)).get(queue)
+    if means is None:
+        return None
     tone = f"--tone:var(--s-{row_number % len(palette.SERIES)})"
-    means = lines.get(queue, [math.nan] * SPARK_POINTS)
     line = sparkline(means, f"Done per second in {queue}, last 10 minutes")
     return tag("div", line, style=tone, title="done per second, last 10 min", class_="spark-box")
 

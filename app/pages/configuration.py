@@ -32,7 +32,7 @@ from app.settings import Settings, environment_names, masked_url
 _SEVERITY_LOOK: Final = {
     Severity.CRITICAL: ("failed", palette.ICONS["close"]),
     Severity.WARNING: ("queued", palette.ICONS["warn"]),
-    Severity.NOTICE: ("unknown", palette.UNKNOWN_LOOK.icon),
+    Severity.NOTICE: ("unknown", palette.ICONS["note"]),
 }
 
 
@@ -126,6 +126,8 @@ def _servers(scene: Scene) -> Html:
         is_up = bool(server["up"])
         look = JOB_LOOK[JobState.COMPLETE if is_up else JobState.FAILED]
         limit = palette.size(server["max_memory_bytes"])
+        if is_up and limit == palette.UNKNOWN:
+            limit = "none"
         made.append(
             row(
                 str(server["role"]),
@@ -134,7 +136,7 @@ def _servers(scene: Scene) -> Html:
                 (str(server["role"]), ""),
                 (clipped(server["version"], 30, kind="soft"), "opt"),
                 (figure(palette.size(server["memory_bytes"]), why="not told"), "num"),
-                (figure(limit, why="no limit is set, or it is not told"), "num opt"),
+                (figure(limit, why="not told"), "num opt"),
                 (clipped(server["policy"], 40, kind="soft"), "opt"),
                 ("yes" if server["aof"] else "no", "opt"),
                 (figure(palette.count(server["clients"]), why="not told"), "num opt"),
@@ -145,7 +147,7 @@ def _servers(scene: Scene) -> Html:
         )  # fmt: skip
     columns = [("State", ""), ("Redis", ""), ("Version", "opt"), ("Memory", "num"), ("Limit", "num opt"),
                ("Eviction", "opt"), ("Append-only", "opt"), ("Clients", "num opt"), ("Commands/s", "num"),
-               ("Up since", "num opt"), ("Problem", "")]  # fmt: skip
+               ("Up for", "num opt"), ("Problem", "")]  # fmt: skip
     return panel(
         heading("Redis servers", "what they say of themselves"),
         table(columns, made, caption="Redis servers", empty=known(snapshot, "None is known.")),

@@ -29,6 +29,7 @@ class Plot:
 
     charts: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
+    tones: tuple[int, ...] = ()  #: the colour of each name, by its number
     of_streams: bool = False
     is_only: bool = False  #: whether totals are of these names alone
     window: Window | None = None
@@ -49,7 +50,7 @@ class Plot:
     def key(self) -> tuple[object, ...]:
         """What the same figures can go on showing."""
         window = self.window.key if self.window is not None else ()
-        return (self.charts, self.names, self.is_only, window, self.draws_ahead)
+        return (self.charts, self.names, self.tones, self.is_only, window, self.draws_ahead)
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,8 +111,9 @@ class Gallery:
         window = self._plot.window
         if window is None:
             now_ms = snapshot.taken_at.timestamp() * 1000
-            return Together(self._interval_s, now_ms, marks=self.marks)
-        return Together(window.step_s, window=(window.start_ms, window.end_ms), marks=self.marks)
+            return Together(self._interval_s, now_ms, marks=self.marks, tones=self._plot.tones)
+        ends = (window.start_ms, window.end_ms)
+        return Together(window.step_s, window=ends, marks=self.marks, tones=self._plot.tones)
 
     def _drawn(self, name: str, theme: Theme, together: Together, stored: Stored) -> Any:
         more: dict[str, Any] = {"theme": theme, "together": together}
@@ -180,7 +182,7 @@ class Gallery:
         for chart in self.figures:
             for drawn in chart.renderers:
                 if drawn.tags[:1] == ["forecast"]:
-                    drawn.tags = [*drawn.tags[:2], *(["grows"] if is_on else [])]
+                    drawn.tags = [*drawn.tags[:3], *(["grows"] if is_on else [])]
             easel.paint(chart, self._theme)
 
     def _slide(self, snapshot: Snapshot, stored: Stored) -> bool:

@@ -70,7 +70,7 @@ def foot(snapshot: Snapshot, settings: Settings, *, is_past: bool = False) -> Ht
         )  # fmt: skip
     if snapshot.number == 0:
         return tag("footer", "Waiting for the first sample …", class_="foot-line")
-    interval = palette.duration(settings.sample_interval_s)
+    interval = palette.plain_duration(settings.sample_interval_s)
     now = snapshot.taken_at
     return tag(
         "footer",

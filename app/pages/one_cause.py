@@ -29,7 +29,7 @@ MAX_CAUSES: Final = 12
 
 def opened(scene: Scene, found: Explanation | None) -> Html:
     """One cause, and why it strikes."""
-    return join(_cause(scene, found), _why(scene, found))
+    return join(_cause(scene, found), _why(found))
 
 
 def causes(scene: Scene) -> Html | None:
@@ -113,7 +113,7 @@ def _standing(found: Explanation | None) -> list[tuple[str, object]]:
         return []
     return [
         ("Deaths ever", palette.count(found.cause.count)),
-        ("1 h / 24 h", f"{found.periods.get('1h', 0)} / {found.periods.get('24h', 0)}"),
+        ("In 1 h / 24 h", f"{found.periods.get('1h', 0)} / {found.periods.get('24h', 0)}"),
     ]
 
 
@@ -135,7 +135,7 @@ def _status(scene: Scene, found: Explanation | None) -> Html | None:
     )  # fmt: skip
 
 
-def _why(scene: Scene, found: Explanation | None) -> Html | None:
+def _why(found: Explanation | None) -> Html | None:
     """What the letters of a cause have in common, how retries went, what changed before it began."""
     if found is None:
         return None
@@ -152,15 +152,19 @@ def _why(scene: Scene, found: Explanation | None) -> Html | None:
     odds = records(found.odds)
     tried = (
         f"{odds[0]['odds']:.0%} of {odds[0]['retries']} retries ended well "
-        f"(95 %: {odds[0]['low']:.0%} to {odds[0]['high']:.0%})."
+        f"(95%: {odds[0]['low']:.0%} to {odds[0]['high']:.0%})."
         if odds and odds[0]["retries"] else "No retry of it has ended yet, so there are no odds."
     )  # fmt: skip
     changes = [
-        tag("p", moment(c["at"], scene.now), " ", safe_text(f"{c['kind']}: {c['what']}", 160), " ",
-            tag("span", safe_text(c["who"], 60), class_="soft"),
-            tag("span", f" {palette.duration(c['before_s'])} before it began", class_="note"))
+        row(
+            f"{c['at']}-{c['what']}",
+            (safe_text(str(c["kind"]).capitalize(), 40), ""),
+            (clipped(str(c["what"]).replace("_", " "), 160, kind="soft"), "wide"),
+            (clipped(c["who"], 60, kind="soft"), "opt"),
+            (f"{palette.duration(c['before_s'])} before", "num"),
+        )
         for c in records(found.changes.head(5))
-    ]  # fmt: skip
+    ]
     nothing = found.shared_note or "No argument tells its failures from successes."
     note = (
         f"{found.failures} failures against {found.successes} successes" if found.successes else ""
@@ -170,7 +174,9 @@ def _why(scene: Scene, found: Explanation | None) -> Html | None:
         tag("p", tag("b", "Retry odds: "), tried, class_="body"),
         table([("Argument", ""), ("Value", ""), ("Of its failures", "num"), ("Of successes", "num")],
               shared, caption="Shared arguments", empty=nothing),
-        tag("div", changes, class_="body") if changes else None,
+        heading("What changed in the hour before it began", level=3) if changes else None,
+        table([("What", ""), ("Told", ""), ("Who", "opt"), ("When", "num")], changes,
+              caption="What changed in the hour before it began", empty="") if changes else None,
         label="Why it strikes",
     )  # fmt: skip
 

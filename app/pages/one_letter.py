@@ -36,7 +36,7 @@ async def load(reach: Reach, address: Address) -> LetterDetail | str:
     if not source or not letter_id:
         raise InvalidRequest("the address names no letter", field="id")
     is_stream = source == reach.settings.stream_name
-    redis = reach.connections.streams if is_stream else reach.connections.queue
+    redis = reach.connections.streams if is_stream else reach.connections.holding(source)
     return await reader.letter(redis, source, letter_id, codec=codec_of(reach.settings)) or "gone"
 
 
@@ -100,12 +100,20 @@ def _facts(scene: Scene, found: LetterDetail) -> Html:
     return facts(
         [
             ("Id", tag("code", letter.id, class_="break")),
-            ("Queue" if letter.kind == "job" else "Stream", safe_text(letter.source, 128)),
+            (
+                "Queue" if letter.kind == "job" else "Stream",
+                link(
+                    href("queue", name=letter.source)
+                    if letter.kind == "job"
+                    else href("streams", stream=letter.source),
+                    safe_text(letter.source, 128),
+                ),
+            ),
             ("Died", moment_ms(letter.died_ms, now)),
             ("Attempts", palette.count(letter.attempts)),
             ("Buried because of", safe_text(letter.reason or palette.UNKNOWN, 80)),
             ("Cause", cause),
-            ("Retried", f"{letter.redrives} times" if letter.redrives else "never"),
+            ("Retried", {0: "never", 1: "once"}.get(letter.redrives, f"{letter.redrives} times")),
             ("Decision", tag("span", safe_text(word or "none yet", 300), class_="break")),
             ("Last change", tag("span", moment_ms(letter.changed_ms, now),
                                 tag("span", f" by {letter.actor[:60]}", class_="soft") if letter.actor else None)),
@@ -184,7 +192,7 @@ def _trail(scene: Scene, found: LetterDetail) -> Html:
         tag("p", "Enqueued ", moment_ms(letter.enqueued_ms, scene.now), "."),
         tag(
             "p",
-            f"Died after {letter.attempts} attempts ",
+            f"Died after {letter.attempts} attempt{'s' * (letter.attempts != 1)} ",
             moment_ms(letter.died_ms, scene.now),
             ".",
         ),

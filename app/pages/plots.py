@@ -52,7 +52,8 @@ def plot_of(page: Page, address: Address, snapshot: Snapshot, then_ms: float | N
     if window is None and not all(CHARTS[name].is_live for name in wanted):
         window = window_of(address.but(range="60m"), now_ms)
     forecasts = page.has_forecast and then_ms is None
-    return Plot(tuple(wanted), names, of_streams, bool(only), window, forecasts)
+    tones = tuple(known.index(name) if name in known else n for n, name in enumerate(names))
+    return Plot(tuple(wanted), names, tones, of_streams, bool(only), window, forecasts)
 
 
 class Plots:

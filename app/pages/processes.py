@@ -52,9 +52,10 @@ def _above(scene: Scene) -> Html:
 
 def _figures(scene: Scene, workers: pd.DataFrame) -> Html:
     is_known = scene.snapshot.number > 0
-    runs = workers[workers["role"] == "worker"]
-    slots, busy = float(runs["slots"].sum()), float(runs["busy"].sum())
-    use = busy / slots if slots else math.nan
+    queue, queues = scene.address.get("queue"), scene.snapshot.queues
+    served = queues[queues["queue"] == queue] if queue else queues  # as the strip counts them, now
+    slots, busy = (float(served[name].sum(skipna=False)) for name in ("slots", "busy"))
+    use = busy / slots if slots > 0 else math.nan
     memory = float(workers["rss_bytes"].sum())
 
     def cell(word: str, value: str, small: str = "", why: str = "not known yet") -> Html:
@@ -97,7 +98,7 @@ def _table(scene: Scene, workers: pd.DataFrame) -> Html:
         else tag("p", nothing, class_="empty")
     )
     return panel(
-        heading("Processes", "that beat within the last 20 s"), body, label="Processes",
+        heading("Processes", "that beat within the last 20 s, as each told then"), body, label="Processes",
         css=stale(scene.snapshot, "queue"),
     )  # fmt: skip
 

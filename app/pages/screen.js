@@ -70,11 +70,13 @@ const remember = (name, value) => {
 }
 const remembered = (name) => new RegExp(`(?:^|; )arqscope_${name}=([\\w.]+)`).exec(document.cookie)?.[1]
 
-function age(seconds) {
+// how long; a moment minutes ago is told in minutes (*coarse*): seconds would only flicker
+function age(seconds, coarse) {
   const s = Math.max(0, Math.floor(seconds))
   if (s < 1) return "now"
   if (s < 60) return `${s} s`
   const two = (n) => String(n).padStart(2, "0")
+  if (s < 3600 && coarse) return `${Math.floor(s / 60)} m`
   if (s < 3600) return `${Math.floor(s / 60)} m ${two(s % 60)} s`
   if (s < 86400) return `${Math.floor(s / 3600)} h ${two(Math.floor(s % 3600 / 60))} m`
   return `${Math.floor(s / 86400)} d ${two(Math.floor(s % 86400 / 3600))} h`
@@ -165,7 +167,7 @@ export function render({model}) {
       const at = Date.parse(time.dateTime)
       const seconds = then === null ? (Date.now() - at) / 1000 + skew : (then - at) / 1000
       const ahead = seconds < -0.5
-      const text = ahead ? `in ${age(-seconds)}` : age(seconds)
+      const text = ahead ? `in ${age(-seconds)}` : age(seconds, !("since" in time.dataset))
       const said = "since" in time.dataset || ahead || text === "now" ? text : `${text} ago`
       if (time.textContent !== said) time.textContent = said
       if (time.dataset.said !== time.dateTime) {
@@ -216,6 +218,11 @@ export function render({model}) {
     if (!replace) scrollTo({top: 0})
   }
   if (model.served) addEventListener("popstate", () => tell(location))
+  let stretching = 0 // a brush tells of every linked chart: the last one counts
+  if (model.served) addEventListener("arqscope:stretch", ({detail}) => {
+    clearTimeout(stretching)
+    stretching = setTimeout(() => send("stretch", null, detail ?? {}), 150)
+  })
   const mark = () => { root.dataset.page = shown("place") }
   const entitle = () => { if (model.served && shown("title")) document.title = shown("title") }
 
@@ -259,6 +266,7 @@ export function render({model}) {
       visit(link.getAttribute("href"))
       return
     }
+    if (link?.hasAttribute("download")) busy(link)
     if (event.target.closest("[data-menu]")) {
       root.classList.toggle("rail-open")
       return

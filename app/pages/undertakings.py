@@ -67,7 +67,7 @@ def _above(scene: Scene) -> Html:
 def _table(scene: Scene, listed: list[Operation]) -> Html:
     made: list[Html] = []
     columns = [("", "tick opt"), ("State", ""), ("What", ""), ("Where", "opt"), ("Progress", "wide"),
-               ("Failed", "num opt"), ("Who", "opt"), ("Started", "opt"), ("", "act")]  # fmt: skip
+               ("Not done", "num opt"), ("Who", "opt"), ("Started", "opt"), ("", "act")]  # fmt: skip
     if not scene.may_act:
         columns = columns[:-1]
     for operation in listed:

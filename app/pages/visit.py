@@ -19,20 +19,21 @@ from bokeh.document import Document
 from app.actions import Actor, Connections
 from app.collector import Callback
 from app.errors import ArqscopeError
-from app.pages import bulk, dialogs, masthead, rail, strip, travel
+from app.pages import bulk, dialogs, masthead, rail, stretch, strip, travel
 from app.pages.address import HOME, Address, address_of
 from app.pages.board import Board
 from app.pages.catalogue import PAGES
-from app.pages.exhibit import Exhibit, Exhibits
-from app.pages.gallery import Gallery, Plot
+from app.pages.exhibit import Exhibits
+from app.pages.gallery import Gallery
 from app.pages.intents import ACTS, Desk, Notice
 from app.pages.journey import REFUSED, Journey
-from app.pages.made import once, once_of
+from app.pages.made import once
 from app.pages.markup import Html, join
 from app.pages.plots import Plots, plot_of
 from app.pages.scene import Page, Reach, Scene
 from app.pages.screen import Intent, Screen
 from app.pages.summary import held
+from app.pages.wall import Wall
 from app.pages.wire import Wire
 from app.palette import Theme
 from app.recall import Recall
@@ -94,6 +95,7 @@ class Visit(pn.viewable.Viewer):
         self._held: tuple[Snapshot, Any] | None = None  #: what is shown while rows are selected
         self._board = Board()
         self._asked: dialogs.Asked | None = None
+        self._stretch: stretch.Stretch | None = None  #: brushed on the charts shown
         self._found: Any = None
         self._trouble = ""
         self._loaded_at = 0.0
@@ -108,18 +110,19 @@ class Visit(pn.viewable.Viewer):
 
         doc = pn.state.curdoc
         self._doc: Document | None = doc if doc is not None and doc.session_context else None
-        self._exhibits = exhibits if self._doc is not None else None
-        self._exhibit: Exhibit | None = None
-        self._hung: tuple[Exhibit, int] | None = None  #: what the browser has of it
-        self._is_owed = False
+        exhibits = exhibits if self._doc is not None else None
+        self._is_owed = (
+            False  #: whether the browser was told nothing while it took what came before
+        )
         self.gallery = Gallery(settings.sample_interval_s)
         self.screen = Screen(
-            self._handle, charts=None if self._exhibits else self.gallery.column,
+            self._handle, charts=None if exhibits else self.gallery.column,
             theme=self.theme, served=self._doc is not None,
         )  # fmt: skip
-        if self._doc is not None and self._exhibits is not None:
+        if self._doc is not None and exhibits is not None:
             self.screen.wire = Wire(self._doc, self._on_taken)
-        self._own_plots = Plots(self.gallery, self._recall, self._run, self._later)
+        plots = Plots(self.gallery, self._recall, self._run, self._later)
+        self._wall = Wall(self, self.gallery, plots, exhibits)
         self.journey = Journey(self._recall, self._run, self._later)
         self._key = collector.subscribe(self._on_snapshot)
         if self._doc is not None:
@@ -135,8 +138,7 @@ class Visit(pn.viewable.Viewer):
         """Stop following the collector; what is under way ends."""
         self._is_over = True
         self._collector.unsubscribe(self._key)
-        if self._exhibit is not None:
-            self._exhibit.leave(self)
+        self._wall.leave()
         if self.screen.wire is not None:
             self.screen.wire.close()
         for task in self._tasks:
@@ -145,7 +147,7 @@ class Visit(pn.viewable.Viewer):
     @property
     def plots(self) -> Plots:
         """What its charts show, its own or those of all who see the same."""
-        return self._exhibit.plots if self._exhibit is not None else self._own_plots
+        return self._wall.plots
 
     @property
     def page(self) -> Page:
@@ -220,7 +222,11 @@ class Visit(pn.viewable.Viewer):
             ("plot", address.href),
             lambda: plot_of(self.page, address, snapshot, travel.then_ms(address)),
         )
-        self._draw(plot, snapshot)
+        boxes = self._wall.show(
+            plot, snapshot, self.drawn_theme, address.get("at"), _number(address.get("workers"))
+        )
+        if not self.screen.is_greeted:
+            self.screen.boxes = boxes
         scene = self.scene(live)
         if self.page.is_shared and not scene.chosen and not journey.is_past:
             key = ("parts", address.href, scene.refusal, self._refresh_s, self._is_open)
@@ -228,14 +234,14 @@ class Visit(pn.viewable.Viewer):
         else:
             parts = self._parts(scene, live)
         title = self.page.title(address) if self.page.title else address.place.title
-        charts = self._news()
+        charts = self._wall.news() if self.screen.is_greeted else {}
         self._is_owed = not self.screen.put(
             title=f"{title} · arqscope", place=address.page, charts=charts,
             dialog=dialogs.dialog(self._asked, scene) if self._asked else "",
-            notices=self._board.show(), **parts,
+            notices=join(self._offer(snapshot), self._board.show()), **parts,
         )  # fmt: skip
-        if charts and not self._is_owed and self.screen.is_greeted:
-            self._hung = None if self._exhibit is None else (self._exhibit, self._exhibit.count)
+        if charts and not self._is_owed:
+            self._wall.told()
 
     def _parts(self, scene: Scene, live: Snapshot) -> dict[str, Html]:
         """All that several viewers may share."""
@@ -259,38 +265,13 @@ class Visit(pn.viewable.Viewer):
                           lambda: masthead.foot(around, settings, is_past=is_past)),
         }  # fmt: skip
 
-    def _draw(self, plot: Plot, snapshot: Snapshot) -> None:
-        """Let the charts show *plot*: this viewer's own, or those of all who see the same."""
-        workers = _number(self.address.get("workers"))
-        if self._exhibits is None:
-            self._own_plots.show(plot, snapshot, self.drawn_theme, workers, once_of(snapshot))
-            return
-        found = None
-        if plot.charts and plot.names:
-            at = self.address.get("at")
-            found = self._exhibits.of(plot, self.drawn_theme, at, workers)
-            found.show(plot, snapshot, once_of(snapshot))
-        if found is not self._exhibit:
-            if self._exhibit is not None:
-                self._exhibit.leave(self)
-            if found is not None:
-                found.join(self)
-            self._exhibit = found
-        if not self.screen.is_greeted:
-            self.screen.boxes = len(plot.charts) if found is not None else 0
-
-    def _news(self) -> dict[str, str]:
-        """What the browser does not have yet of the charts: all of them, or their last changes."""
-        exhibit, hung = self._exhibit, self._hung
-        if self._exhibits is None or not self.screen.is_greeted:
-            return {}
-        if exhibit is None:
-            return {"charts": ""} if hung is not None else {}
-        if hung is not None and hung[0] is exhibit:
-            changes = exhibit.since(hung[1])
-            if changes is not None:
-                return {"changes": changes} if changes != "[]" else {}
-        return {"charts": exhibit.whole()}
+    def _offer(self, snapshot: Snapshot) -> Html | None:
+        """What can be done with the stretch that was brushed."""
+        if self._stretch is None:
+            return None
+        name = self.address.get("name") if self.page.is_about_one else ""
+        is_queue = bool((snapshot.queues["queue"] == name).any())
+        return stretch.offer(self._stretch, self.address, name if is_queue else "")
 
     def scene(self, snapshot: Snapshot) -> Scene:
         """What the page shown is a function of; held while rows are selected."""
@@ -365,7 +346,7 @@ class Visit(pn.viewable.Viewer):
         self.address = address
         is_elsewhen = self.journey.go(address)
         self._let_go()
-        self._trouble = ""
+        self._stretch, self._trouble = None, ""
         if not same_page or is_elsewhen or not self._reads:
             self._found = None
         if is_elsewhen:
@@ -391,7 +372,7 @@ class Visit(pn.viewable.Viewer):
         """
         if self._doc is None:
             self._answer(data)
-        elif self._exhibits is not None:
+        elif self._wall.is_shared:
             asyncio.get_running_loop().call_soon(self._answer, data)
         else:
             self._doc.add_next_tick_callback(functools.partial(self._answer, data))
@@ -407,7 +388,7 @@ class Visit(pn.viewable.Viewer):
                 if data.get("theme") in ("light", "dark"):
                     self.theme = data["theme"]
                 self._set_refresh(data.get("refresh"))
-                self._hung = None
+                self._wall.forget()
                 self.screen.greet()
             case "turn-theme":
                 self.theme = "light" if self.theme == "dark" else "dark"
@@ -421,6 +402,9 @@ class Visit(pn.viewable.Viewer):
                     self._load()
             case "travel":
                 self._travel(data)
+            case "stretch":
+                now_ms = self._collector.snapshot.taken_at.timestamp() * 1000
+                self._stretch = stretch.brushed(data, now_ms)
             case "what-if":
                 where = self.address.but(
                     workers=data.get("value"), cursor=self.address.get("cursor")
@@ -491,8 +475,7 @@ class Visit(pn.viewable.Viewer):
     @param.depends("theme", watch=True)
     def _dress(self) -> None:
         self.screen.theme = self.theme
-        if self._exhibits is None:
-            self.gallery.paint(self.drawn_theme)
+        self._wall.paint(self.drawn_theme)
 
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

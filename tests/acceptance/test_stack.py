@@ -12,6 +12,7 @@ import redis
 
 from app.child import die_with_parent
 from tests.conftest import ROOT, redis_binary, unused_port, wait_until
+from tests.faults.crash import all_written
 
 ARQSCOPE = [sys.executable, "-P", "-m", "app.cli"]
 
@@ -135,8 +136,11 @@ def test_killed_hard_it_leaves_nothing_running_and_loses_no_job(directory: Path)
         shown = json.loads(arqscope("queues", "--json", directory=directory).stdout)
         assert {row["queue"]: row["deferred"] for row in shown}["async-processing"] == 5
 
-        # AOF is written every second; what was told to the caller before that is not at risk from
-        # the death of a process, only from the death of the machine
+        # what is written is not at risk from the death of a process, only from the death of the machine
+        with up.queue_redis() as client:
+            wait_until(
+                lambda: all_written(client.info("persistence")), what="no fsync is under way"
+            )
         up.process.kill()
         up.process.wait()
         wait_until(lambda: not up.pids(), what="nothing is left running")

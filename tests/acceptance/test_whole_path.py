@@ -12,15 +12,9 @@ import redis
 
 from app import keys
 from tests.acceptance.test_stack import Up, environment
+from tests.chromium import chromium
 from tests.conftest import redis_binary, wait_until
 
-sync_api = pytest.importorskip("playwright.sync_api")
-
-CHROMIUM = Path("/usr/bin/chromium")
-FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-]  # fmt: skip
 QUEUE = "async-processing"
 FLAKY = '''
 """A job that fails until somebody repairs the world."""
@@ -162,8 +156,7 @@ def test_retry_in_the_browser_runs_the_job_again(walk: Walk) -> None:
     letter_id = done.json()["id"]
     complaints: list[str] = []
     foreign: list[str] = []
-    with sync_api.sync_playwright() as run:
-        browser = run.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
+    with chromium() as browser:
         page = browser.new_page(viewport={"width": 1440, "height": 1000})
         page.on("console", lambda m: m.type == "error" and complaints.append(m.text))
         page.on("pageerror", lambda error: complaints.append(str(error)))
@@ -179,7 +172,6 @@ def test_retry_in_the_browser_runs_the_job_again(walk: Walk) -> None:
         row.get_by_role("button", name="Retry").click()
 
         row.wait_for(state="detached", timeout=30_000)
-        browser.close()
 
     with walk.redis_of("queue") as client:
         assert '"repaired"' in str(client.get(keys.arq_result(f"{letter_id}~r1")))

@@ -24,14 +24,10 @@ from redis import Redis as SyncRedis
 from app.connections import connect
 from app.enqueue import JobRequest, enqueue_many
 from app.settings import Settings
-from tests.conftest import RunningRedis, lacking, redis_binary, start_redis, unused_port
+from tests.chromium import chromium
+from tests.conftest import RunningRedis, redis_binary, start_redis, unused_port
 
 ROOT = Path(__file__).resolve().parents[2]
-CHROMIUM = Path(os.environ.get("CHROMIUM", "/usr/bin/chromium"))
-FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-]  # fmt: skip
 READY_S = 40
 #: an error a policy leaves to people, so that its letters stay open
 DENIED = "PermissionError: the token of base lacks the scope data.records:write"
@@ -141,14 +137,9 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Debian's Chromium."""
-    playwright = pytest.importorskip("playwright.sync_api")
-    if not CHROMIUM.exists():
-        lacking(f"Chromium at {CHROMIUM}")
-    with playwright.sync_playwright() as run:
-        made = run.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
+    """The system's Chromium."""
+    with chromium() as made:
         yield made
-        made.close()
 
 
 @dataclass

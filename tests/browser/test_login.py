@@ -5,21 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.chromium import chromium
 from tests.conftest import RunningRedis
 from tests.serving import KEY, RunningServer, start_server, stop
 
-playwright = pytest.importorskip("playwright.sync_api")
-
-CHROMIUM = Path("/usr/bin/chromium")
-FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-]  # fmt: skip
-
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(not CHROMIUM.exists(), reason="no Chromium at /usr/bin/chromium"),
-]
+pytestmark = pytest.mark.browser
 
 
 @pytest.fixture
@@ -36,8 +26,7 @@ def test_a_person_logs_in_and_the_page_lives_without_a_violated_policy(
     With "Referrer-Policy: no-referrer" Chromium sends the form with "Origin: null", and it fails.
     """
     complaints: list[str] = []
-    with playwright.sync_playwright() as run:
-        browser = run.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
+    with chromium() as browser:
         page = browser.new_page()
         page.on("console", lambda m: m.type == "error" and complaints.append(m.text))
         page.on("pageerror", lambda error: complaints.append(str(error)))
@@ -50,6 +39,5 @@ def test_a_person_logs_in_and_the_page_lives_without_a_violated_policy(
         assert page.url == f"{keyed.url}/admin/queues"
         page.goto(f"{keyed.url}/docs")
         page.locator(".opblock").first.wait_for(timeout=20_000)
-        browser.close()
 
     assert complaints == []

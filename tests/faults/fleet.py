@@ -9,6 +9,7 @@ import redis as redis_sync
 
 from app.child import die_with_parent
 from tests.conftest import RunningRedis, redis_binary, start_redis, unused_port, wait_until
+from tests.faults.proxy import ChaosProxy
 
 PASSWORD: Final = "test-password"
 SENTINEL_PASSWORD: Final = "sentinel-password"
@@ -69,9 +70,17 @@ class Fleet:
 
 
 def replicated(
-    directory: Path, count: int, *, guard: bool, max_lag_s: int = 2
+    directory: Path,
+    count: int,
+    *,
+    guard: bool,
+    max_lag_s: int = 2,
+    through: ChaosProxy | None = None,
 ) -> list[RunningRedis]:
-    """Start a master and *count* replicas that are in step; *guard*: min-replicas-to-write 1."""
+    """Start a master and *count* replicas that are in step; *guard*: min-replicas-to-write 1.
+
+    *through*: replicas reach their master by it (call this from a thread: its loop must run).
+    """
     common = (
         "--masterauth", PASSWORD, "--appendfsync", "everysec", "--repl-diskless-sync-delay", "0",
         "--repl-ping-replica-period", "1", "--min-replicas-to-write", "1" if guard else "0",
@@ -79,8 +88,11 @@ def replicated(
     )  # fmt: skip
     master = start_redis(directory / "redis-0", extra=common)
     servers = [master]
+    if through is not None:
+        through.target_port = master.port
+    reached_at = through.port if through is not None else master.port
     for number in range(1, count + 1):
-        extra = (*common, "--replicaof", f"127.0.0.1 {master.port}")
+        extra = (*common, "--replicaof", f"127.0.0.1 {reached_at}")
         servers.append(start_redis(directory / f"redis-{number}", extra=extra))
 
     def told(server: RunningRedis) -> Any:

@@ -21,20 +21,39 @@ class Load:
         self.refused = 0
         self.longest_gap_s = 0.0
         self._stop = asyncio.Event()
+        self._go = asyncio.Event()
+        self._go.set()
+        self._idle = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> "Load":
         self._task = asyncio.create_task(self._run())
         return self
 
+    async def hold(self) -> None:
+        """Send nothing more, and return when nothing is under way; ``go_on`` ends it."""
+        self._go.clear()
+        await self._idle.wait()
+
+    def go_on(self) -> None:
+        """Produce again after ``hold``."""
+        self._go.set()
+
     async def stop(self) -> None:
         self._stop.set()
+        self._go.set()
         assert self._task is not None
         await self._task
 
     async def _run(self) -> None:
         number, last = 0, time.monotonic()
         while not self._stop.is_set():
+            if not self._go.is_set():
+                self._idle.set()
+                await self._go.wait()
+                self._idle.clear()
+                last = time.monotonic()
+                continue
             requests = [
                 JobRequest(name="work", args=(0.005,), id=f"l{number + n}") for n in range(10)
             ]

@@ -158,6 +158,13 @@ class Rig:
         self.workers.append(worker)
         return worker
 
+    @property
+    def pids(self) -> list[int]:
+        """The processes an answer goes through: the test's, Redis, the workers that live."""
+        server = self.server.process
+        alive = [worker.pid for worker in self.workers if worker.is_alive]
+        return [os.getpid(), *([server.pid] if server is not None else []), *alive]
+
     async def stop(self) -> list[int]:
         """SIGTERM every worker that lives and return their exit codes."""
         alive = [worker for worker in self.workers if worker.is_alive]

@@ -22,10 +22,12 @@ import pytest
 
 from app.pages.address import paths
 from app.settings import BUILT_IN_QUEUES
+from tests.chromium import chromium
 from tests.conftest import ROOT, unused_port, wait_until
 from tests.deployment import SERVICES, copy_of_compose
 from tests.faults.conftest import Row
 from tests.faults.container_engine import Engine, base, install
+from tests.faults.crash import all_written
 
 QUEUES = [queue.name for queue in BUILT_IN_QUEUES]
 WORKERS = [f"worker-{name}" for name in QUEUES]
@@ -259,12 +261,8 @@ def test_every_page_finds_its_scripts_in_the_small_image(composed: Composed) -> 
     """
     What slim.py removed is asked for by no page: no request fails in a browser.
     """
-    sync_api = pytest.importorskip("playwright.sync_api")
     failed: list[str] = []
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path="/usr/bin/chromium", args=["--no-sandbox", "--disable-gpu"]
-        )
+    with chromium() as browser:
         page = browser.new_page()
         page.on(
             "response", lambda r: failed.append(f"{r.status} {r.url}") if r.status >= 400 else None
@@ -281,7 +279,6 @@ def test_every_page_finds_its_scripts_in_the_small_image(composed: Composed) -> 
             page.locator("main h1").first.wait_for(timeout=60_000)
         page.goto(f"{origin}/docs")
         page.locator(".opblock").first.wait_for(timeout=60_000)
-        browser.close()
 
     assert [f for f in failed if "favicon" not in f] == []
 
@@ -377,8 +374,10 @@ def test_killing_any_service_loses_nothing(composed: Composed) -> None:
         wait_until(lambda: len(load.jobs) > 50, 30, "there is load")
         for service in (*OURS, *REDIS):
             enough = len(load.jobs) + 30
+            wait_until(functools.partial(_is_safe_to_kill, composed, service), 30)
             engine.docker("kill", "--signal", "KILL", composed.name(service))
             composed("up", "-d", "--no-recreate", service)
+            wait_until(functools.partial(_is_safe_to_kill, composed, service), 60)
             os.kill(engine.pid_of(composed.name(service)), signal.SIGKILL)
             began = time.monotonic()
             wait_until(functools.partial(load.has, enough), 60, f"jobs go on after {service}")
@@ -397,6 +396,18 @@ def test_killing_any_service_loses_nothing(composed: Composed) -> None:
     assert states == {"complete": len(load.jobs) - drills, "dead": drills}
     assert load.events <= users_of(composed)
     assert [line for line in law if line["difference"] != 0] == []
+
+
+def _is_safe_to_kill(composed: Composed, service: str) -> bool:
+    """Whether *service* is none of Redis, or has written all it acknowledged."""
+    if service not in REDIS:
+        return True
+    try:
+        lines = composed.redis_cli(service, "INFO", "persistence").splitlines()
+    except AssertionError:  # it begins
+        return False
+    facts = dict(line.split(":", 1) for line in lines if ":" in line)
+    return "aof_buffer_length" in facts and all_written(facts)
 
 
 def users_of(composed: Composed) -> set[str]:

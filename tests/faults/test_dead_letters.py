@@ -24,6 +24,7 @@ from app.payload import Codec
 from app.redrive import POLICY, Shelf, Verdict
 from app.settings import Settings
 from tests.faults.conftest import Row
+from tests.faults.crash import crash
 from tests.faults.nursery import ROOT, plain_environment
 from tests.faults.rig import QUEUE, Rig, sized
 from tests.letters import ANN, BOB, bury, bury_many
@@ -423,7 +424,7 @@ async def test_a_job_that_dies_while_redis_is_away_is_kept(
     for round_number in range(kills):
         ids = [f"j{round_number}-{n}" for n in range(count)]
         await rig.submit([JobRequest(name="permanent", id=job_id) for job_id in ids])
-        rig.server.kill()
+        await crash(rig.server)
         await asyncio.get_running_loop().run_in_executor(None, rig.server.start)
     wanted = kills * count
 

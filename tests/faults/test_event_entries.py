@@ -65,15 +65,22 @@ def _bytes(value: str | bytes) -> bytes:
 
 
 def _decision_ms(entry_id: str, entry: dict[Any, Any]) -> float:
-    """CPU time the processor takes to see that *entry* is malformed and to describe its letter."""
+    """Time the processor takes to see that *entry* is malformed and to describe its letter.
+
+    By the clock on the wall, so that a wait counts as well; the least of five, one of which a loaded
+    machine leaves alone.
+    """
     texts = {_bytes(k).decode("utf-8", "surrogateescape"): v for k, v in entry.items()}
     raw = {k: _bytes(v).decode("utf-8", "surrogateescape") for k, v in texts.items()}
-    delivery = Delivery(entry_id, raw, 1, taken_at=0.0)
-    began = time.thread_time()
-    assert delivery.decode() is None
-    assert delivery.malformed is not None
-    letter_of(delivery, "malformed", delivery.malformed, stream=STREAM, worker="w")
-    return (time.thread_time() - began) * 1000
+    took_s = []
+    for _ in range(5):
+        delivery = Delivery(entry_id, raw, 1, taken_at=0.0)
+        began = time.perf_counter()
+        assert delivery.decode() is None
+        assert delivery.malformed is not None
+        letter_of(delivery, "malformed", delivery.malformed, stream=STREAM, worker="w")
+        took_s.append(time.perf_counter() - began)
+    return min(took_s) * 1000
 
 
 @pytest.mark.row("E3")

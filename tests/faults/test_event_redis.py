@@ -12,6 +12,7 @@ from app.connections import connect
 from app.settings import Settings
 from tests.faults import ledger
 from tests.faults.conftest import Row
+from tests.faults.crash import crash
 from tests.faults.event_rig import GROUP, STREAM, EventRig, MakeRig, both_in_full, both_versions
 from tests.faults.fault_events import fields
 from tests.faults.proxy import ChaosProxy
@@ -121,7 +122,7 @@ async def test_events_outlive_every_redis_that_is_killed(make_event_rig: MakeRig
     await rig.has("done", 5)
     for number in range(sized(20, 2)):
         server = rig.server if number % 2 == 0 else rig.queue_server
-        server.kill()
+        await crash(server)
         await asyncio.sleep(rig.random.uniform(0.2, 1.0))
         await asyncio.to_thread(server.start)
         began = time.monotonic()

@@ -12,6 +12,7 @@ import pytest
 from app import keys
 from tests.faults import ledger
 from tests.faults.conftest import Row
+from tests.faults.crash import crash
 from tests.faults.event_rig import STREAM, EventRig, MakeRig, both_in_full, both_versions
 from tests.faults.fault_events import fields
 from tests.faults.rig import sized
@@ -102,7 +103,7 @@ async def test_no_event_is_lost_or_doubled_while_processors_and_redis_die(
             rig.random.choice(rig.alive).kill()
         if number % sized(25, 3) == 2:
             redis_kills += 1
-            rig.server.kill()
+            await crash(rig.server)
             await asyncio.to_thread(rig.server.start)
     took_s = await _outlast(rig)
     codes = await rig.stop()

@@ -20,6 +20,7 @@ from app.errors import ActionRefused, RedisRefused
 from tests.conftest import ROOT, RunningRedis, lacking, redis_binary, start_redis, unused_port
 from tests.faults.checker import conserved
 from tests.faults.conftest import Row
+from tests.faults.crash import crash
 from tests.faults.load import Load, grown
 from tests.faults.rig import QUEUE, Rig, sized
 from tests.waiting import until
@@ -252,7 +253,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         check=False,
     )
     if made.returncode:
-        pytest.skip("mounting a small disk needs root")
+        lacking("right to mount a small disk (root has it)")
     yield place
     subprocess.run(["umount", "-l", str(place)], check=True)
 
@@ -288,7 +289,7 @@ async def test_a_full_disk_refuses_loses_nothing_and_heals(
         healed_at = time.monotonic()
         await rig.submit([JobRequest(name="work", id="after")])
         healed_s = time.monotonic() - healed_at
-        server.kill()
+        await crash(server)
         server.start()
         lost = rig.acked - await queued(server)
     finally:

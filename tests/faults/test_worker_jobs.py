@@ -28,6 +28,7 @@ from tests.conftest import lacking, unused_port
 from tests.faults.api import api
 from tests.faults.checker import describe
 from tests.faults.conftest import Row
+from tests.faults.crash import crash
 from tests.faults.fault_jobs import EXCEPTIONS
 from tests.faults.proxy import ChaosProxy
 from tests.faults.rig import Rig, sized
@@ -365,7 +366,7 @@ async def test_hooks_that_raise_and_a_redis_that_is_away_cost_no_ending(
 
     await rig.holds(ten_work)
 
-    rig.server.kill()
+    await crash(rig.server)
     await rig.has("done", 10)
     await asyncio.sleep(0.3)
     rig.server.start()

@@ -1,12 +1,14 @@
 """Workers under fault, rows of FAULTS.md: processes that die, freeze, stop and are overloaded."""
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
+import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -20,7 +22,7 @@ from app.records import Outcome
 from tests.faults import ledger
 from tests.faults.checker import describe
 from tests.faults.conftest import Row
-from tests.faults.lateness import lateness
+from tests.faults.crash import crash
 from tests.faults.rig import Rig, WorkerProcess, percentile, sized
 from tests.waiting import until
 
@@ -59,7 +61,7 @@ async def _kill_at_random(
         fleet[fleet.index(victim)] = rig.start()
         if number % every == every - 1 and redis_kills:
             redis_kills -= 1
-            rig.server.kill()
+            await crash(rig.server)
             await asyncio.sleep(0.3)
             await asyncio.get_running_loop().run_in_executor(None, rig.server.start)
     return killed
@@ -385,37 +387,74 @@ async def test_a_job_that_must_run_alone_gets_its_turn_on_a_busy_worker(
     assert beside == []
 
 
-@pytest.fixture
-def memory_cgroup() -> Iterator[Path]:
-    """A cgroup v1 of 64 MB for one worker."""
-    path = Path(f"/sys/fs/cgroup/memory/arqscope-test-{os.getpid()}")
-    try:
-        path.mkdir()
-        path.joinpath("memory.limit_in_bytes").write_text(str(64 << 20), encoding="ascii")
-    except OSError as error:
-        pytest.skip(f"no cgroup v1 memory controller to write to: {error}")
-    yield path
-    path.rmdir()
+#: bytes of memory a worker may have
+_MEMORY_BYTES = 64 << 20
+
+
+def _kernels_limit() -> Path | None:
+    """A new control group of 64 MB, of either version; None where we may make none."""
+    name = f"arqscope-test-{os.getpid()}"
+    for place, limit in (
+        (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"),
+        (Path("/sys/fs/cgroup"), "memory.max"),
+    ):
+        path = place / name
+        try:
+            path.mkdir()
+        except OSError:
+            continue
+        try:
+            path.joinpath(limit).write_text(str(_MEMORY_BYTES), encoding="ascii")
+        except OSError:
+            path.rmdir()
+        else:
+            return path
+    return None
+
+
+def _resident_pages(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
+
+
+async def _kill_who_eats(rig: Rig) -> None:
+    """Where the kernel sets no limit for us: SIGKILL who takes too much, as systemd-oomd does."""
+    page, began_with = os.sysconf("SC_PAGE_SIZE"), dict[int, int]()
+    while True:
+        for worker in rig.workers:
+            with contextlib.suppress(OSError, IndexError):  # it is gone
+                has = _resident_pages(worker.pid) * page
+                if has - began_with.setdefault(worker.pid, has) > _MEMORY_BYTES:
+                    worker.kill()
+        await asyncio.sleep(0.02)
 
 
 @pytest.mark.row("W8")
 async def test_a_job_that_runs_its_worker_out_of_memory_is_buried_alone(
-    make_rig: MakeRig, row: Row, memory_cgroup: Path
+    make_rig: MakeRig, row: Row
 ) -> None:
+    group = _kernels_limit()
     innocents = sized(20, 3)
     rig = make_rig(lease_s=0.6)
     rig.policy(crashes=3)
     await rig.submit([JobRequest(name="eat_memory", args=(200,), id="glutton")])
     await rig.work(innocents, 0.1)
-    supervisor = asyncio.create_task(_keep_alive(rig, 1, cgroup=str(memory_cgroup)))
+    supervisor = asyncio.create_task(_keep_alive(rig, 1, cgroup=str(group or "")))
+    killer = asyncio.create_task(_kill_who_eats(rig) if group is None else asyncio.sleep(0))
     await rig.emptied(60)
     supervisor.cancel()
+    killer.cancel()
     await rig.stop()
 
     verdict = await rig.verdict()
     record = await cast(Any, rig.client.hgetall(keys.dead_record(rig.queue, "glutton")))
-    row.figure(oom_kills=len(rig.workers) - 1, **verdict.figures())
+    row.figure(
+        fault="the kernel" if group else "a watcher",
+        oom_kills=len(rig.workers) - 1,
+        **verdict.figures(),
+    )
     await rig.close_workers()
+    if group is not None:
+        group.rmdir()
     assert verdict.holds, describe(verdict)
     assert (verdict.dead, verdict.complete) == (1, innocents)
     assert record[b"reason"] == b"crash"
@@ -448,6 +487,9 @@ async def test_running_jobs_at_the_head_of_the_queue_hide_no_new_job(
 ) -> None:
     """
     150 jobs run; stock arq looks at the first hundred ids and sees only those.
+
+    Several short jobs, one after the other: their median is what the queue costs, whatever the machine
+    does to one of them. At full size each counts.
     """
     rig = make_rig(lease_s=5)
     for _ in range(sized(8, 2)):
@@ -455,13 +497,15 @@ async def test_running_jobs_at_the_head_of_the_queue_hide_no_new_job(
     await rig.work(150, 30, prefix="long")
     await rig.has("start", 150)
 
-    async with lateness() as late:
+    waits_s = []
+    for number in range(7):
         enqueued_at = time.time()
-        await rig.work(1, 0, prefix="short")
-        await rig.holds(lambda: rig.client.exists(keys.arq_result("short0")))
-    started = next(e for e in rig.entries("start") if e.id == "short0")
-    row.figure(wait_s=started.at - enqueued_at, late_s=late.s)
-    assert started.at - enqueued_at - late.s <= 1
+        await rig.work(1, 0, prefix=f"short{number}-")
+        await rig.holds(lambda n=number: rig.client.exists(keys.arq_result(f"short{n}-0")))  # type: ignore[misc]
+        started = next(e for e in rig.entries("start") if e.id == f"short{number}-0")
+        waits_s.append(started.at - enqueued_at)
+    row.figure(wait_median_s=statistics.median(waits_s), wait_max_s=max(waits_s))
+    assert sized(max, statistics.median)(waits_s) <= 1
 
 
 @pytest.mark.row("W18")

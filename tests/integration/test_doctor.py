@@ -20,7 +20,6 @@ from app.connections import connect
 from app.doctor import servers
 from app.doctor.examination import examine
 from app.doctor.findings import Diagnosis, Finding, Severity
-from app.embedded import bundled_server
 from app.pages.address import Address
 from app.pages.configuration import PAGE
 from app.pages.scene import Scene
@@ -639,8 +638,6 @@ def test_the_command_tells_them_and_ends_with_its_code(
 
 
 async def test_it_works_on_6_2_too(tmp_path: Path) -> None:
-    if bundled_server() is None:
-        pytest.skip("no bundled 6.2 here")
     old = start_redis(tmp_path / "old", redis_binary("bundled"))
     clinic = Clinic(
         Settings(

@@ -6,6 +6,7 @@ import io
 import json
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from redis.asyncio import Redis
 
@@ -221,7 +222,6 @@ async def test_csv_holds_no_formula(connections, settings):
 
 
 async def test_parquet_is_streamed_in_row_groups(connections, settings, monkeypatch, tmp_path):
-    pq = pytest.importorskip("pyarrow.parquet")
     monkeypatch.setattr("app.letter_export._GROUP", 100)
     await bury_many(connections.queue, (f"j{n}" for n in range(450)), ORIGINAL)
     shelf = await shelf_of(connections, settings, QUEUE)

@@ -289,7 +289,7 @@ async def test_the_node_program_of_the_readme_publishes_an_event(
     redis_server, streams_redis, tmp_path
 ):
     if shutil.which("node") is None:
-        pytest.skip("no node here")
+        lacking("node")
     program = tmp_path / "publish.mjs"
     program.write_text(readme_block("js", "XADD"))
     world = {"PATH": os.environ["PATH"], "REDIS_STREAMS_URL": redis_server.database(1)}

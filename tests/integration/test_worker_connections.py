@@ -1,7 +1,6 @@
 """The worker over every kind of connection it may be given: TCP, a socket file, TLS; as URL and as arq's."""
 
 import asyncio
-import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ from app import keys
 from app.enqueue import JobRequest, enqueue
 from app.errors import SettingsError
 from app.payload import Codec
-from tests.conftest import RunningRedis, start_redis, unused_port
+from tests.conftest import RunningRedis, lacking, start_redis, unused_port
 from tests.integration.test_worker import QUEUE, func, linger
 from tests.waiting import until
 from workers.engine import EngineOptions, Worker
@@ -34,7 +33,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A self-signed certificate for 127.0.0.1, and its key."""
     openssl = shutil.which("openssl")
     if not openssl:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)("no openssl to make a certificate")
+        lacking("openssl")
     directory = tmp_path_factory.mktemp("tls")
     crt, key = directory / "server.crt", directory / "server.key"
     command = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]

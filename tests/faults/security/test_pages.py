@@ -18,18 +18,13 @@ from app.alerts import Alert, AlertState
 from app.pages.address import PLACES, Address, href
 from app.records import DeadLetter, JobRun, LetterState, Outcome, WorkerInfo
 from app.schedules import Schedule, Tick, told
-from tests.browser.test_login import CHROMIUM, FLAGS
+from tests.chromium import chromium, driver
 from tests.conftest import ROOT, start_redis, wait_until
 from tests.faults.conftest import Row
 from tests.faults.rig import sized
 from tests.serving import RunningServer, start_server, stop
 
-playwright = pytest.importorskip("playwright.sync_api")
-
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(not CHROMIUM.exists(), reason="no Chromium at /usr/bin/chromium"),
-]
+pytestmark = pytest.mark.browser
 
 CORPUS = [
     "<img src=x onerror=window.__xss=1>",
@@ -178,8 +173,7 @@ def test_hostile_text_is_text_in_every_view(server: RunningServer, row: Row) -> 
     views = _views()
     shown = pressed = fired = 0
     injected: list[str] = []
-    with playwright.sync_playwright() as run:
-        browser = run.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
+    with chromium() as browser:
         page = browser.new_page(user_agent=f"Mozilla {CORPUS[0]}")
         page.on("console", lambda m: m.type == "error" and complaints.append(m.text))
         page.on("request", lambda r: requests.append(r.url))
@@ -187,14 +181,13 @@ def test_hostile_text_is_text_in_every_view(server: RunningServer, row: Row) -> 
         for view in views:
             page.goto(f"{server.url}/admin/{view}")
             page.locator("h1, button, [role=tab]").first.wait_for(timeout=30_000, state="attached")
-            with contextlib.suppress(playwright.TimeoutError):  # a page may have none of it
+            with contextlib.suppress(driver().TimeoutError):  # a page may have none of it
                 page.get_by_text("__xss").first.wait_for(timeout=1_500, state="attached")
             shown += page.get_by_text("__xss").count() > 0
             pressed += _press(page, sized(12, 2))
             page.mouse.move(400, 400)
             fired += bool(page.evaluate("window.__xss || 0"))
             injected += page.evaluate(_INJECTED)
-        browser.close()
     foreign = [url for url in requests if not url.startswith((server.url, "data:", "blob:"))]
     policy = [text for text in complaints if "Content Security Policy" in text]
 
@@ -213,7 +206,7 @@ def _press(page: Any, most: int) -> int:
             control.hover(timeout=1_000)
             control.click(timeout=1_000)
             pressed += 1
-        except playwright.Error:  # gone, or covered by what was just opened
+        except driver().Error:  # gone, or covered by what was just opened
             page.keyboard.press("Escape")
     return pressed
 
@@ -232,10 +225,9 @@ def test_what_is_heard_and_told_meanwhile_is_text(server: RunningServer, row: Ro
     fired: list[object] = []
     injected: list[str] = []
     with (
-        playwright.sync_playwright() as run,
+        chromium() as browser,
         redis_sync.Redis.from_url(server.redis.database(0), decode_responses=True) as cache,
     ):
-        browser = run.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
         page = browser.new_page()
         page.on("console", lambda m: m.type == "error" and complaints.append(m.text))
         page.on("request", lambda r: requests.append(r.url))
@@ -261,12 +253,11 @@ def test_what_is_heard_and_told_meanwhile_is_text(server: RunningServer, row: Ro
                     timeout=20_000, state="detached"
                 )
                 for opened in page.locator("button[data-opens]:visible").all()[:3]:
-                    with contextlib.suppress(playwright.Error):  # a refresh took the row away
+                    with contextlib.suppress(driver().Error):  # a refresh took the row away
                         opened.dispatch_event("click", timeout=1_000)
                 shown[name] = max(shown.get(name, 0), page.get_by_text("__xss").count())
                 fired.append(page.evaluate("window.__xss || 0"))
                 injected += page.evaluate(_INJECTED)
-        browser.close()
     foreign = [url for url in requests if not url.startswith((server.url, "data:", "blob:"))]
     policy = [text for text in complaints if "Content Security Policy" in text]
 

@@ -1,6 +1,7 @@
 """How a server begins and ends, and how it bears the loss of Redis."""
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -9,12 +10,23 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
+from app.verify.deployment import Deployment
+from app.verify.standing import page_opens
 from tests.conftest import ROOT, RunningRedis, start_redis, unused_port, wait_until
-from tests.serving import DATA_SYNC, SERVE, SMALL_PAGE, handshake, start_server, stop
+from tests.serving import (
+    DATA_SYNC,
+    SERVE,
+    SMALL_PAGE,
+    RunningServer,
+    handshake,
+    start_server,
+    stop,
+)
 
 
 def test_a_dead_redis_is_told_with_503_within_two_seconds(tmp_path: Path) -> None:
@@ -90,29 +102,50 @@ def test_a_stopped_server_exits_cleanly(redis: RunningRedis, tmp_path: Path, num
     assert "Traceback" not in server.log.read_text()
 
 
-@pytest.mark.skipif(not (ROOT / "app/dashboard/main.py").exists(), reason="no pages yet")
-@pytest.mark.parametrize(
-    "command",
-    [
-        [sys.executable, "-m", "panel", "serve", str(ROOT / "app/dashboard"), "--port", "{port}"],
+#: what differs from answer to answer
+_OF_ONE_ANSWER = {"date", "etag", "content-length", "x-request-id"}
+
+
+async def test_both_ways_to_start_give_the_same_server(redis: RunningRedis, tmp_path: Path) -> None:
+    """
+    ``panel serve app/dashboard`` and ``arqscope serve``: the same pages, API, headers and end.
+    """
+    dashboard = str(ROOT / "app/dashboard")
+    ways = [
+        [sys.executable, "-m", "panel", "serve", dashboard, "--port", "{port}"],
         [sys.executable, "-c", SERVE],
-    ],
-    ids=["panel-serve", "arqscope-serve"],
-)
-def test_both_ways_to_start_give_the_same_server(
-    redis: RunningRedis, tmp_path: Path, command: list[str]
-) -> None:
-    server = start_server(redis, tmp_path, command=command)
+    ]
+
+    by_panel, by_us = [
+        await _served(start_server(redis, tmp_path / f"way-{n}", command=way))
+        for n, way in enumerate(ways)
+    ]
+
+    assert by_panel == by_us
+    assert by_us["/admin/queues"][1] == "Overview · arqscope"
+    assert "/jobs/{queue}" in by_us["api"]
+    assert by_us["ended"] == 0
+
+
+async def _served(server: RunningServer) -> dict[str, Any]:
+    """What *server* is to those who come by, and how it ends."""
+    told: dict[str, Any] = {}
     try:
         with server.client() as client:
-            assert client.get("/health").status_code == 200
-            assert client.get("/admin/queues").status_code == 200
+            for path in ("/health", "/admin/queues", "/admin/dead-letters", "/nowhere"):
+                answer = client.get(path)
+                title = re.search("<title>(.*?)</title>", answer.text)
+                headers = {k: v for k, v in answer.headers.items() if k not in _OF_ONE_ANSWER}
+                told[path] = (answer.status_code, title and title[1], headers)
+            told["api"] = client.get("/openapi.json").json()["paths"]
             assert client.post("/jobs/long-running-jobs", json=DATA_SYNC).status_code == 201
-            assert handshake(server, "/admin/queues/ws", Origin="http://evil.example") == 403
+        assert "websocket" in await page_opens(Deployment(url=server.url))
+        assert handshake(server, "/admin/queues/ws", Origin="http://evil.example") == 403
         server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(15) == 0
+        told["ended"] = server.process.wait(15)
     finally:
         stop(server)
+    return told
 
 
 @pytest.mark.parametrize(
