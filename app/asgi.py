@@ -9,7 +9,7 @@ import logging
 import re
 import secrets
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, Final
+from typing import Any, Final, Protocol
 from urllib.parse import unquote
 
 from tornado.iostream import StreamClosedError
@@ -32,16 +32,25 @@ log = logging.getLogger("arqscope.asgi")
 
 #: s a client may take for one piece of a streamed answer
 SLOW_S: Final = 20.0
+
+
+class UnderWay(Protocol):
+    """An answer that is not written yet, or not to its end."""
+
+    def hang_up(self) -> None:
+        """End it if it could go on for ever."""
+
+
 #: answers under way, so that a stopping server can wait for them
-in_flight: set["AsgiHandler"] = set()
+in_flight: set[UnderWay] = set()
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{8,64}")
 
 
 def hang_up() -> None:
     """Tell the answers that stream, and would go on for ever, that nobody listens any more."""
-    for handler in list(in_flight):
-        handler.hang_up()
+    for answer in list(in_flight):
+        answer.hang_up()
 
 
 def request_id_of(offered: str | None) -> str:

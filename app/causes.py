@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from app import keys
-from app.connections import explained
+from app.connections import Connections, explained
 from app.errors import BadRecord
 from app.payload import safe_str
 from app.records import DeadLetter
@@ -110,10 +110,11 @@ def periods(counts: Mapping[str, int], now_ms: float) -> dict[str, int]:
 
 
 async def note_deaths(
-    queue: Redis, letters: Sequence[DeadLetter], now_ms: float
+    queue: Redis, letters: Sequence[DeadLetter], now_ms: float, *, elsewhere: bool = False
 ) -> list[tuple[Standing, bool]]:
     """Count each letter's death once, however often it is told; one script call.
 
+    *elsewhere*: the jobs' records lie on another Redis than the causes, as those of events always do.
     Returns, for each letter, how its cause stands and whether its death was new.
     """
     if not letters:
@@ -134,7 +135,9 @@ async def note_deaths(
             letter.id,
             letter.source,
             letter.died_ms,
-            keys.dead_record(letter.source, letter.id) if letter.kind == "job" else "",
+            keys.dead_record(letter.source, letter.id)
+            if letter.kind == "job" and not elsewhere
+            else "",
             safe_str(letter.name, 128).replace("\n", " "),
             letter.error_type,
             safe_str(letter.error, MAX_TEXT_CHARS),
@@ -238,9 +241,12 @@ async def standings(queue: Redis, fingerprints: Iterable[str]) -> dict[str, Stan
     }
 
 
-async def known_queues(queue: Redis, declared: Sequence[str]) -> list[str]:
+async def known_queues(connections: Connections, declared: Sequence[str]) -> list[str]:
     """Names of the *declared* queues and of those our producers and workers wrote to."""
-    found = await _asked(queue.smembers(keys.QUEUES))
+    found: set[str] = set()
+    for name, redis in connections.queue_servers.items():
+        registered = await _asked(redis.smembers(keys.QUEUES))
+        found |= set(connections.placement.held_by(name, registered))
     return list(dict.fromkeys([*declared, *sorted(found)]))
 
 

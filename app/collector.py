@@ -25,7 +25,8 @@ from app.clock import Clock
 from app.connections import connect
 from app.foreign import Look, look_around, remember, remembered
 from app.historian import Historian
-from app.observation import Observation
+from app.observations import Observations
+from app.placement import HOME
 from app.settings import Settings, masked_url
 from app.sharing import Shared, Sharing
 from app.snapshot import Snapshot
@@ -53,7 +54,7 @@ class Collector:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.snapshot = Snapshot.empty()
-        self._observation = Observation(settings)
+        self._observation = Observations(settings)
         self._album = Album()
         self._unwritten = False
         self._sharing = Sharing(may_write=settings.keep_history)
@@ -174,18 +175,24 @@ class Collector:
     async def look_around(self) -> Look:
         """Look once, within a window, for queues of stock arq; they are sampled from then on."""
         look = self.look = Look()
-        redis = self._client("queue")
+        for server in self._observation.servers:
+            mine = look if server == HOME else Look()
+            await self._look_around(server, mine)
+            look.queues |= mine.queues
+        return look
+
+    async def _look_around(self, server: str, look: Look) -> None:
+        observation, redis = self._observation, self._client(server)
         try:
-            known = {*self._observation.queues, *self._observation.streams}
-            self._observation.foreign |= await remembered(redis) - known
+            known = observation.known
+            observation.note_strangers(server, await remembered(redis) - known)
             await look_around(redis, known, look=look)
-            self._observation.foreign |= look.queues
+            observation.note_strangers(server, look.queues)
             if self.settings.keep_history:
                 await remember(redis, look.queues)
         except (RedisError, OSError) as error:
             look.ended = True
-            log.warning("no look around", extra={"error": str(error)[:200]})
-        return look
+            log.warning("no look around", extra={"server": server, "error": str(error)[:200]})
 
     @property
     def durations(self) -> dict[str, dict[str, dict[int, int]]]:
@@ -195,7 +202,7 @@ class Collector:
     @property
     def foreign(self) -> frozenset[str]:
         """Queues of stock arq that were found."""
-        return self._observation.foreign
+        return self._observation.strangers
 
     async def sample(self, *, full: bool = True) -> Snapshot:
         """Read all sources once, publish and return the new snapshot.
@@ -233,7 +240,7 @@ class Collector:
     async def _write(self, now_ms: float) -> None:
         try:
             async with asyncio.timeout(WRITE_S):
-                await self._historian.write(self._client("queue"), now_ms)
+                await self._historian.write(self._client(HOME), now_ms, self._holding)
         except (RedisError, OSError, TimeoutError) as error:
             if not self._unwritten:  # once: it is tried again with every sample
                 log.warning("history not written", extra={"error": str(error)[:200]})
@@ -245,15 +252,16 @@ class Collector:
         """Sample for ourselves, and store it when others follow us."""
         observation, sharing = self._observation, self._sharing
 
-        async def read_queue(redis: Redis) -> None:
-            await observation.read_queue(redis, also=sharing.ask)
+        def reader_of(server: str) -> Callable[[Redis], Any]:
+            return lambda redis: observation.read_server(server, redis, also=sharing.ask)
 
-        reads = (read_queue, observation.read_streams, observation.read_cache)
+        reads: dict[str, Callable[[Redis], Any]] = {
+            **{server: reader_of(server) for server in observation.servers},
+            "streams": observation.read_streams,
+            "cache": observation.read_cache,
+        }
         took_s = await asyncio.gather(
-            *(
-                self._read(source, read, at, is_timed=not full)
-                for source, read in zip(SOURCES, reads, strict=True)
-            )
+            *(self._read(source, read, at, is_timed=not full) for source, read in reads.items())
         )
         self._pace.note(max(took_s))
         shared = Shared(
@@ -280,8 +288,9 @@ class Collector:
                 shared, commands = await self._sharing.fetch(redis)
                 observation.commands += commands
                 if shared is not None:
-                    observation.queues = tuple(row["queue"] for row in shared.sample.queues)
-                    await observation.read_runs(redis)
+                    clients = {server: self._client(server) for server in observation.servers}
+                    queues = [row["queue"] for row in shared.sample.queues]
+                    await observation.follow(queues, clients, shared.problems)
         except (RedisError, OSError, TimeoutError):
             shared = None
         if shared is None:
@@ -313,6 +322,9 @@ class Collector:
             number=self.snapshot.number + 1,
             **made,
         )
+
+    def _holding(self, queue: str) -> Redis:
+        return self._client(self.settings.placement.server_of(queue))
 
     def _client(self, source: str) -> Redis:
         if source not in self._clients:
@@ -438,7 +450,8 @@ def collector_for(settings: Settings) -> Collector:
     """Return the one collector of the running event loop for these Redis URLs and queues."""
     of_loop = _collectors.setdefault(asyncio.get_running_loop(), {})
     key = (
-        *(settings.url(source) for source in SOURCES),
+        *(settings.url(source) for source in (*SOURCES, *settings.placement.names[1:])),
+        *(repr(server.queues) for server in settings.placement.servers),
         *settings.stream_names,
         *settings.queue_names,
     )

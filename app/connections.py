@@ -9,8 +9,9 @@ import asyncio
 import builtins
 import functools
 import socket
-from dataclasses import dataclass
-from typing import Any, Final
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Self
 
 import hiredis
 from redis import ConnectionPool as BlockingIOPool
@@ -31,9 +32,10 @@ from redis.exceptions import (
 
 from app.errors import RedisRefused, RedisUnavailable
 from app.gate import Gate
+from app.placement import AT_HOME, HOME, Placement
 from app.prompt_client import promptly
 from app.sentinels import pool_watching, watched, watches
-from app.settings import masked_url
+from app.settings import Settings, masked_url
 
 #: what a lost or silent Redis looks like
 GONE: Final = (ConnectionError, TimeoutError, BusyLoadingError, OSError)
@@ -58,11 +60,50 @@ _KEEPALIVE: Final = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Connections:
-    """Clients of the three Redis roles."""
+    """Clients of the Redis roles; *queue* is the home of what belongs to the whole deployment.
+
+    A queue's own keys lie on the server that holds it: ask ``holding``, never *queue*.
+    """
 
     queue: Redis
     streams: Redis
     cache: Redis
+    shards: Mapping[str, Redis] = field(default_factory=dict)  #: the further queue servers, by name
+    placement: Placement = AT_HOME
+
+    @classmethod
+    def of(cls, settings: Settings, **recipe: Any) -> Self:
+        """Clients of every server *settings* name, each by ``connect`` with *recipe*."""
+        return cls(
+            queue=connect(settings.url(HOME), **recipe),
+            streams=connect(settings.url("streams"), **recipe),
+            cache=connect(settings.url("cache"), **recipe),
+            shards=shards_of(settings, **recipe),
+            placement=settings.placement,
+        )
+
+    def holding(self, queue: str) -> Redis:
+        """The client of the server that holds *queue*."""
+        return self.server(self.placement.server_of(queue))
+
+    def server(self, name: str) -> Redis:
+        """The client of the queue server called *name*."""
+        return self.queue if name == HOME else self.shards[name]
+
+    @property
+    def queue_servers(self) -> Mapping[str, Redis]:
+        """The clients of all queue servers by name, the home first."""
+        return {HOME: self.queue, **self.shards}
+
+    async def close(self) -> None:
+        """Close every client and its connections."""
+        for client in (*self.queue_servers.values(), self.streams, self.cache):
+            await client.aclose(close_connection_pool=True)
+
+
+def shards_of(settings: Settings, **recipe: Any) -> dict[str, Redis]:
+    """Clients of the further queue servers, by name."""
+    return {name: connect(settings.url(name), **recipe) for name in settings.placement.names[1:]}
 
 
 def is_refusal(error: BaseException) -> bool:

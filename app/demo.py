@@ -12,9 +12,7 @@ import signal
 from collections.abc import Iterator
 from typing import Any, Final
 
-from redis.asyncio import Redis
-
-from app.connections import connect
+from app.connections import Connections
 from app.enqueue import JobRequest, codec_of, enqueue_many
 from app.errors import ArqscopeError
 from app.logs import configure
@@ -105,7 +103,7 @@ def event(dice: random.Random) -> dict[str, Any]:
     return {"type": kind, "data": data, "user_id": user, "workspace_id": workspace}
 
 
-async def _send_jobs(queue_redis: Redis, settings: Settings, dice: random.Random) -> None:
+async def _send_jobs(connections: Connections, settings: Settings, dice: random.Random) -> None:
     codec = codec_of(settings)
     made = requests(dice)
     count = BURST
@@ -115,8 +113,9 @@ async def _send_jobs(queue_redis: Redis, settings: Settings, dice: random.Random
             for queue, request in itertools.islice(made, count):
                 batches.setdefault(queue, []).append(request)
             for queue, batch in batches.items():
-                if await queue_redis.zcard(queue) < LONGEST_QUEUE:
-                    await enqueue_many(queue_redis, queue, batch, codec=codec)
+                redis = connections.holding(queue)
+                if await redis.zcard(queue) < LONGEST_QUEUE:
+                    await enqueue_many(redis, queue, batch, codec=codec)
         count = 1
         await asyncio.sleep(dice.expovariate(JOBS_PER_S))
 
@@ -141,15 +140,15 @@ def _troubles_are_told() -> Iterator[None]:
 async def run(settings: Settings, seed: int | None = None) -> None:
     """Send jobs and events until cancelled or asked to stop by SIGTERM or SIGINT."""
     dice = random.Random(seed)  # noqa: S311 - a load, not a secret
-    queue, streams, cache = (connect(settings.url(role)) for role in ("queue", "streams", "cache"))
-    publisher = Publisher(streams, cache, stream=settings.stream_name, source="demo")
+    made = Connections.of(settings)
+    publisher = Publisher(made.streams, made.cache, stream=settings.stream_name, source="demo")
     asked = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, asked.set)
     try:
         work = [
-            asyncio.create_task(_send_jobs(queue, settings, dice)),
+            asyncio.create_task(_send_jobs(made, settings, dice)),
             asyncio.create_task(_send_events(publisher, dice)),
         ]
         stop = asyncio.create_task(asked.wait())
@@ -160,8 +159,7 @@ async def run(settings: Settings, seed: int | None = None) -> None:
         for task in done:
             task.result()
     finally:
-        for client in (queue, streams, cache):
-            await client.aclose()
+        await made.close()
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ It bounds what is read, asks the guard, answers refusals, and hands the visit on
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, cast
 
 from bokeh.server.tornado import BokehTornado
@@ -15,6 +15,7 @@ from app.actions import Actor
 from app.answer_headers import AnswerHeaders
 from app.asgi import request_id_of
 from app.auth import MAX_BODY_BYTES, Guard, Refusal, Request, Visit
+from app.direct_answers import Answerer, Asked, DirectDelegate
 from app.pages.address import paths
 from app.ready_answers import ReadyAnswer, ReadyDelegate
 
@@ -38,7 +39,8 @@ _CHOOSERS: Final = ("bokeh-token", "bokeh-session-id")
 class Entrance:
     """Stands before everything *application* answers; made once, when the server starts.
 
-    *is_api* says which paths (prefix removed) take JSON bodies, *ready* which are answered at once.
+    *is_api* says which paths (prefix removed) take JSON bodies, *ready* which are answered at once, *direct*
+    which requests by whom, below the application's handlers.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class Entrance:
         *,
         is_api: Callable[[str], bool],
         ready: Mapping[str, ReadyAnswer],
+        direct: Sequence[tuple[Callable[[Request], bool], Answerer]] = (),
     ) -> None:
         self._application = application
         self._find = application.find_handler
@@ -56,6 +59,7 @@ class Entrance:
         self._headers = headers
         self._is_api = is_api
         self._ready = ready
+        self._direct = direct
         application.find_handler = self.handle  # type: ignore[method-assign]
         application.settings["log_function"] = log_request
 
@@ -80,7 +84,21 @@ class Entrance:
             if body is not None:
                 tag = {"X-Request-Id": request_id_of(asked.headers.get("x-request-id"))}
                 return ReadyDelegate(request, ready, body, tag)
+        if isinstance(answer, Visit):
+            for takes, answerer in self._direct:
+                if takes(asked):
+                    return self._answer_directly(request, asked, answer.actor, answerer)
         return self._find(request, **more)
+
+    def _answer_directly(
+        self, request: HTTPServerRequest, asked: Request, actor: Actor, answerer: Answerer
+    ) -> DirectDelegate:
+        request_id = request_id_of(asked.headers.get("x-request-id"))
+
+        def whole(body: bytes) -> Asked:
+            return Asked(asked.path, actor, request_id, body)
+
+        return DirectDelegate(request, whole, answerer, log_answer)
 
     def _refuse(self, request: HTTPServerRequest, refusal: Refusal) -> Any:
         told = {"refusal": refusal, "prefix": self._application.prefix}
@@ -104,12 +122,14 @@ class Entrance:
 
 def log_request(handler: RequestHandler) -> None:
     """Log an answered request, without its query; one that was refused has its line already."""
-    if getattr(handler, "is_refused", False):
-        return
-    status = handler.get_status()
+    if not getattr(handler, "is_refused", False):
+        log_answer(handler.request, handler.get_status())
+
+
+def log_answer(request: HTTPServerRequest, status: int) -> None:
+    """Log that *request* was answered with *status*."""
     level = logging.DEBUG if status < 400 else logging.INFO if status < 500 else logging.WARNING
     if log.isEnabledFor(level):
-        request = handler.request
         fields = {
             "method": request.method,
             "path": request.path[:200],
@@ -184,6 +204,8 @@ class RefusalHandler(RequestHandler):
         All else is read first: a connection closed over unread bytes loses the answer.
         """
         if self._refusal.status in _EARLY or self.request.method not in _KNOWN_METHODS:
+            # what is answered before it is read ends its connection: told, so that nobody asks on it again
+            self.set_header("Connection", "close")
             self._answer()
 
     def _answer(self) -> None:

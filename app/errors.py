@@ -4,6 +4,7 @@
   - SettingsError            a setting is missing, malformed or unknown
   - RedisUnavailable         Redis did not answer in time
   - RedisRefused             Redis answered, but refuses to write (memory, read-only, disk, rights)
+  - UnsafeRedis              Redis is set up so that accepted work would be lost
   - RedisServerMissing       no usable redis-server binary for the embedded stack
   - PortInUse                an address the embedded stack or the server needs is taken
   - BadRecord                bytes in Redis do not decode to the record we expect
@@ -36,6 +37,10 @@ class RedisUnavailable(ArqscopeError):
 
 class RedisRefused(ArqscopeError):
     """Redis answered but refuses writes: out of memory, read-only, disk error or missing rights."""
+
+
+class UnsafeRedis(ArqscopeError):
+    """Redis is set up so that accepted work would be lost; nobody should start on it."""
 
 
 class RedisServerMissing(ArqscopeError):

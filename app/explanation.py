@@ -13,7 +13,7 @@ from app import audit, causes, explain, frames, keys, record_rows
 from app.arguments import decoded
 from app.batch import Batch, rows_of, sort_command, sorted_records
 from app.causes import Cause, CauseState
-from app.connections import explained
+from app.connections import Connections, explained
 from app.errors import BadRecord, NotFound
 from app.records import DeadLetter
 
@@ -70,32 +70,36 @@ class Explanation:
 
 
 async def explanation(
-    queue: Redis, streams: Redis, stream: str, queues: Sequence[str], fingerprint: str
+    connections: Connections, stream: str, queues: Sequence[str], fingerprint: str
 ) -> Explanation:
     """Explain the cause called *fingerprint*; NotFound when nobody knows it."""
     try:
-        return await _explained(queue, streams, stream, queues, fingerprint)
+        return await _explained(connections, stream, queues, fingerprint)
     except (RedisError, OSError) as error:
         raise explained(error, "redis://dead-letters") from error
 
 
 async def _explained(
-    queue: Redis, streams: Redis, stream: str, queues: Sequence[str], fingerprint: str
+    connections: Connections, stream: str, queues: Sequence[str], fingerprint: str
 ) -> Explanation:
+    queue, streams = connections.queue, connections.streams
     found = await causes.read(queue, fingerprint)
     if found is None:
         raise NotFound("cause", fingerprint)
     cause, counts = found
     now: Any = await queue.time()
     names = list(dict.fromkeys([*cause.sources, *queues]))[:MAX_SOURCES]
-    letters = await _letters(queue, [name for name in names if name != stream])
+    letters: list[DeadLetter] = []
+    for server, redis in connections.queue_servers.items():
+        held = connections.placement.held_by(server, (name for name in names if name != stream))
+        letters += await _letters(redis, held)
     letters += await _letters(streams, [stream])
     table = _table(letters)
     mine = [letter for letter in letters if letter.fingerprint == fingerprint]
     source, function = _commonest(mine)
     failed = [x for x in mine if (x.source, x.name) == (source, function)][:MAX_FAILURES]
-    redis = streams if source == stream else queue
-    failures, successes = await _arguments(redis, queue, source, function, failed)
+    redis = streams if source == stream else connections.holding(source)
+    failures, successes = await _arguments(redis, source, function, failed)
     since = pd.Timestamp(
         cause.changed_ms if cause.state is CauseState.REGRESSED else cause.first_ms,
         unit="ms",
@@ -177,7 +181,7 @@ def _commonest(letters: Sequence[DeadLetter]) -> tuple[str, str]:
 
 
 async def _arguments(
-    redis: Redis, queue: Redis, source: str, function: str, letters: Sequence[DeadLetter]
+    redis: Redis, source: str, function: str, letters: Sequence[DeadLetter]
 ) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
     """Flat arguments of *letters* and of the sampled successes of their function."""
     if not letters:
@@ -186,7 +190,7 @@ async def _arguments(
         for letter in letters:
             pipe.hget(keys.dead_record(source, letter.id), "arguments")
         texts = await pipe.execute()
-    wanted: Any = queue.lrange(keys.samples(source, function), 0, MAX_SAMPLES - 1)
+    wanted: Any = redis.lrange(keys.samples(source, function), 0, MAX_SAMPLES - 1)
     sampled: list[str] = await wanted
     failures = [found for text in texts if text and (found := decoded(text)) is not None]
     return failures, [found for text in sampled if (found := decoded(text)) is not None]

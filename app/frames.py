@@ -203,7 +203,7 @@ EVENT_COLUMNS: Final = Schema(
 )
 REDIS_COLUMNS: Final = Schema(
     "One row per Redis role.",
-    role=text("queue, streams or cache"),
+    role=text("queue, streams or cache; queue-2 … of further queue servers"),
     up=flag("whether it answered this sample"),
     version=text("its version"),
     memory_bytes=number("bytes", "memory its data takes"),

@@ -7,7 +7,7 @@ a writer that dies is followed by one that finds what is missing, up to two hour
 import json
 import logging
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
@@ -17,6 +17,7 @@ from redis.exceptions import NoPermissionError, RedisError
 from app import keys
 from app.batch import Batch, into
 from app.chunks import HOURS_GROUP, MINUTES_GROUP, pack, unpack
+from app.connections import GONE
 from app.errors import BadRecord
 from app.minutes import Minutes, numbers
 from app.payload import raw_bytes
@@ -52,6 +53,9 @@ class Historian:
         #: queue → kind → durations of what ended since this server began to lead
         self.durations: dict[str, dict[str, dict[int, int]]] = {}
         self._done = -1  #: the last minute written
+        self._owed: dict[
+            str, int
+        ] = {}  #: queue of a server that is away → first minute not written
         self._barred = False
         self._versions: dict[str, str] | None = None
         self._newest: Sample | None = None
@@ -70,8 +74,13 @@ class Historian:
         """Whether a minute is over that was not written yet."""
         return not self._barred and int((now_ms / 1000 - GRACE_S) // 60) - 1 > self._done
 
-    async def write(self, redis: Redis, now_ms: float) -> int:
+    async def write(
+        self, redis: Redis, now_ms: float, holding: Callable[[str], Redis] | None = None
+    ) -> int:
         """Write every minute that is over, pack hours and days that are; return the rows written.
+
+        *holding* tells the server that counts a queue's minutes, where that is not *redis*: while it
+        does not answer, its queues' minutes are owed, and written once it does.
 
         Raises what Redis raises; then the same is tried again at the next sample. A Redis that lets
         us write nothing is not asked again.
@@ -79,7 +88,9 @@ class Historian:
         last = int((now_ms / 1000 - GRACE_S) // 60) - 1
         try:
             first = last - BACKFILL if self._done < 0 else self._done + 1
-            written = await self._write_minutes(redis, max(first, last - BACKFILL), last)
+            written = await self._write_minutes(
+                redis, max(first, last - BACKFILL), last, holding or (lambda _: redis)
+            )
             await self._write_moment(redis, last)
             await self._mark_deploys(redis, now_ms)
         except RedisError as error:
@@ -98,10 +109,13 @@ class Historian:
             for bucket, count in histogram.items():
                 total[bucket] = total.get(bucket, 0) + count
 
-    async def _write_minutes(self, redis: Redis, first: int, last: int) -> int:
+    async def _write_minutes(
+        self, redis: Redis, newest: int, last: int, holding: Callable[[str], Redis]
+    ) -> int:
         sources = sorted(self.minutes.queues | self.minutes.streams)
         written = 0
         for source in sources:
+            first = max(self._owed.get(source, newest), last - BACKFILL)
             known = await self._open(redis, source)
             rows: dict[int, TierRow] = {}
             packed = await self._packed(redis, source, first, last) if first < last else set()
@@ -112,13 +126,20 @@ class Historian:
             ]
             counted: dict[str, Any] = {}
             if source in self.minutes.queues:
-                for start in range(0, len(wanted), _BATCH):
-                    batch = Batch(redis)
-                    for minute in wanted[start : start + _BATCH]:
-                        batch.ask(
-                            into(counted, str(minute)), "HGETALL", keys.minute(source, minute)
-                        )
-                    await batch.run()
+                counting = holding(source)
+                try:
+                    for start in range(0, len(wanted), _BATCH):
+                        batch = Batch(counting)
+                        for minute in wanted[start : start + _BATCH]:
+                            batch.ask(
+                                into(counted, str(minute)), "HGETALL", keys.minute(source, minute)
+                            )
+                        await batch.run()
+                except GONE:
+                    if counting is redis:
+                        raise
+                    self._owed[source] = first
+                    continue
             for minute in wanted:
                 row = self.minutes.row(source, minute, numbers(counted.get(str(minute)) or {}))
                 if row is not None:
@@ -131,6 +152,7 @@ class Historian:
                 known |= {f"m{m}": row for m, row in rows.items()}
             written += len(rows)
             await self._seal(redis, source, known, (last + 1) // 60)
+            self._owed.pop(source, None)
         return written
 
     async def _open(self, redis: Redis, source: str) -> dict[str, TierRow]:

@@ -8,6 +8,7 @@ from redis.asyncio import Redis
 
 from app import keys
 from app.batch import Batch, into
+from app.connections import Connections
 from app.contents import Arguments, arguments_of, outcome_of
 from app.cursors import claim_of, letter_of, run_of
 from app.payload import Codec, raw_bytes
@@ -102,6 +103,20 @@ async def job(
         letter=letter,
         correlation_id=str(arguments.options.get("cid", "")) or getattr(letter, "correlation_id", ""),
     )  # fmt: skip
+
+
+async def find_job(
+    connections: Connections, job_id: str, *, queues: Sequence[str] = (), codec: Codec | None = None
+) -> JobDetail | None:
+    """The job, asked of the server that holds the first of *queues*, then of the others in turn."""
+    placement = connections.placement
+    first = (placement.server_of(queue) for queue in queues)
+    for name in dict.fromkeys((*first, *placement.names)):
+        held = placement.held_by(name, queues)
+        found = await job(connections.server(name), job_id, queues=held, codec=codec)
+        if found is not None:
+            return found
+    return None
 
 
 async def _members(redis: Redis, key: str) -> set[str]:

@@ -26,7 +26,7 @@ def shelf_of(connections: Connections, operation: Operation) -> Shelf:
     """Where the letters of *operation* lie."""
     if operation.role == "streams":
         return Shelf(connections.streams, operation.source, "event")
-    return Shelf(connections.queue, operation.source, "job")
+    return Shelf(connections.holding(operation.source), operation.source, "job")
 
 
 @dataclass(frozen=True, slots=True)

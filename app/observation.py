@@ -19,6 +19,7 @@ from app.clock import Passed
 from app.latency import Latency
 from app.listings import Letters
 from app.operations import Operation
+from app.placement import HOME
 from app.records import JobRun
 from app.sample import Rows, Sample
 from app.sample_rows import (
@@ -52,12 +53,16 @@ _LETTER_TOTALS: Final = ("dead", "redriven", "resolved", "discarded", "archived"
 
 
 class Observation:
-    """The collector's memory: resume ids, counters, the last lists."""
+    """The collector's memory of one queue server (and, with the home, of streams and cache)."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(
+        self, settings: Settings, *, server: str = HOME, runs: deque[JobRun] | None = None
+    ) -> None:
+        """*server*: the queue server it is of; *runs*: where the runs it reads go, beside others'."""
         self.settings = settings
-        self.queues: tuple[str, ...] = settings.queue_names
-        self.streams: tuple[str, ...] = settings.stream_names
+        self.server = server
+        self.queues: tuple[str, ...] = settings.placement.held_by(server, settings.queue_names)
+        self.streams: tuple[str, ...] = settings.stream_names if server == HOME else ()
         self.foreign: frozenset[str] = frozenset()  #: queues of stock arq: most is unknown
         self.commands = 0
         self._tick = 0
@@ -88,7 +93,7 @@ class Observation:
         self._totals_rota = Rota()
         self._totals: dict[str, dict[str, int]] = {}
         self._latency: dict[str, Latency] = {}
-        self.runs: deque[JobRun] = deque(maxlen=RUNS_SHOWN)
+        self.runs: deque[JobRun] = deque(maxlen=RUNS_SHOWN) if runs is None else runs
         self.has_new_runs = True
         self._events: deque[dict[str, Any]] = deque(maxlen=EVENTS_SHOWN)
         self._groups: list[tuple[str, str]] = []
@@ -143,6 +148,7 @@ class Observation:
             minutes = self._turn(self._minute_rota, self.queues, at_once, SLOW_EVERY)
         strangers = [queue for queue in self.queues if queue not in self._registered]
         strangers = self._turn(self._totals_rota, strangers, 2, 1)
+        at_home = self.server == HOME
         sent_s = time.monotonic()
         reading = await readings.queue_reading(
             redis,
@@ -153,8 +159,8 @@ class Observation:
             registered=set(self.queues) - set(strangers),
             letters=letters,
             minutes=minutes,
-            causes=self._full or self._tick % SLOW_EVERY == CAUSES_TURN,
-            operations=self._full or self._tick % SLOW_EVERY == OPERATIONS_TURN,
+            causes=at_home and (self._full or self._tick % SLOW_EVERY == CAUSES_TURN),
+            operations=at_home and (self._full or self._tick % SLOW_EVERY == OPERATIONS_TURN),
             info=self._wants_info("queue"),
             sort=self._sort("queue") or await sort_command(redis),
             heard=self._heard,
@@ -198,6 +204,7 @@ class Observation:
             for name in (*sorted(reading.registered), *sorted(self.foreign))
             if name not in self.queues
         ]
+        fresh = list(self.settings.placement.held_by(self.server, fresh))
         self.queues = (*self.queues, *fresh)[: readings.MAX_QUEUES]
 
     def _sort(self, source: str) -> str:
@@ -300,7 +307,6 @@ class Observation:
         stream_rows, group_rows = self._stream_rows()
         stale, self._stale = self._stale, set()
         newest = (letter for found in self._letters.values() for letter in found.newest)
-        roles = ("queue", "streams", "cache")
         return Sample(
             at_us=self._at.value // 1000,  # ns
             now_ms=self._now_ms,
@@ -308,7 +314,7 @@ class Observation:
             queues=self._queue_rows(),
             streams=stream_rows,
             groups=group_rows,
-            redis=[redis_row(r, self._infos.get(r, {}), problems.get(r)) for r in roles],
+            redis=self._redis_rows(problems),
             stream_history=stream_history_rows(stream_rows, group_rows),
             workers=None if workers is None else record_rows.worker_rows(workers),
             running=None
@@ -324,6 +330,15 @@ class Observation:
             if "operations" in stale
             else None,
         )
+
+    def _redis_rows(self, problems: Mapping[str, str]) -> Rows:
+        roles = {HOME: self.server}
+        if self.server == HOME:
+            roles |= {"streams": "streams", "cache": "cache"}
+        return [
+            redis_row(role, self._infos.get(source, {}), problems.get(role))
+            for source, role in roles.items()
+        ]
 
     def _queue_rows(self) -> list[dict[str, Any]]:
         reading = self._queue

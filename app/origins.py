@@ -1,5 +1,6 @@
 """Where a request comes from: the caller behind proxies we trust, the page that sent it, loopback or not."""
 
+import functools
 import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -82,6 +83,7 @@ def host_name(host: str) -> str:
         return ""
 
 
+@functools.lru_cache(maxsize=64)
 def is_loopback(host: str) -> bool:
     """Whether *host* is this machine only: as the address of a peer, a name, or what is bound."""
     if host == "localhost" or host.endswith(".localhost"):

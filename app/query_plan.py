@@ -185,6 +185,7 @@ class Step:
     times: int = 1
     rows: int = 0  #: it answers with at most
     as_bytes: bool = False  #: whether the answer is not made text: JSON is read as it is
+    queue: str = ""  #: whose keys it asks for: the server that holds it answers; empty: the home
 
     @property
     def text(self) -> str:
@@ -359,6 +360,7 @@ def _runs_steps(ask: Ask, snapshot: Snapshot) -> tuple[Step, ...]:
             command=("XREVRANGE", keys.runs(queue), newest, oldest, "COUNT", ask.reads),
             rows=ask.reads,
             as_bytes=True,
+            queue=queue,
         )
         for queue in _queues(ask, snapshot)
     )
@@ -480,7 +482,7 @@ def _jobs_plan(ask: Ask, snapshot: Snapshot, now_ms: float, codec: Codec | None)
             command = (
                 "ZRANGEBYSCORE", queue, low, high, "WITHSCORES", "LIMIT", 0, ask.reads,
             )  # fmt: skip
-        steps.append(Step(where="queue", command=command, rows=expected))
+        steps.append(Step(where="queue", command=command, rows=expected, queue=queue))
 
     def follow(replies: Sequence[Any]) -> Plan:
         found = [
@@ -488,7 +490,7 @@ def _jobs_plan(ask: Ask, snapshot: Snapshot, now_ms: float, codec: Codec | None)
             for queue, reply in zip(names, replies, strict=True)
         ]
         asked = [
-            Step(where="queue", command=command)
+            Step(where="queue", command=command, queue=queue)
             for queue, pairs, claims in found
             for command in job_list.row_commands(queue, pairs, claims)
         ]
@@ -557,7 +559,8 @@ def _letters_plan(ask: Ask, snapshot: Snapshot) -> Plan:
                         index[state](source), pattern, _LETTER_FIELDS, size, sort="SORT"
                     )
                     tail[tail.index("LIMIT") + 1] = first
-                    steps.append(Step(where=where, command=tuple(tail), rows=size))
+                    held = source if where == "queue" else ""
+                    steps.append(Step(where=where, command=tuple(tail), rows=size, queue=held))
 
     def make(replies: Sequence[Any]) -> pd.DataFrame:
         letters = [

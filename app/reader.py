@@ -25,7 +25,7 @@ from app.cursors import limited as _limited
 from app.cursors import stream_page as _stream_page
 from app.errors import InvalidRequest
 from app.frames import printable
-from app.job_detail import JobDetail, job
+from app.job_detail import JobDetail, find_job, job
 from app.job_facts import job_facts
 from app.job_list import JobsOf, jobs_page
 from app.job_rows import JobFilter, JobRow, jobs_frame
@@ -48,6 +48,7 @@ __all__ = [
     "arguments_of",
     "audit_page",
     "events_page",
+    "find_job",
     "job",
     "job_facts",
     "jobs_frame",

@@ -64,6 +64,10 @@ async def _write(
     run_s: float,
     dice: random.Random,
 ) -> int:
+    if settings.placement.servers:
+        raise ActionRefused(
+            "a rehearsal with several queue servers is not supported yet: unset REDIS_QUEUE_SHARDS for it"
+        )
     redis = connect(settings.url("queue"))
     try:
         totals: Any = redis.hget(keys.totals(queue), "accepted")

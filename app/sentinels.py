@@ -54,6 +54,18 @@ def watches(url: str) -> bool:
     return url.partition("://")[0] in SCHEMES
 
 
+def check_address(url: str) -> None:
+    """Raise SettingsError, which says what it is instead, unless *url* leads to a Redis."""
+    if watches(url):
+        watched(url)
+        return
+    parts = urlsplit(url)
+    if parts.scheme not in ("redis", "rediss", "unix") or not (parts.hostname or parts.path):
+        raise SettingsError(
+            "not a redis://, rediss:// or unix:// URL with a host, nor redis+sentinel://"
+        )
+
+
 def watched(url: str) -> Watched:
     """Read a sentinel URL; SettingsError says what is wrong with it."""
     parts = urlsplit(url)

@@ -35,7 +35,7 @@ from app.api_keys import Keyring
 from app.asgi import AsgiHandler, hang_up, in_flight
 from app.auth import MAX_BODY_BYTES, Guard
 from app.collector import Collector, collector_for
-from app.connections import connect
+from app.doctor.preflight import at_once, check
 from app.entrance import PAGE, Entrance, page_actor
 from app.errors import ArqscopeError, PortInUse, SettingsError
 from app.handover import Place, Receiver
@@ -106,14 +106,12 @@ attached: list[BokehTornado] = []
 def runtime() -> Runtime:
     """Return the one runtime of this process; made at the first call, from ``serve``'s settings."""
     settings = _given[-1] if _given else Settings.load()
-    connections = Connections(
-        queue=connect(settings.url("queue"), answer_within_s=ANSWER_S),
-        streams=connect(settings.url("streams"), answer_within_s=ANSWER_S),
-        cache=connect(settings.url("cache"), answer_within_s=ANSWER_S),
-    )
+    connections = Connections.of(settings, answer_within_s=ANSWER_S)
     keyring = Keyring(connections.queue)
     keyring.preload(settings.url("queue"))
     check_access(settings, keyring)
+    if all(seat.place == 0 for seat in _seats):  # once for all that share a port
+        at_once(check(settings))
     guard = Guard(settings, keyring=keyring)
     return Runtime(
         settings,
@@ -189,6 +187,7 @@ def serve(settings: Settings, seat: Seat | None = None) -> None:
 def attach(application: BokehTornado, shared: Runtime) -> None:
     """Put the guard before everything *application* answers, and add our routes to it."""
     # FastAPI: not for those who only ask for the runtime
+    from app.api import submission
     from app.api.application import create_api, nouns
     from app.api.stats import ready_stats
 
@@ -234,6 +233,7 @@ def attach(application: BokehTornado, shared: Runtime) -> None:
         AnswerHeaders(shared.settings.frame_ancestors),
         is_api=lambda path: path[1:].partition("/")[0] in api_nouns,
         ready={"/stats": ready_stats(shared)},
+        direct=[(submission.takes, submission.answerer(shared))],
     )
     servers = servers_of(application)
     for server in servers:
@@ -339,8 +339,7 @@ async def _close(shared: Runtime) -> None:
     await shared.collector.stop()
     await shared.tails.close()
     await shared.guard.keyring.stop()
-    for redis in (shared.connections.queue, shared.connections.streams, shared.connections.cache):
-        await redis.aclose()
+    await shared.connections.close()
 
 
 def _check_port(host: str, port: int) -> None:

@@ -10,8 +10,9 @@ import re
 import socket
 import tomllib
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Final, Literal
+from typing import Any, ClassVar, Final, Literal, Self
 from urllib.parse import quote, unquote, urlencode, urlsplit, urlunsplit
 
 from pydantic import (
@@ -22,11 +23,13 @@ from pydantic import (
     SecretStr,
     ValidationError,
     field_validator,
+    model_validator,
 )
 
 from app.credentials import SUFFIX, checked_by_tls, with_secret_files
 from app.errors import NotFound, SettingsError
-from app.sentinels import watched, watches
+from app.placement import AT_HOME, HOME, Placement
+from app.sentinels import check_address, watches
 
 NAME_PATTERN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:~-]{0,127}")
 DEAD_LETTER_QUEUE: Final = "dead-letter-queue"
@@ -112,6 +115,10 @@ class Settings(BaseModel):
         default="redis://127.0.0.1:6380/0", description="event streams role"
     )
     redis_queue_url: str = Field(default="redis://127.0.0.1:6381/0", description="job queue role")
+    redis_queue_shards: SecretStr | None = Field(
+        default=None,
+        description="further queue servers and their queues: reports,mail-*=redis://host:6379/0 …",
+    )
     redis_password: SecretStr | None = Field(
         default=None, description="used where a URL has no password"
     )
@@ -319,6 +326,11 @@ class Settings(BaseModel):
         validation_alias=AliasChoices("ARQSCOPE_ALERT_HOSTS", "alert_hosts"),
         description="hosts alerts may be sent to, e.g. hooks.example.com *.example.org 10.1.2.0/24",
     )
+    accept_hazards: str = Field(
+        default="",
+        validation_alias=AliasChoices("ARQSCOPE_ACCEPT_HAZARDS", "accept_hazards"),
+        description="start on a Redis that may lose accepted work: eviction, replicas-of-nothing",
+    )
     config_file: Path = Field(
         default=Path("arqscope.toml"),
         validation_alias=AliasChoices("ARQSCOPE_CONFIG_FILE", "config_file"),
@@ -338,18 +350,16 @@ class Settings(BaseModel):
     @field_validator("redis_url", "redis_streams_url", "redis_queue_url")
     @classmethod
     def _url_is_redis(cls, url: str) -> str:
-        if watches(url):
-            try:
-                watched(url)
-            except SettingsError as error:
-                raise ValueError(str(error)) from error
-            return url
-        parts = urlsplit(url)
-        if parts.scheme not in ("redis", "rediss", "unix") or not (parts.hostname or parts.path):
-            raise ValueError(
-                "not a redis://, rediss:// or unix:// URL with a host, nor redis+sentinel://"
-            )
+        try:
+            check_address(url)
+        except SettingsError as error:
+            raise ValueError(str(error)) from error
         return url
+
+    @model_validator(mode="after")
+    def _queues_are_placed(self) -> Self:
+        _ = self.placement  # a mistake in it is told here, not at its first use
+        return self
 
     @field_validator("redis_ca", "redis_cert", "redis_cert_key")
     @classmethod
@@ -432,6 +442,24 @@ class Settings(BaseModel):
         """Names of the declared queues, in order."""
         return tuple(policy.name for policy in self.queues)
 
+    @cached_property
+    def placement(self) -> Placement:
+        """Which queue server holds which queue."""
+        if self.redis_queue_shards is None:
+            return AT_HOME
+        try:
+            return Placement.parse(
+                self.redis_queue_shards.get_secret_value(),
+                home=self.redis_queue_url,
+                taken=(self.dlq_queue_name, DEAD_LETTER_QUEUE, *self.stream_names),
+            )
+        except SettingsError as error:
+            raise SettingsError(f"REDIS_QUEUE_SHARDS: {error}") from error
+
+    def url_of_queue(self, queue: str) -> str:
+        """URL of the server that holds *queue*."""
+        return self.url(self.placement.server_of(queue))
+
     @property
     def streams(self) -> tuple[StreamPolicy, ...]:
         """The streams events are processed from: STREAM_NAME first, then the declared ones.
@@ -459,6 +487,11 @@ class Settings(BaseModel):
         raise NotFound("stream", name, self.stream_names)
 
     @property
+    def accepted_hazards(self) -> frozenset[str]:
+        """Hazards of Redis that do not keep a process from starting."""
+        return frozenset(self.accept_hazards.replace(",", " ").split())
+
+    @property
     def alert_host_list(self) -> tuple[str, ...]:
         """Hosts, host globs and networks alerts may be sent to."""
         return tuple(self.alert_hosts.replace(",", " ").split())
@@ -478,7 +511,8 @@ class Settings(BaseModel):
             self.alert_channels,
             self.oauth_secret,
         )
-        urls = (self.redis_url, self.redis_streams_url, self.redis_queue_url)
+        urls = [self.redis_url, self.redis_streams_url, self.redis_queue_url]
+        urls += [server.url for server in self.placement.servers]
         passwords = {unquote(urlsplit(url).password or "") for url in urls}
         return tuple({key.get_secret_value() for key in kept if key} | passwords - {""})
 
@@ -489,12 +523,13 @@ class Settings(BaseModel):
             yield name, masked_url(value) if hides else value
 
     def url(self, role: str) -> str:
-        """URL of a *role* (``cache``, ``streams``, ``queue``): password filled in, TLS checked."""
-        url = {
+        """URL of a *role* (``cache``, ``streams``, ``queue``, ``queue-2`` …): password filled in, TLS checked."""
+        own = {
             "cache": self.redis_url,
             "streams": self.redis_streams_url,
-            "queue": self.redis_queue_url,
-        }[role]
+            HOME: self.redis_queue_url,
+        }
+        url = own[role] if role in own else self.placement.url_of(role)
         url = checked_by_tls(url, ca=self.redis_ca, cert=self.redis_cert, key=self.redis_cert_key)
         parts = urlsplit(url)
         if self.redis_sentinel_password is not None and watches(url):

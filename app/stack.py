@@ -19,6 +19,8 @@ from redis.exceptions import RedisError
 
 from app import keys
 from app.child import Child
+from app.doctor.preflight import at_once, look, refuse
+from app.doctor.servers import KEEPS
 from app.embedded import (
     VARIABLES,
     EmbeddedRedis,
@@ -123,6 +125,7 @@ class Stack:
             for role, variable in VARIABLES.items()
             if variable.lower() in self._settings.model_fields_set
         }
+        self._look_before(given)
         wanted = [role for role in VARIABLES if role not in given]
         if wanted:
             binary = find_server()
@@ -136,6 +139,17 @@ class Stack:
             server.start()
             self._say(f"           {server.role:<8} 127.0.0.1:{server.port}")
         return {**given, **{server.role: server.url for server in self._servers}}
+
+    def _look_before(self, given: Mapping[str, str]) -> None:
+        """Tell what is wrong with servers that are not ours; UnsafeRedis when nobody should start on one."""
+        roles = [role for role in KEEPS if role in given]
+        roles += [server.name for server in self._settings.placement.servers]
+        if not roles:
+            return
+        seen = at_once(look(self._settings, roles))
+        for finding in seen.told:
+            self._say(f"[yellow]{finding.where}: {finding.sentence}[/] {finding.remedy}")
+        refuse(seen)
 
     def _environment(self, urls: Mapping[str, str]) -> dict[str, str]:
         environment = {VARIABLES[role]: url for role, url in urls.items()}

@@ -16,12 +16,14 @@ from typing import Any, Final
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from app import causes, keys, logs, redrive
+from app import causes, keys, logs, parcels, redrive
 from app.alert_rules import AlertRule, load_alert_rules
 from app.causes import Standing
-from app.connections import Connections, connect
+from app.connections import Connections, connect, shards_of
+from app.doctor.preflight import check
 from app.errors import ArqscopeError, BadRecord
 from app.payload import safe_str
+from app.placement import HOME
 from app.records import DeadLetter, LetterState
 from app.redrive import POLICY, Shelf, Verdict
 from app.scripts import script
@@ -40,6 +42,7 @@ log = logging.getLogger("arqscope.dead_letters")
 
 ROLE: Final = "dead-letters"
 ROUND_S: Final = 1.0
+CARRY_S: Final = 0.25  #: between two looks for jobs on their way to another queue server
 LEASE_MS: Final = 10_000  #: ten rounds: a slow Redis must not change the leader
 PAGES_A_ROUND: Final = 50  #: per source, so that a storm on one does not keep the others waiting
 CHORES_S: Final = 10.0  #: between two looks for lost retries and for letters past retention
@@ -67,9 +70,15 @@ class DeadLetterProcessor:
         cache: Redis,
         rules: Sequence[Rule] | None = None,
         channels: Sequence[Channel] = (),
+        *,
+        server: str = HOME,
+        home: Redis | None = None,
     ) -> None:
+        """*server*: the queue server *queue* leads to; *home*: where causes lie, when it is not that one."""
         self._settings = settings
+        self.server = server
         self._queue = queue
+        self._home = queue if home is None else home
         self._streams = streams
         self._alerts = Alerts(cache, [channel.name for channel in channels])
         watched: tuple[AlertRule, ...] = load_alert_rules(settings.config_file)
@@ -152,9 +161,11 @@ class DeadLetterProcessor:
     async def watch_once(self) -> None:
         """Step the metric rules, end alerts that are over, remember which workers started."""
         queues = [shelf.source for shelf in await self._shelves() if shelf.kind == "job"]
-        await self._watch.look(queues, self._settings.stream_names)
-        await self._alerts.end_quiet(self._queue, time.time() * 1000)
-        await causes.note_starts(self._queue, await live_workers(self._queue))
+        streams = self._settings.stream_names if self.server == HOME else ()
+        await self._watch.look(queues, streams)
+        await causes.note_starts(self._home, await live_workers(self._queue))
+        if self.server == HOME:
+            await self._alerts.end_quiet(self._queue, time.time() * 1000)
 
     def describe(self) -> Mapping[str, Any]:
         """What the heartbeat says of this process."""
@@ -172,7 +183,10 @@ class DeadLetterProcessor:
     async def _shelves(self) -> list[Shelf]:
         found: Any = self._queue.smembers(keys.QUEUES)
         names = dict.fromkeys([*self._settings.queue_names, *sorted(await found)])
-        shelves = [Shelf(self._queue, name, "job") for name in names]
+        held = self._settings.placement.held_by(self.server, names)
+        shelves = [Shelf(self._queue, name, "job") for name in held]
+        if self.server != HOME:
+            return shelves
         streams = (Shelf(self._streams, name, "event") for name in self._settings.stream_names)
         return [*shelves, *streams]
 
@@ -201,8 +215,13 @@ class DeadLetterProcessor:
         self, shelf: Shelf, letters: Sequence[DeadLetter]
     ) -> list[tuple[DeadLetter, Standing, Decision]]:
         """Count the deaths with their causes, then decide about the letters nobody decided about."""
-        noted = await causes.note_deaths(self._queue, letters, time.time() * 1000)
-        if shelf.kind == "event":  # their records lie on another Redis than the causes
+        elsewhere = (
+            shelf.redis is not self._home
+        )  # their records lie on another Redis than the causes
+        noted = await causes.note_deaths(
+            self._home, letters, time.time() * 1000, elsewhere=elsewhere
+        )
+        if shelf.kind == "event" or elsewhere:
             await mark_counted(shelf, letters)
         waiting = [
             (letter, standing)
@@ -211,7 +230,7 @@ class DeadLetterProcessor:
         ]
         decisions, plan = decide_all(waiting, self._rules, self._settings, _is_due)
         # planned before it is done: a kill in between spends a little of a budget, never more than it
-        await causes.plan_retries(self._queue, plan)
+        await causes.plan_retries(self._home, plan)
         return [(*pair, decision) for pair, decision in zip(waiting, decisions, strict=True)]
 
     async def _settle(
@@ -336,23 +355,44 @@ def _decoded(rows: Sequence[tuple[dict[str, Any], float]]) -> list[DeadLetter]:
 
 async def serve(settings: Settings, stop: asyncio.Event) -> None:
     """Run one processor with its own connections and heartbeat until *stop*."""
-    queue, streams, cache = (
-        connect(settings.url(role), timeout_s=timeout_s)
+    connections = Connections(
+        queue=connect(settings.url("queue"), timeout_s=5.0),
+        streams=connect(settings.url("streams"), timeout_s=5.0),
         # alerts can wait, letters cannot: a cache that hangs costs a round little
-        for role, timeout_s in (("queue", 5.0), ("streams", 5.0), ("cache", 1.0))
+        cache=connect(settings.url("cache"), timeout_s=1.0),
+        shards=shards_of(settings, timeout_s=5.0),
+        placement=settings.placement,
     )
     channels = channels_of(settings)
-    processor = DeadLetterProcessor(settings, queue, streams, cache, channels=channels)
+    # one per queue server, each with its own lease there: a server that is away holds up its own only
+    processors = [
+        DeadLetterProcessor(
+            settings,
+            redis,
+            connections.streams,
+            connections.cache,
+            channels=channels,
+            server=name,
+            home=connections.queue,
+        )
+        for name, redis in connections.queue_servers.items()
+    ]
+    processor = processors[0]
     sender = Sender(settings.alert_host_list)
-    deliveries = Deliveries(cache, channels, sender, lambda: processor.leads)
-    beside = [asyncio.create_task(processor.watch(), name="alert-watch")]
+    deliveries = Deliveries(connections.cache, channels, sender, lambda: processor.leads)
+    beside = [asyncio.create_task(one.watch(), name="alert-watch") for one in processors]
+    if connections.shards:
+        beside += [
+            asyncio.create_task(_carry(connections, one), name=f"carry {one.server}")
+            for one in processors
+        ]
     if channels:
         beside.append(asyncio.create_task(deliveries.run(), name="alert-deliveries"))
-    runner = OperationRunner(Connections(queue=queue, streams=streams, cache=cache))
+    runner = OperationRunner(connections)
 
     def describe() -> Mapping[str, Any]:
         facts = {
-            **processor.describe(),
+            **_together(processors),
             "operations": len(runner.driven),
             "alerts_sent": deliveries.sent,
             "alerts_trouble": deliveries.trouble,
@@ -361,16 +401,44 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
             facts |= {"state": "degraded", "trouble": runner.trouble}
         return facts
 
-    heartbeat = Heartbeat(queue, ROLE, settings.dlq_queue_name, describe=describe)
+    heartbeat = Heartbeat(connections.queue, ROLE, settings.dlq_queue_name, describe=describe)
     await heartbeat.start()
     try:
-        await asyncio.gather(processor.run(stop), runner.run(stop))
+        await asyncio.gather(*(one.run(stop) for one in processors), runner.run(stop))
     finally:
         await end(beside)
         await sender.close()
         await heartbeat.stop()
-        for client in (queue, streams, cache):
-            await client.aclose()
+        await connections.close()
+
+
+async def _carry(connections: Connections, processor: DeadLetterProcessor) -> None:
+    """While *processor* leads on its server, bring that server's parcels to the others, until cancelled."""
+    while True:
+        try:
+            if processor.leads:
+                await parcels.carry(connections, processor.server)
+        except (ArqscopeError, RedisError, OSError) as error:
+            log.warning(
+                "parcels not carried",
+                extra={"server": processor.server, "error": safe_str(error, 200)},
+            )
+        await asyncio.sleep(CARRY_S)
+
+
+def _together(processors: Sequence[DeadLetterProcessor]) -> Mapping[str, Any]:
+    """What the heartbeat says of all: the home's words, everybody's troubles and decisions."""
+    facts = dict(processors[0].describe())
+    for one in processors[1:]:
+        told = one.describe()
+        if told["trouble"]:
+            text = f"{one.server}: {told['trouble']}"
+            facts["trouble"] = "; ".join(filter(None, (facts["trouble"], text)))
+            facts["state"] = "degraded"
+        for name, count in told.items():
+            if name.startswith("decided_"):
+                facts[name] += count
+    return facts
 
 
 def main(settings: Settings | None = None) -> None:
@@ -381,6 +449,7 @@ def main(settings: Settings | None = None) -> None:
 
 
 async def _until_signalled(settings: Settings) -> None:
+    await check(settings)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):

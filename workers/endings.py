@@ -62,7 +62,13 @@ class Endings:
             added = handle.next_jobs or ()
             try:
                 nexts = encoded_successors(
-                    run.claim.id, self._queue, run.job, added, result, self._worker.codec
+                    run.claim.id,
+                    self._queue,
+                    run.job,
+                    added,
+                    result,
+                    self._worker.codec,
+                    self._worker.options.placement,
                 )
             except PermanentError as error:
                 self.bury(run, "permanent", error)

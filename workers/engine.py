@@ -27,6 +27,7 @@ from app import __version__
 from app.connections import is_refusal
 from app.errors import SettingsError
 from app.payload import Codec, safe_str
+from app.placement import AT_HOME, Placement
 from workers import pools
 from workers.admission import Admission
 from workers.cancellation import STOP_GRACE_S, end
@@ -64,6 +65,7 @@ class EngineOptions:
         300.0  #: a function nobody here knows waits this long for a newer worker
     )
     release: str = ""  #: version of the user's code that heartbeats tell; empty: this project's
+    placement: Placement = AT_HOME  #: which server holds which queue: next jobs stay on theirs
 
 
 class Worker(arq.worker.Worker):

@@ -7,15 +7,16 @@ is, so a processor killed between two Redis servers neither loses nor doubles it
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
-from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from app import audit, keys
-from app.connections import explained
-from app.enqueue import Enqueued, JobRequest, enqueue
+from app import audit, keys, parcels
+from app.connections import Connections, explained
+from app.enqueue import Enqueued, JobRequest, place, rows_of
+from app.errors import RedisRefused, RedisUnavailable
 from app.events import Event, NewEvent, check_text
 from app.notifications import notification, send
 from app.payload import MAX_CID_CHARS, Codec
+from app.placement import HOME
 from app.publisher import Publisher
 from app.scripts import script
 
@@ -31,14 +32,29 @@ NOTIFIED_S: Final = 600
 class Effects:
     """The connections effects go through; one per processor."""
 
-    def __init__(
-        self, streams: Redis, queue: Redis, cache: Redis, *, stream: str, codec: Codec
-    ) -> None:
+    def __init__(self, connections: Connections, *, stream: str, codec: Codec) -> None:
+        streams, cache = connections.streams, connections.cache
         self.streams = streams
-        self.queue = queue
         self.cache = cache
+        self.connections = connections
         self.codec = codec
         self.publisher = Publisher(streams, cache, stream=stream, source="event-processor")
+
+    async def enqueue(self, queue: str, request: JobRequest) -> Enqueued:
+        """Put one job on *queue*; while a further queue server is away, write it down at home.
+
+        So an event for its queues holds up no other; the job has its id, and is carried when it is back.
+        """
+        where = self.connections
+        rows = rows_of(queue, [request], self.codec)
+        try:
+            return (await place(where.holding(queue), queue, rows))[0]
+        except (RedisUnavailable, RedisRefused):
+            if where.placement.server_of(queue) == HOME:
+                raise
+            if not await parcels.post(where.queue, queue, rows):
+                raise
+            return Enqueued(rows[0].id, created=True)
 
 
 class EventContext:
@@ -76,7 +92,7 @@ class EventContext:
             correlation_id=self.event.trace_id[:MAX_CID_CHARS],
             **options,
         )
-        return await enqueue(self._effects.queue, queue, request, codec=self._effects.codec)
+        return await self._effects.enqueue(queue, request)
 
     async def publish(
         self, event_type: str, data: Any = None, *, user_id: str = "", workspace_id: str = ""
@@ -137,7 +153,7 @@ class EventContext:
         """Write one line into the audit, once. For what is rare: the audit is capped."""
         stream = self._effects.publisher.stream
         await audit.record(
-            self._effects.queue,
+            self._effects.connections.queue,
             f"event:{self.event.source or stream}",
             action,
             target,

@@ -16,7 +16,8 @@ from typing import Any, Final
 from redis.exceptions import RedisError
 
 from app import logs
-from app.connections import connect
+from app.connections import Connections, connect, shards_of
+from app.doctor.preflight import check
 from app.settings import Settings
 from app.triggers import load_rules
 from workers import triggers
@@ -48,7 +49,6 @@ class EventProcessor:
         self._settings = settings
         self._registry = registry
         policies = settings.streams
-        self._streams = connect(settings.url("streams"), timeout_s=5, retries=2)
         # A repeated XREADGROUP would skip the entries of a lost reply, so this client never repeats.
         self._blocking = connect(
             settings.url("streams"),
@@ -56,8 +56,13 @@ class EventProcessor:
             retries=0,
             max_connections=len(policies) + 1,
         )
-        self._queue = connect(settings.url("queue"))
-        self._cache = connect(settings.url("cache"))
+        self._connections = Connections(
+            queue=connect(settings.url("queue")),
+            streams=connect(settings.url("streams"), timeout_s=5, retries=2),
+            cache=connect(settings.url("cache")),
+            shards=shards_of(settings),
+            placement=settings.placement,
+        )
         self._stopping = asyncio.Event()
         self._drain_s = settings.drain_s
         self._lanes: Lanes[Held] = Lanes(
@@ -71,13 +76,16 @@ class EventProcessor:
                 policy,
                 registry,
                 self._lanes,
-                (self._streams, self._blocking, self._queue, self._cache),
+                self._connections,
+                self._blocking,
                 is_stopping=self._stopping.is_set,
             )
             for policy in policies
         ]
         names = ",".join(policy.name for policy in policies)
-        self._heartbeat = Heartbeat(self._queue, "events", names, describe=self.describe)
+        self._heartbeat = Heartbeat(
+            self._connections.queue, "events", names, describe=self.describe
+        )
         for source in self._sources:
             source.worker_id = self._heartbeat.id
 
@@ -130,8 +138,8 @@ class EventProcessor:
         except TimeoutError:
             log.warning("entries not given back", extra={"error": "Redis is too slow or away"})
         await self._heartbeat.stop()
-        for client in (self._streams, self._blocking, self._queue, self._cache):
-            await client.aclose(close_connection_pool=True)
+        await self._blocking.aclose(close_connection_pool=True)
+        await self._connections.close()
         log.info("event processor stopped", extra={"held": self._held})
 
     def describe(self) -> Mapping[str, Any]:
@@ -176,6 +184,7 @@ class EventProcessor:
 
 
 async def _serve(settings: Settings) -> None:
+    await check(settings)
     registry = load_handlers(settings)
     triggers.register(registry, load_rules(settings))
     processor = EventProcessor(settings, registry)

@@ -13,6 +13,7 @@ from typing import Final
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from app.connections import Connections
 from app.enqueue import codec_of
 from app.errors import BadRecord
 from app.payload import safe_str
@@ -48,7 +49,7 @@ LARGE: Final = 1_000_000
 
 
 class EventSource:
-    """Serve *policy*'s stream for *registry*; *clients* are streams, blocking, queue and cache."""
+    """Serve *policy*'s stream for *registry*; *blocking* reads for the groups."""
 
     def __init__(
         self,
@@ -56,25 +57,25 @@ class EventSource:
         policy: StreamPolicy,
         registry: Registry,
         lanes: Lanes["Held"],
-        clients: tuple[Redis, Redis, Redis, Redis],
+        connections: Connections,
+        blocking: Redis,
         *,
         is_stopping: Callable[[], bool],
     ) -> None:
-        streams, blocking, queue, cache = clients
         self.policy = policy
         self.worker_id = ""  #: of the heartbeat, for dead letters
         self.outage = ""  #: what a handler needs and cannot reach at the moment
         self.group = EventGroup(
-            streams,
+            connections.streams,
             blocking,
             stream=policy.name,
             group=policy.group,
             consumer=settings.consumer_name,
         )
         self.intake = Intake(
-            self.group, cache, settings, take=self._take, on_trimmed=self._note_trimmed
+            self.group, connections.cache, settings, take=self._take, on_trimmed=self._note_trimmed
         )
-        self._effects = Effects(streams, queue, cache, stream=policy.name, codec=codec_of(settings))
+        self._effects = Effects(connections, stream=policy.name, codec=codec_of(settings))
         self._registry = registry
         self._lanes = lanes
         self._is_stopping = is_stopping

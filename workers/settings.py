@@ -20,6 +20,7 @@ from redis.exceptions import RedisError
 
 from app import keys, logs
 from app.connections import connect
+from app.doctor.preflight import check
 from app.enqueue import codec_of
 from app.errors import SettingsError
 from app.notifications import notification, send
@@ -145,6 +146,7 @@ def worker_settings(queue: str, settings: Settings | None = None) -> dict[str, A
             return await send(cache, channel, notification(data.get("message", ""), kind))
 
         ctx["notify"] = notify
+        await check(settings, (settings.placement.server_of(queue),))
 
     async def shutdown(ctx: dict[str, Any]) -> None:
         try:
@@ -156,7 +158,7 @@ def worker_settings(queue: str, settings: Settings | None = None) -> dict[str, A
         "functions": functions(settings),
         "cron_jobs": cron_jobs(settings, queue),
         "queue_name": queue,
-        "redis_settings": redis_settings(settings.url("queue")),
+        "redis_settings": redis_settings(settings.url_of_queue(queue)),
         "on_startup": startup,
         "on_shutdown": shutdown,
         "max_jobs": settings.concurrency,
@@ -168,7 +170,7 @@ def worker_settings(queue: str, settings: Settings | None = None) -> dict[str, A
         "allow_abort_jobs": True,
         "ctx": {
             "arqscope": engine.EngineOptions(
-                url=settings.url("queue"),
+                url=settings.url_of_queue(queue),
                 policy=RetryPolicy(
                     attempts=policy.attempts,
                     base_s=policy.backoff_s,
@@ -180,6 +182,7 @@ def worker_settings(queue: str, settings: Settings | None = None) -> dict[str, A
                 drain_s=settings.drain_s,
                 generic_jobs=settings.generic_jobs,
                 release=settings.release,
+                placement=settings.placement,
                 job_events=JobEvents(settings) if settings.job_events else None,
             )
         },

@@ -10,6 +10,7 @@ from app.enqueue import PAYLOAD_TTL_MS
 from app.errors import ArqscopeError, PermanentError
 from app.next_jobs import RESULT, NextJob, next_id, root_of
 from app.payload import MAX_CID_CHARS, Codec, JobPayload
+from app.placement import AT_HOME, Placement
 
 _LEFT: Final = "the job's work is done; its next job cannot be made"
 
@@ -21,6 +22,7 @@ def encoded(
     added: Sequence[NextJob],
     result: Any,
     codec: Codec | None,
+    placement: Placement = AT_HOME,
 ) -> str:
     """Return the ``then`` of a completed job, and what it *added* itself, for ``finish.lua``.
 
@@ -30,7 +32,7 @@ def encoded(
     try:
         nexts = [*(NextJob.from_wire(raw) for raw in job.options.get("then", ())), *added]
         made = [
-            _row(job_id, number, queue, job, one, result, codec or Codec())
+            _row(job_id, number, queue, job, one, result, codec or Codec(), placement)
             for number, one in enumerate(nexts, 1)
         ]
     except (ArqscopeError, TypeError) as error:
@@ -46,6 +48,7 @@ def _row(
     one: NextJob,
     result: Any,
     codec: Codec,
+    placement: Placement,
 ) -> dict[str, Any]:
     name = one.queue or queue
     options: dict[str, Any] = {
@@ -61,7 +64,10 @@ def _row(
         enqueued_ms=int(time.time() * 1000),
         options=options,
     )
+    is_away = placement.server_of(name) != placement.server_of(queue)
     return {
+        # a queue of another server: the script writes a parcel instead of the job
+        **({"parcel": keys.PARCELS} if is_away else {}),
         "id": next_id(job_id, number),
         "queue": name,
         "payload": payload.decode("ascii"),

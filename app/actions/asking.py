@@ -75,10 +75,13 @@ async def permit(
 
 
 async def check_queue(connections: Connections, settings: Settings, queue: str) -> None:
-    """Raise NotFound, with the known names, unless *queue* is declared or was produced to."""
+    """Raise NotFound, with the known names, unless *queue* is declared or was produced to.
+
+    Asked is the server that would hold it; the names are those of that server.
+    """
     if queue in settings.queue_names:
         return
-    known = await asked(connections.queue.smembers(keys.QUEUES))
+    known = await asked(connections.holding(queue).smembers(keys.QUEUES))
     if queue not in known:
         raise NotFound("queue", queue, sorted({*settings.queue_names, *known}))
 

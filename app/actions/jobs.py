@@ -42,7 +42,7 @@ async def submit_jobs(
     if not settings.generic_jobs:
         known = functions_known
         if known is None:
-            known = await asked(connections.queue.zrange(keys.functions(queue), 0, 999))
+            known = await asked(connections.holding(queue).zrange(keys.functions(queue), 0, 999))
         for request in requests:
             if known and request.name not in known:
                 raise UnknownFunction(request.name, sorted(known))
@@ -53,7 +53,8 @@ async def submit_jobs(
         "ids": [request.id for request in requests if request.id][:20],
     }
     await permit(connections, settings, actor, "submit_jobs", queue, detail)
-    return await enqueue_many(connections.queue, queue, requests, codec=codec_of(settings))
+    redis = connections.holding(queue)
+    return await enqueue_many(redis, queue, requests, codec=codec_of(settings))
 
 
 async def _check_next(
@@ -63,7 +64,7 @@ async def _check_next(
     places = {place for r in requests if r.then for place in places_of(r.then, queue)}
     for name in sorted({name for name, _ in places}):
         await check_queue(connections, settings, name)
-        known = await asked(connections.queue.zrange(keys.functions(name), 0, 999))
+        known = await asked(connections.holding(name).zrange(keys.functions(name), 0, 999))
         for function in sorted(function for place, function in places if place == name):
             if known and function not in known and not settings.generic_jobs:
                 raise UnknownFunction(function, sorted(known))
@@ -78,7 +79,7 @@ async def cancel_job(
     """
     await check_queue(connections, settings, queue)
     await permit(connections, settings, actor, "cancel_job", f"{queue}/{job_id}")
-    word = await cancel(connections.queue, queue, job_id, asked_by=actor.name)
+    word = await cancel(connections.holding(queue), queue, job_id, asked_by=actor.name)
     if word == "running":
         raise ActionRefused(f"{job_id} is running; abort it instead")
     return _report("cancel_job", queue, job_id, word)
@@ -90,7 +91,7 @@ async def abort_job(
     """Ask the worker to stop a running job, or take a queued one off its queue."""
     await check_queue(connections, settings, queue)
     await permit(connections, settings, actor, "abort_job", f"{queue}/{job_id}")
-    word = await cancel(connections.queue, queue, job_id, abort=True, asked_by=actor.name)
+    word = await cancel(connections.holding(queue), queue, job_id, abort=True, asked_by=actor.name)
     return _report("abort_job", queue, job_id, word)
 
 
@@ -100,7 +101,7 @@ async def promote_job(
     """Make a deferred job due now."""
     await check_queue(connections, settings, queue)
     await permit(connections, settings, actor, "promote_job", f"{queue}/{job_id}")
-    word = await _reschedule(connections.queue, queue, job_id, 0.0)
+    word = await _reschedule(connections.holding(queue), queue, job_id, 0.0)
     return _report("promote_job", queue, job_id, "promoted" if word == "rescheduled" else word)
 
 
@@ -120,7 +121,7 @@ async def reschedule_job(
     await check_queue(connections, settings, queue)
     detail = {"delay_s": delay_s}
     await permit(connections, settings, actor, "reschedule_job", f"{queue}/{job_id}", detail)
-    word = await _reschedule(connections.queue, queue, job_id, delay_s)
+    word = await _reschedule(connections.holding(queue), queue, job_id, delay_s)
     return _report("reschedule_job", queue, job_id, word)
 
 

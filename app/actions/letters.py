@@ -123,7 +123,7 @@ async def import_letters(
     """
 
     def shelf(line: spill.Line) -> Shelf:
-        redis = connections.streams if line.kind == "event" else connections.queue
+        redis = connections.streams if line.kind == "event" else connections.holding(line.source)
         return Shelf(redis, line.source, line.kind)
 
     lines, _ = await spill.unspill(path, shelf, dry_run=True)
@@ -215,7 +215,7 @@ async def shelf_of(connections: Connections, settings: Settings, source: str) ->
     if source in settings.stream_names:
         return Shelf(connections.streams, source, "event")
     await check_queue(connections, settings, source)
-    return Shelf(connections.queue, source, "job")
+    return Shelf(connections.holding(source), source, "job")
 
 
 def _target(source: str, letter_id: str) -> str:

@@ -25,7 +25,7 @@ async def pause_queue(
     """Let workers take no further job of *queue*; running ones end."""
     await check_queue(connections, settings, queue)
     await permit(connections, settings, actor, "pause_queue", queue)
-    changed = bool(await asked(connections.queue.sadd(keys.PAUSED_QUEUES, queue)))
+    changed = bool(await asked(connections.holding(queue).sadd(keys.PAUSED_QUEUES, queue)))
     return _report("pause_queue", queue, changed, "is paused")
 
 
@@ -35,8 +35,8 @@ async def resume_queue(
     """Let workers take jobs of *queue* again."""
     await check_queue(connections, settings, queue)
     await permit(connections, settings, actor, "resume_queue", queue)
-    changed = bool(await asked(connections.queue.srem(keys.PAUSED_QUEUES, queue)))
-    async with connections.queue.pipeline(transaction=True) as pipe:
+    changed = bool(await asked(connections.holding(queue).srem(keys.PAUSED_QUEUES, queue)))
+    async with connections.holding(queue).pipeline(transaction=True) as pipe:
         pipe.lpush(keys.wake(queue), "1", "1", "1", "1")
         pipe.ltrim(keys.wake(queue), 0, 15)
         await asked(pipe.execute())
@@ -58,11 +58,11 @@ async def set_concurrency(
         )
     await permit(connections, settings, actor, "set_concurrency", queue, {"slots": slots})
     key = keys.concurrency(queue)
-    before = await asked(connections.queue.get(key))
+    before = await asked(connections.holding(queue).get(key))
     if slots is None:
-        await asked(connections.queue.delete(key))
+        await asked(connections.holding(queue).delete(key))
         return _report("set_concurrency", queue, before is not None, "has its workers' own slots")
-    await asked(connections.queue.set(key, slots))
+    await asked(connections.holding(queue).set(key, slots))
     return _report("set_concurrency", queue, before != str(slots), f"has {slots} slots per worker")
 
 
@@ -81,9 +81,10 @@ async def control_workers(
     detail = {"order": order, "worker": worker}
     await permit(connections, settings, actor, "control_workers", queue, detail)
     text = json.dumps({"action": order, "worker": worker})
-    database = int(connections.queue.connection_pool.connection_kwargs.get("db", 0))
+    redis = connections.holding(queue)
+    database = int(redis.connection_pool.connection_kwargs.get("db", 0))
     channel = keys.control(queue, database)
-    heard = int(await asked(connections.queue.publish(channel, text)))
+    heard = int(await asked(redis.publish(channel, text)))
     return ActionReport(
         action="control_workers",
         changed=heard > 0,
@@ -121,7 +122,7 @@ async def clean_queue(
     match status:
         case "completed" if is_all:
             forgotten = [
-                await redrive.trim_closed(Shelf(connections.queue, name, "job"), age_s)
+                await redrive.trim_closed(Shelf(connections.holding(name), name, "job"), age_s)
                 for name in settings.queue_names
             ]
             ids = [""] * sum(forgotten)
@@ -147,7 +148,7 @@ async def clean_queue(
 
 
 async def _clean_results(connections: Connections, queue: str, cutoff_ms: int) -> list[str]:
-    redis = connections.queue
+    redis = connections.holding(queue)
     rows = await asked(redis.xrange(keys.runs(queue), "-", f"({cutoff_ms}-0", count=10_000))
     found: list[str] = []
     for _, fields in rows:
@@ -172,7 +173,7 @@ async def _clean_results(connections: Connections, queue: str, cutoff_ms: int) -
 async def _discard_old(
     connections: Connections, actor: Actor, queue: str, cutoff_ms: int
 ) -> list[str]:
-    redis = connections.queue
+    redis = connections.holding(queue)
     old = await asked(
         redis.zrangebyscore(keys.dead_open(queue), "-inf", cutoff_ms, start=0, num=MAX_CLEANED)
     )
@@ -188,7 +189,7 @@ async def _discard_old(
 async def _cancel_old(
     connections: Connections, queue: str, status: str, cutoff_ms: int
 ) -> list[str]:
-    redis = connections.queue
+    redis = connections.holding(queue)
     now_ms = int(time.time() * 1000)
     low, high = ("-inf", cutoff_ms) if status == "waiting" else (f"({now_ms}", "+inf")
     running = set(await asked(redis.hkeys(keys.running(queue))))

@@ -47,7 +47,7 @@ async def _minutes(shared: Runtime, queue: str, start_ms: float, end_ms: float) 
 async def why(queue: QueueName, job_id: JobId, shared: Shared, _: Caller) -> dict[str, Any]:
     """Say in a sentence why a job is not running, and the next step."""
     try:
-        facts = await job_facts(shared.connections.queue, queue, job_id)
+        facts = await job_facts(shared.connections.holding(queue), queue, job_id)
     except GONE as error:
         raise explained(error, "redis://queue") from error
     verdict = why_not_running(facts)
@@ -149,7 +149,12 @@ async def foreign(shared: Shared, _: Caller) -> Response:
     """List the queues of stock arq that were found, with what can be known, and what was looked at."""
     collector = shared.collector
     try:
-        frame = await foreign_frame(shared.connections.queue, collector.foreign)
+        where = shared.connections
+        parts = [
+            await foreign_frame(redis, where.placement.held_by(name, collector.foreign))
+            for name, redis in where.queue_servers.items()
+        ]
+        frame = pd.concat(parts, ignore_index=True)
     except GONE as error:
         raise explained(error, "redis://queue") from error
     look = collector.look

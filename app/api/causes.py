@@ -66,8 +66,8 @@ async def one(fingerprint: Fingerprint, shared: Shared, _: Caller) -> Response:
 async def explained(fingerprint: Fingerprint, shared: Shared, _: Caller) -> Response:
     """Explain a cause: shared arguments, retry odds, other queues, what changed before it."""
     where, settings = shared.connections, shared.settings
-    names = await causes.known_queues(where.queue, settings.queue_names)
-    found = await explanation(where.queue, where.streams, settings.stream_name, names, fingerprint)
+    names = await causes.known_queues(where, settings.queue_names)
+    found = await explanation(where, settings.stream_name, names, fingerprint)
     return encoded(found.to_json())
 
 

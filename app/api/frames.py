@@ -60,7 +60,12 @@ async def jobs(
         raise NotFound("format", kind, KINDS)
     await check_queue(shared.connections, shared.settings, queue)
     page = await reader.jobs_page(
-        shared.connections.queue, queue, state, cursor, limit, codec=codec_of(shared.settings)
+        shared.connections.holding(queue),
+        queue,
+        state,
+        cursor,
+        limit,
+        codec=codec_of(shared.settings),
     )
     answer = _as_file(reader.jobs_frame(page.items), "jobs", kind)
     if page.cursor is not None:
@@ -130,7 +135,7 @@ async def runs(
     )
     plan = plan_of(ask, shared.collector.snapshot, now_ms=time.time() * 1000)
     replies: list[Any] = []
-    batch = Batch(shared.connections.queue)
+    batch = Batch(shared.connections.holding(queue))
     for step in plan.steps:
         batch.ask_bytes(replies.append, *step.command)
     try:

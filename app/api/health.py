@@ -6,7 +6,7 @@ can record anything, not even its heartbeat, so the check writes itself.
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -115,20 +115,24 @@ async def checks(shared: Runtime) -> dict[str, str]:
     if known and time.monotonic() - known[0] < FRESH_S:
         return known[1]
     connections, may_write = shared.connections, not shared.settings.read_only
-    names = ("redis", "redis-streams", "redis-queue", "workers")
-    answers = await asyncio.gather(
-        _check(connections.cache, may_write=may_write),
-        _check(connections.streams, may_write=may_write),
-        _check(connections.queue, may_write=may_write),
-        _check_workers(connections.queue, tuple(shared.settings.queue_names)),
+    servers = connections.queue_servers
+    roles = {"redis": connections.cache, "redis-streams": connections.streams}
+    roles |= {f"redis-{name}": redis for name, redis in servers.items()}
+    held = {
+        name: connections.placement.held_by(name, shared.settings.queue_names) for name in servers
+    }
+    answers, workers = await asyncio.gather(
+        asyncio.gather(*(_check(redis, may_write=may_write) for redis in roles.values())),
+        asyncio.gather(*(_check_workers(redis, held[name]) for name, redis in servers.items())),
     )
-    found = dict(zip(names, answers, strict=True))
+    silent = [answer for answer in workers if answer != "ok"]
+    found = dict(zip(roles, answers, strict=True)) | {"workers": "; ".join(silent) or "ok"}
     _last[id(shared)] = (time.monotonic(), found)
     return found
 
 
-async def _answer(shared: Runtime, *, without: str = "") -> JSONResponse:
-    found = {name: answer for name, answer in (await checks(shared)).items() if name != without}
+async def _answer(shared: Runtime, *, without: Collection[str] = ()) -> JSONResponse:
+    found = {name: answer for name, answer in (await checks(shared)).items() if name not in without}
     healthy = all(answer == "ok" for answer in found.values())
     body: dict[str, Any] = {
         "status": "healthy" if healthy else "unhealthy",
@@ -159,8 +163,12 @@ async def health(shared: Shared) -> Response:
 
 @router.get("/health/ready", response_model=answers.Health, responses=_DOWN)
 async def ready(shared: Shared) -> Response:
-    """Tell whether to send traffic here: every Redis takes writes."""
-    return await _answer(shared, without="workers")
+    """Tell whether to send traffic here: every Redis takes writes.
+
+    Further queue servers do not count: without one of them the queues of the others are served.
+    """
+    further = (f"redis-{name}" for name in shared.connections.shards)
+    return await _answer(shared, without=("workers", *further))
 
 
 @router.get("/health/live")

@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from app import keys, logs, reader
-from app.actions import Connections, submit_jobs
+from app.actions import Actor, Connections, submit_jobs
 from app.actions.asking import check_queue
 from app.api import answers
 from app.api.access import Caller, Now, Shared
@@ -198,7 +198,7 @@ async def known_functions(
 
 async def _announced(connections: Connections, queue: str) -> frozenset[str]:
     try:
-        found = await cast(Any, connections.queue.zrange(keys.functions(queue), 0, -1))
+        found = await cast(Any, connections.holding(queue).zrange(keys.functions(queue), 0, -1))
     except GONE as error:
         raise explained(error, "redis://queue") from error
     return BUILT_IN_FUNCTIONS | frozenset(str(name) for name in found)
@@ -223,6 +223,17 @@ async def submit(
     idempotency_key: Annotated[str | None, Header(max_length=255)] = None,
 ) -> Response:
     """Put a job, or a list of jobs, on a queue. 201: accepted; 200: it was there already."""
+    return await accept(shared, caller, queue, asked, idempotency_key)
+
+
+async def accept(
+    shared: Runtime,
+    caller: Actor,
+    queue: str,
+    asked: NewJob | list[NewJob],
+    idempotency_key: str | None = None,
+) -> Response:
+    """Put what is *asked* on *queue* for *caller*, and answer; raises what the API answers as errors."""
     settings = shared.settings
     await _check_queue(shared, queue)
     jobs = asked if isinstance(asked, list) else [asked]
@@ -313,7 +324,7 @@ async def jobs(
     """
     await _check_queue(shared, queue)
     page = await reader.jobs_page(
-        shared.connections.queue,
+        shared.connections.holding(queue),
         queue,
         state,
         cursor,
@@ -335,7 +346,7 @@ async def job(queue: QueueName, job_id: JobId, shared: Shared, _: Caller) -> Res
     """Return all that is known of one job: state, arguments, runs, result, dead letter."""
     await _check_queue(shared, queue)
     found = await reader.job(
-        shared.connections.queue, job_id, queues=[queue], codec=codec_of(shared.settings)
+        shared.connections.holding(queue), job_id, queues=[queue], codec=codec_of(shared.settings)
     )
     if found is None or found.queue not in ("", queue):
         raise NotFound("job", job_id)

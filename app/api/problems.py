@@ -123,7 +123,7 @@ _CODES: Final[Mapping[int, str]] = {
 
 
 def problem(
-    request: Request,
+    request_id: str,
     status: int,
     message: str,
     *,
@@ -141,7 +141,7 @@ def problem(
                 "field": field,
                 "hint": hint or None,
             },
-            "requestId": request_id(request),
+            "requestId": request_id,
         },
         status,
         headers=dict(headers or {}),
@@ -155,81 +155,73 @@ def request_id(request: Request) -> str:
 
 
 def answer_errors(app: FastAPI) -> None:
-    """Register one handler per family of errors."""
+    """Register one handler for every family of errors."""
 
-    async def on_http(request: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, HTTPException)  # noqa: S101 - FastAPI sends no other
-        if isinstance(error, RefusedBody):
+    async def on_error(request: Request, error: Exception) -> JSONResponse:
+        return problem_of(error, request_id(request))
+
+    for kind in (HTTPException, RequestValidationError, ArqscopeError, *GONE, Exception):
+        app.add_exception_handler(kind, on_error)
+
+
+def problem_of(error: Exception, request_id: str) -> JSONResponse:
+    """Return the answer that *error* is, whoever answers; what nobody foresaw is logged, never told."""
+    match error:
+        case RefusedBody():
             return problem(
-                request, error.status_code, str(error.detail), code=error.code, hint=error.hint
+                request_id,
+                error.status_code,
+                str(error.detail),
+                code=error.code,
+                hint=error.hint,
             )
-        hint = "see /docs" if error.status_code in (404, 405) else None
-        return problem(
-            request, error.status_code, str(error.detail), hint=hint, headers=error.headers
-        )
-
-    async def on_invalid(request: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, RequestValidationError)  # noqa: S101 - FastAPI sends no other
-        first = error.errors()[0]
-        place = [str(part)[:60] for part in first.get("loc", ()) if part not in _PLACES]
-        if first.get("type") == "missing" and not place:
-            return problem(request, 400, "a JSON body is needed")
-        more = len(error.errors()) - 1
-        return problem(
-            request,
-            422,
-            str(first.get("msg", "not valid"))[:300],
-            field=".".join(place) or None,
-            hint=f"and {more} more" if more else "see /docs",
-        )
-
-    async def on_ours(request: Request, error: Exception) -> JSONResponse:
-        return _ours(request, error)
-
-    async def on_any(request: Request, error: Exception) -> JSONResponse:
-        if isinstance(error, GONE) or is_refusal(error):
+        case HTTPException():
+            hint = "see /docs" if error.status_code in (404, 405) else None
             return problem(
-                request,
-                503,
-                "Redis does not answer",
-                hint="ask again with the same jobId or Idempotency-Key",
-                headers={"Retry-After": "2"},
+                request_id, error.status_code, str(error.detail), hint=hint, headers=error.headers
             )
-        log.error("request failed", exc_info=error, extra={"requestId": request_id(request)})
-        return problem(
-            request, 500, "something broke here", code="internal", hint="tell us the requestId"
-        )
-
-    app.add_exception_handler(HTTPException, on_http)
-    app.add_exception_handler(RequestValidationError, on_invalid)
-    app.add_exception_handler(ArqscopeError, on_ours)
-    for kind in (*GONE, Exception):
-        app.add_exception_handler(kind, on_any)
+        case RequestValidationError():
+            return _invalid(error, request_id)
+        case ArqscopeError():
+            return _ours(error, request_id)
+        case _ if isinstance(error, GONE) or is_refusal(error):
+            return _unavailable(request_id, "Redis does not answer")
+        case _:
+            return _unforeseen(error, request_id)
 
 
-def _ours(request: Request, error: Exception) -> JSONResponse:
+def _invalid(error: RequestValidationError, request_id: str) -> JSONResponse:
+    first = error.errors()[0]
+    place = [str(part)[:60] for part in first.get("loc", ()) if part not in _PLACES]
+    if first.get("type") == "missing" and not place:
+        return problem(request_id, 400, "a JSON body is needed")
+    more = len(error.errors()) - 1
+    return problem(
+        request_id,
+        422,
+        str(first.get("msg", "not valid"))[:300],
+        field=".".join(place) or None,
+        hint=f"and {more} more" if more else "see /docs",
+    )
+
+
+def _ours(error: ArqscopeError, request_id: str) -> JSONResponse:
     match error:
         case PayloadTooLarge():
-            return problem(request, 413, str(error), field=error.field, hint=error.hint)
+            return problem(request_id, 413, str(error), field=error.field, hint=error.hint)
         case InvalidRequest():
-            return problem(request, 422, str(error), field=error.field, hint=error.hint)
+            return problem(request_id, 422, str(error), field=error.field, hint=error.hint)
         case NotFound():
             hint = f"known: {', '.join(error.known[:50])}" if error.known else None
-            return problem(request, 404, str(error), hint=hint)
+            return problem(request_id, 404, str(error), hint=hint)
         case ActionRefused():
             right = any(word in str(error) for word in ("read-only", "right", "role", "viewer"))
-            return problem(request, 403 if right else 409, str(error))
+            return problem(request_id, 403 if right else 409, str(error))
         case RedisUnavailable() | RedisRefused():
-            return problem(
-                request,
-                503,
-                str(error),
-                hint="ask again with the same jobId or Idempotency-Key",
-                headers={"Retry-After": "2"},
-            )
+            return _unavailable(request_id, str(error))
         case Overloaded():
             return problem(
-                request,
+                request_id,
                 503,
                 str(error),
                 code="overloaded",
@@ -237,7 +229,23 @@ def _ours(request: Request, error: Exception) -> JSONResponse:
                 headers={"Retry-After": "10"},
             )
         case BadRecord():
-            return problem(request, 409, str(error), code="undecodable")
+            return problem(request_id, 409, str(error), code="undecodable")
         case _:
-            log.error("request failed", exc_info=error)
-            return problem(request, 500, "something broke here", code="internal")
+            return _unforeseen(error, request_id)
+
+
+def _unavailable(request_id: str, message: str) -> JSONResponse:
+    return problem(
+        request_id,
+        503,
+        message,
+        hint="ask again with the same jobId or Idempotency-Key",
+        headers={"Retry-After": "2"},
+    )
+
+
+def _unforeseen(error: Exception, request_id: str) -> JSONResponse:
+    log.error("request failed", exc_info=error, extra={"requestId": request_id})
+    return problem(
+        request_id, 500, "something broke here", code="internal", hint="tell us the requestId"
+    )

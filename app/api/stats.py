@@ -8,6 +8,7 @@ from fastapi.responses import Response
 
 from app.api import answers
 from app.api.access import Caller, Now, Shared
+from app.placement import HOME
 from app.ready_answers import ReadyAnswer
 from app.server import Runtime
 from app.settings import Settings
@@ -32,9 +33,7 @@ def ready_stats(shared: Runtime) -> ReadyAnswer:
 
     def body() -> bytes | None:
         now = shared.collector.snapshot
-        return (
-            None if not now.number or "queue" in now.problems else stats_body(now, shared.settings)
-        )
+        return None if not now.number or is_away(now, HOME) else stats_body(now, shared.settings)
 
     return ReadyAnswer(body)
 
@@ -50,9 +49,17 @@ async def numbers(shared: Shared, now: Now, _: Caller) -> Response:
     )
 
 
+def is_away(now: Snapshot, source: str) -> bool:
+    """Whether *source* did not answer; of several queue servers, whether none did."""
+    if source not in now.problems or source != HOME:
+        return source in now.problems
+    further = now.redis["role"].str.startswith(f"{HOME}-")
+    return not bool((further & now.redis["up"]).any())
+
+
 def require(now: Snapshot, source: str) -> None:
     """Refuse with 503 when *source* did not answer the last sample."""
-    if source in now.problems:
+    if is_away(now, source):
         raise HTTPException(
             503, f"Redis {source!r} does not answer: {now.problems[source]}", {"Retry-After": "2"}
         )

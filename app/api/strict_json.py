@@ -18,6 +18,9 @@ MAX_DEPTH: Final = 32
 MAX_DIGITS: Final = 100
 
 
+JSON: Final = "application/json"
+
+
 class RefusedBody(HTTPException):
     """A body that is not acceptable JSON; carries code, field and remedy."""
 
@@ -25,6 +28,11 @@ class RefusedBody(HTTPException):
         super().__init__(status, message)
         self.code = code
         self.hint = hint
+
+
+def kind_of(content_type: str) -> str:
+    """Return what a Content-Type header declares, without its parameters."""
+    return content_type.partition(";")[0].strip().lower()
 
 
 def parse(body: bytes) -> Any:
@@ -36,13 +44,7 @@ def parse(body: bytes) -> Any:
     except UnicodeDecodeError as error:
         raise RefusedBody(400, "malformed", "the body is not UTF-8") from error
     try:
-        value = json.loads(
-            text,
-            parse_constant=_refuse_constant,
-            parse_int=_parse_int,
-            parse_float=_parse_float,
-            object_pairs_hook=_refuse_duplicates,
-        )
+        value = _DECODER.decode(text)
     except RecursionError as error:
         raise _too_deep() from error
     except ValueError as error:
@@ -80,6 +82,15 @@ def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             422, "invalid", f"the key {shown!r} appears twice in one object", "keep one of them"
         )
     return made
+
+
+#: made once: ``json.loads`` with any keyword builds a decoder and its scanner for every body
+_DECODER: Final = json.JSONDecoder(
+    parse_constant=_refuse_constant,
+    parse_int=_parse_int,
+    parse_float=_parse_float,
+    object_pairs_hook=_refuse_duplicates,
+)
 
 
 def _too_deep() -> RefusedBody:
@@ -129,8 +140,9 @@ class StrictRoute(APIRoute):
     """A route whose JSON body is read by ``parse``."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Wrap FastAPI's handler: bound the body, require JSON, parse strictly."""
+        """Wrap FastAPI's handler: bound the body, require JSON, parse strictly, where none is read too."""
         handler = super().get_route_handler()
+        takes_body = self.body_field is not None
 
         async def strict(request: Request) -> Response:
             asked = _StrictRequest(request.scope, request.receive)
@@ -138,14 +150,16 @@ class StrictRoute(APIRoute):
                 body = await asked.body()
                 if len(body) > MAX_BODY_BYTES:
                     raise RefusedBody(413, "too_large", f"the body is over {MAX_BODY_BYTES} bytes")
-                kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-                if body and kind != "application/json":
+                kind = kind_of(request.headers.get("content-type", ""))
+                if body and kind != JSON:
                     raise RefusedBody(
                         400,
                         "malformed",
                         f"the body is declared as {kind[:60] or 'nothing'}, not as JSON",
                         "send the header Content-Type: application/json",
                     )
+                if body and not takes_body and await asked.json() not in (None, {}):
+                    raise RefusedBody(422, "invalid", "this address takes no body", "send none")
                 key = request.headers.get("idempotency-key")
                 if key is not None:
                     return await _once(asked, handler, key, body)

@@ -95,13 +95,13 @@ def explain(fingerprint: Fingerprint, as_json: Json = False) -> None:
 
 async def _explained(settings: "Settings", fingerprint: str) -> "Explanation":
     from app.causes import known_queues
+    from app.connections import Connections
     from app.explanation import explanation
 
     async with clients(settings) as made:
-        queues = await known_queues(made["queue"], settings.queue_names)
-        return await explanation(
-            made["queue"], made["streams"], settings.stream_name, queues, fingerprint
-        )
+        connections = Connections(**made)
+        queues = await known_queues(connections, settings.queue_names)
+        return await explanation(connections, settings.stream_name, queues, fingerprint)
 
 
 def policy(
@@ -184,7 +184,7 @@ async def _standing(
         connections = Connections(**made)
         names = [source]
         if not source:
-            queues = await known_queues(made["queue"], settings.queue_names)
+            queues = await known_queues(connections, settings.queue_names)
             names = [*queues, settings.stream_name]
         found: list[DeadLetter] = []
         for name in names:

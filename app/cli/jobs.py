@@ -21,6 +21,7 @@ def enqueue(
     delay_s: Annotated[float, typer.Option("--delay", help="Seconds to wait first.")] = 0.0,
 ) -> None:
     """Put one job on a queue and print its id."""
+    from app.connections import Connections
     from app.enqueue import JobRequest, codec_of
     from app.enqueue import enqueue as put_on_queue
 
@@ -31,7 +32,8 @@ def enqueue(
 
     async def put() -> str:
         async with clients(settings) as made:
-            done = await put_on_queue(made["queue"], queue, request, codec=codec_of(settings))
+            redis = Connections(**made).holding(queue)
+            done = await put_on_queue(redis, queue, request, codec=codec_of(settings))
         return done.id if done.created else f"{done.id} exists already; nothing was changed"
 
     say(asyncio.run(put()))

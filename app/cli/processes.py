@@ -3,6 +3,7 @@
 import asyncio
 import signal
 import socket
+from collections.abc import Sequence
 from enum import StrEnum
 from importlib import import_module
 from typing import Annotated, Any
@@ -16,6 +17,7 @@ from app.cli.terminal import say
 from app.connections import connect, explained
 from app.errors import ArqscopeError
 from app.liveness import living
+from app.placement import HOME
 from app.records import WorkerInfo
 from app.settings import Settings
 
@@ -130,14 +132,21 @@ def alive(
 
 
 async def _living(role: str, source: str) -> list[WorkerInfo]:
-    url = Settings.load().url("queue")
-    redis = connect(url, retries=0)
-    try:
-        return await living(redis, role, source)
-    except (RedisError, OSError) as error:
-        raise explained(error, url) from error
-    finally:
-        await redis.aclose()
+    settings = Settings.load()
+    names: Sequence[str] = (HOME,)  # events and dead-letters beat at home
+    if role == Role.WORKER.value:
+        placement = settings.placement
+        names = (placement.server_of(source),) if source else placement.names
+    found: list[WorkerInfo] = []
+    for url in map(settings.url, names):
+        redis = connect(url, retries=0)
+        try:
+            found += await living(redis, role, source)
+        except (RedisError, OSError) as error:
+            raise explained(error, url) from error
+        finally:
+            await redis.aclose()
+    return found
 
 
 def version() -> None:

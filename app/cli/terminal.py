@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import fields
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,15 +28,14 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 
 @asynccontextmanager
 async def clients(settings: Settings) -> AsyncIterator[dict[str, Any]]:
-    """The three Redis clients by role, closed at the end."""
-    from app.connections import connect
+    """What ``Connections`` are made of, the clients by role among it; closed at the end."""
+    from app.connections import Connections
 
-    made = {role: connect(settings.url(role)) for role in ("queue", "streams", "cache")}
+    made = Connections.of(settings)
     try:
-        yield made
+        yield {field.name: getattr(made, field.name) for field in fields(made)}
     finally:
-        for client in made.values():
-            await client.aclose()
+        await made.close()
 
 
 def act(

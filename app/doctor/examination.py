@@ -12,31 +12,34 @@ from app.connections import explained
 from app.doctor import queues, servers, streams
 from app.doctor.findings import Diagnosis, Finding, Severity, worst_first
 from app.origins import is_loopback
+from app.placement import HOME
 from app.settings import Settings
-
-ROLES = ("queue", "streams", "cache")
 
 
 async def examine(connections: Connections, settings: Settings) -> Diagnosis:
     """Look for every hazard we know; never raises for a Redis that is away: that is a finding."""
     clients: dict[str, Redis] = {
-        "queue": connections.queue, "streams": connections.streams, "cache": connections.cache,
+        **connections.queue_servers, "streams": connections.streams, "cache": connections.cache,
     }  # fmt: skip
     seen = await asyncio.gather(
-        *(servers.look_at(role, clients[role], settings.url(role)) for role in ROLES)
+        *(servers.look_at(role, redis, settings.url(role)) for role, redis in clients.items())
     )
     found: list[Finding] = [f for server in seen for f in servers.hazards_of(server)]
     found += servers.shared_hazards(list(seen))
-    unknown = [f"redis {s.role}: {reason}" for s in seen for reason in _unknown(s)]
+    unknown = [f"redis {s.role}: {reason}" for s in seen for reason in servers.unknown_of(s)]
     examined = [f"redis {server.role}" for server in seen if not server.problem]
     up = {server.role for server in seen if not server.problem}
-    if "queue" in up:
+    for name, redis in connections.queue_servers.items():
+        if name not in up:
+            continue
         try:
-            looked = await queues.look_at(connections.queue, settings)
+            looked = await queues.look_at(redis, settings, name)
             found += queues.hazards_of(looked, settings)
             examined += [f"queue {queue.name}" for queue in looked.queues]
         except (RedisError, OSError) as error:
-            unknown.append(f"queues: {explained(error, settings.url('queue'))}")
+            unknown.append(
+                f"queues{'' if name == HOME else ' of ' + name}: {explained(error, settings.url(name))}"
+            )
     if "streams" in up:
         try:
             flows = await streams.look_at(connections.streams, settings)
@@ -51,18 +54,6 @@ async def examine(connections: Connections, settings: Settings) -> Diagnosis:
         examined=(*examined, "settings"),
         taken_ms=int(time.time() * 1000),
     )
-
-
-def _unknown(server: servers.Server) -> Iterator[str]:
-    if server.problem:
-        yield "it told nothing"
-        return
-    if server.config is None:
-        yield "its configuration is not for us to ask (CONFIG GET): fsync, save, keyspace events"
-    if server.lets_anybody_in is None:
-        yield "whether it lets anybody in"
-    if server.free_bytes is None and server.role in servers.KEEPS:
-        yield "how much room its disk has (it is on another machine, or another user's)"
 
 
 def _of_settings(settings: Settings) -> Iterator[Finding]:

@@ -11,6 +11,7 @@ from app import keys
 from app.batch import Batch, into
 from app.doctor.findings import Finding, Severity
 from app.listings import WORKER_FIELDS, decoded_workers
+from app.placement import HOME, Placement
 from app.records import WorkerInfo
 from app.settings import Settings
 
@@ -79,12 +80,27 @@ class Queues:
     results_forever: list[str] = field(default_factory=list)
     foreign: list[str] = field(default_factory=list)
     now_ms: int = 0
+    server: str = HOME
+    parcels: int = 0  #: jobs that wait here to be carried to another queue server
+    misplaced: list["Misplaced"] = field(default_factory=list)
 
 
-async def look_at(redis: Redis, settings: Settings) -> Queues:
-    """Look at every queue: a few round trips, bounded however much is stored."""
-    declared = list(settings.queue_names)
-    registered = sorted({str(n) for n in await _members(redis, keys.QUEUES)} - set(declared))
+@dataclass(frozen=True, slots=True)
+class Misplaced:
+    """A queue that left things on a server which does not hold it."""
+
+    name: str
+    jobs: int
+    letters: int
+    holder: str  #: the server it is placed on
+
+
+async def look_at(redis: Redis, settings: Settings, server: str = HOME) -> Queues:
+    """Look at every queue *server* holds: a few round trips, bounded however much is stored."""
+    placement = settings.placement
+    listed = {str(n) for n in await _members(redis, keys.QUEUES)}
+    declared = list(placement.held_by(server, settings.queue_names))
+    registered = sorted(set(placement.held_by(server, listed)) - set(declared))
     foreign = sorted(
         {str(n) for n in await _members(redis, keys.FOREIGN)} - {*declared, *registered}
     )
@@ -98,9 +114,36 @@ async def look_at(redis: Redis, settings: Settings) -> Queues:
     for worker in await _workers(redis, now_ms):
         if worker.source in queues:
             queues[worker.source].workers.append(worker)
-    found = Queues(queues=list(queues.values()), foreign=foreign, now_ms=now_ms)
+    found = Queues(queues=list(queues.values()), foreign=foreign, now_ms=now_ms, server=server)
     await _shared(redis, found)
+    found.parcels = int(await _count(redis.hlen(keys.PARCELS)))
+    elsewhere = {*settings.queue_names, *listed} - {*declared, *registered}
+    found.misplaced = await _misplaced(redis, sorted(elsewhere)[:_QUEUES_AT_MOST], placement)
     return found
+
+
+async def _misplaced(redis: Redis, names: list[str], placement: Placement) -> list[Misplaced]:
+    """Those of *names*, queues of other servers, of which something lies here."""
+    got: dict[str, Any] = {}
+    batch = Batch(redis)
+    for name in names:
+        batch.ask_raw(into(got, f"jobs|{name}"), "ZCARD", name)
+        batch.ask_raw(into(got, f"letters|{name}"), "ZCARD", keys.dead_open(name))
+    await batch.run()
+    found = [
+        Misplaced(
+            name,
+            int(got.get(f"jobs|{name}") or 0),
+            int(got.get(f"letters|{name}") or 0),
+            placement.server_of(name),
+        )
+        for name in names
+    ]
+    return [one for one in found if one.jobs or one.letters]
+
+
+async def _count(reply: Any) -> Any:
+    return await reply
 
 
 async def _members(redis: Redis, key: str) -> set[Any]:
@@ -201,6 +244,7 @@ async def _shared(redis: Redis, found: Queues) -> None:
 def hazards_of(found: Queues, settings: Settings) -> Iterator[Finding]:
     """What is wrong with the queues."""
     yield from _leftovers(found)
+    yield from (_stray(found.server, one) for one in found.misplaced)
     for queue in found.queues:
         yield from _payloads(queue)
         yield from _stock(queue)
@@ -224,21 +268,40 @@ def _finding(
     )  # fmt: skip
 
 
+def _stray(server: str, one: Misplaced) -> Finding:
+    return Finding(
+        hazard="misplaced-queue", severity=Severity.CRITICAL if one.jobs else Severity.WARNING,
+        where=f"queue {one.name}",
+        sentence="It left jobs or dead letters on a queue server that does not hold it: no worker runs them there.",
+        evidence=f"{one.jobs:,} jobs, {one.letters:,} open dead letters on {server}; placed on {one.holder}",
+        remedy=f"with the REDIS_QUEUE_SHARDS of before: arqscope worker {one.name} --burst, and decide on its "
+        "letters; or place the queue back",
+    )  # fmt: skip
+
+
 def _leftovers(found: Queues) -> Iterator[Finding]:
     if found.stale_aborts:
         hit = found.aborts_of_waiting
         age_h = (found.now_ms - found.oldest_abort_ms) / 3_600_000
         yield Finding(
             hazard="stale-aborts", severity=Severity.CRITICAL if hit else Severity.WARNING,
-            where="redis queue",
+            where=f"redis {found.server}",
             sentence="Abort ids that nobody removes: the next job of such an id is aborted before it starts.",
             evidence=f"{found.stale_aborts:,} older than 1 h, the oldest {age_h:.0f} h"
             + (f"; {len(hit)} of them waits now: {_some(hit)}" if hit else ""),
             remedy="our workers remove them; with stock workers: ZREMRANGEBYSCORE arq:abort 2 <ms, an hour ago>",
         )  # fmt: skip
+    if found.parcels:
+        yield Finding(
+            hazard="parcels", severity=Severity.WARNING if found.parcels > 1_000 else Severity.NOTICE,
+            where=f"redis {found.server}",
+            sentence="Jobs for queues of another queue server wait to be carried there.",
+            evidence=f"{found.parcels:,} on {found.server}",
+            remedy="normal for a moment; else see that the other server and arqscope dead-letters run",
+        )  # fmt: skip
     if found.results_forever:
         yield Finding(
-            hazard="results-forever", severity=Severity.WARNING, where="redis queue",
+            hazard="results-forever", severity=Severity.WARNING, where=f"redis {found.server}",
             sentence="Results that never expire: they fill the memory, and no job of their id can be enqueued again.",
             evidence=f"{len(found.results_forever):,} in a look at about {found.scanned:,} keys: "
             + _some([name.removeprefix(keys.ARQ_RESULT) for name in found.results_forever]),
@@ -246,7 +309,7 @@ def _leftovers(found: Queues) -> Iterator[Finding]:
         )  # fmt: skip
     if found.foreign and any(queue.is_ours and queue.depth for queue in found.queues):
         yield Finding(
-            hazard="shared-redis", severity=Severity.NOTICE, where="redis queue",
+            hazard="shared-redis", severity=Severity.NOTICE, where=f"redis {found.server}",
             sentence="Another project's queues share this database: job ids and arq:abort are common to all.",
             evidence=_some(found.foreign), remedy="a database or a Redis of its own, or ids with a prefix",
         )  # fmt: skip

@@ -16,6 +16,7 @@ from redis.exceptions import RedisError, ResponseError
 from app.connections import explained
 from app.doctor.findings import Finding, Severity
 from app.origins import is_loopback
+from app.placement import HOME
 from app.settings import masked_url
 
 #: lines of Redis → the lowest patch without a published remote execution, as of 2026-07-24
@@ -58,6 +59,16 @@ class Server:
     problem: str = ""  #: why it told nothing
 
     @property
+    def is_of_queues(self) -> bool:
+        """Whether it is a queue server, the home or a further one (``queue-2`` …)."""
+        return self.role.partition("-")[0] == HOME
+
+    @property
+    def keeps(self) -> bool:
+        """Whether what it holds must not be lost."""
+        return self.role in KEEPS or self.is_of_queues
+
+    @property
     def is_local(self) -> bool:
         """Whether it listens for us on this machine alone."""
         parts = urlsplit(self.url)
@@ -71,16 +82,16 @@ class Server:
             return 0.0
 
 
-async def look_at(role: str, redis: Redis, url: str) -> Server:
+async def look_at(role: str, redis: Redis, url: str, *, patience_s: float = PATIENCE_S) -> Server:
     """Ask one server; what it does not tell stays unknown."""
     try:
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(patience_s):
             began = time.time()
             seconds, micros = await redis.time()
             ended = time.time()
             info: dict[str, Any] = await redis.info()
     except TimeoutError:
-        problem = f"Redis at {masked_url(url)} does not answer within {PATIENCE_S:g} s"
+        problem = f"Redis at {masked_url(url)} does not answer within {patience_s:g} s"
         return Server(role=role, url=url, problem=problem)
     except (RedisError, OSError) as error:
         return Server(role=role, url=url, problem=str(explained(error, url)))
@@ -158,6 +169,19 @@ def _free_bytes(url: str, info: Mapping[str, Any], config: Mapping[str, str] | N
     return disk.f_bavail * disk.f_frsize
 
 
+def unknown_of(server: Server) -> Iterator[str]:
+    """What one server did not tell, and why."""
+    if server.problem:
+        yield "it told nothing"
+        return
+    if server.config is None:
+        yield "its configuration is not for us to ask (CONFIG GET): fsync, save, keyspace events"
+    if server.lets_anybody_in is None:
+        yield "whether it lets anybody in"
+    if server.free_bytes is None and server.keeps:
+        yield "how much room its disk has (it is on another machine, or another user's)"
+
+
 def hazards_of(server: Server) -> Iterator[Finding]:
     """What is wrong with one server."""
     if server.problem:
@@ -186,13 +210,13 @@ def _memory(server: Server) -> Iterator[Finding]:
     policy = str(server.info.get("maxmemory_policy", ""))
     limit, used = server.number("maxmemory"), server.number("used_memory")
     total = server.number("total_system_memory")
-    if server.role in KEEPS and policy not in ("", "noeviction"):
+    if server.keeps and policy not in ("", "noeviction"):
         yield _finding(
             server, "eviction", Severity.CRITICAL if limit else Severity.WARNING,
             "Redis throws jobs away when its memory is full.", f"maxmemory-policy={policy}",
             "maxmemory-policy noeviction: a full queue must refuse, not forget",
         )  # fmt: skip
-    if server.role in KEEPS and (evicted := server.number("evicted_keys")):
+    if server.keeps and (evicted := server.number("evicted_keys")):
         yield _finding(
             server, "evicted", Severity.CRITICAL, "Redis has thrown keys away.",
             f"evicted_keys={evicted:.0f} since its start",
@@ -216,7 +240,7 @@ def _memory(server: Server) -> Iterator[Finding]:
 
 
 def _persistence(server: Server) -> Iterator[Finding]:
-    info, keeps = server.info, server.role in KEEPS
+    info, keeps = server.info, server.keeps
     if keeps and not server.number("aof_enabled"):
         yield _finding(
             server, "aof-off", Severity.CRITICAL, "Jobs and events do not outlive a restart.",
@@ -287,15 +311,17 @@ def _replication(server: Server) -> Iterator[Finding]:
     replicas = int(server.number("connected_slaves"))
     if not replicas:
         return
-    if not server.number("aof_enabled") and server.role in KEEPS:
-        save = (server.config or {}).get("save", "")
+    if not server.number("aof_enabled") and server.keeps:
+        save = None if server.config is None else server.config.get("save", "")
         yield _finding(
-            server, "replicas-of-nothing", Severity.CRITICAL,
+            server, "replicas-of-nothing", Severity.WARNING if save else Severity.CRITICAL,
+            "The master keeps only snapshots: when it restarts, its replicas go back to the last one with it."
+            if save else
             "The master keeps nothing on disk: when it restarts empty, its replicas empty themselves too.",
-            f"appendonly=no, save={save!r}, {replicas} replica(s)",
+            f"appendonly=no, save={'unknown' if save is None else repr(save)}, {replicas} replica(s)",
             "appendonly yes on the master; or never let anything restart it by itself",
         )  # fmt: skip
-    if "min_slaves_good_slaves" not in info and server.role in KEEPS:
+    if "min_slaves_good_slaves" not in info and server.keeps:
         yield _finding(
             server, "failover-loses", Severity.WARNING,
             "A master that is cut off keeps accepting jobs that the failover throws away.",
@@ -368,7 +394,7 @@ def _rest(server: Server) -> Iterator[Finding]:
             f"rejected_connections={refused:.0f} since its start", "raise maxclients",
         )  # fmt: skip
     events = None if server.config is None else server.config.get("notify-keyspace-events", "")
-    if server.role == "queue" and events is not None and not _tells_of_queues(events):
+    if server.is_of_queues and events is not None and not _tells_of_queues(events):
         yield _finding(
             server, "slow-pickup", Severity.NOTICE,
             "Jobs of stock arq producers are found by polling, not at once.",

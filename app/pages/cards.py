@@ -8,7 +8,7 @@ import pandas as pd
 from app import palette
 from app.pages.address import href
 from app.pages.markup import Html, button, figure, icon, link, records, sparkline, tag
-from app.pages.summary import is_idle, per_minute
+from app.pages.summary import is_idle, lost_queues, per_minute
 from app.palette import JOB_LOOK
 from app.records import JobState
 from app.snapshot import Snapshot
@@ -51,7 +51,7 @@ def card(snapshot: Snapshot, row: dict[str, Any], number: int, *, may_act: bool)
         tag("dl", [_count(name, state, row[column]) for state, column in BAR], class_="counts"),
         _facts(snapshot, row),
         activity_line(snapshot, name, number),
-        class_="card",
+        class_="card stale" if name in lost_queues(snapshot) else "card",
         data_key=name,
     )
 

@@ -80,7 +80,7 @@ async def load(reach: Reach, address: Address) -> Found:
     scanned, now_ms = 0, 0
     for _ in range(MAX_LOOKS):
         page = await reader.jobs_page(
-            reach.connections.queue,
+            reach.connections.holding(queue),
             queue,
             wanted,
             cursor,

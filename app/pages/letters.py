@@ -54,14 +54,14 @@ async def load(reach: Reach, address: Address) -> Found:
     if address.get("cause"):
         with contextlib.suppress(NotFound):
             explained = await explanation(
-                reach.connections.queue, reach.connections.streams, reach.settings.stream_name,
-                reach.settings.queue_names, address.get("cause"),
+                reach.connections, reach.settings.stream_name, reach.settings.queue_names,
+                address.get("cause"),
             )  # fmt: skip
     if chosen_state(address) != "closed":
         return Found(explained=explained)
     source = address.get("source") or reach.settings.queue_names[0]
     is_stream = source == reach.settings.stream_name
-    redis = reach.connections.streams if is_stream else reach.connections.queue
+    redis = reach.connections.streams if is_stream else reach.connections.holding(source)
     page = await reader.letters_page(
         redis, source, "closed", address.get("cursor") or None, PAGE_ROWS
     )

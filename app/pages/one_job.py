@@ -44,8 +44,8 @@ async def load(reach: Reach, address: Address) -> JobDetail | str:
     if not job_id:
         raise InvalidRequest("the address names no job", field="id")
     names = [name for name in (address.get("queue"), *reach.settings.queue_names) if name]
-    found = await reader.job(
-        reach.connections.queue, job_id, queues=names, codec=codec_of(reach.settings)
+    found = await reader.find_job(
+        reach.connections, job_id, queues=names, codec=codec_of(reach.settings)
     )
     return found or "gone"
 

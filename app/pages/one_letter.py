@@ -36,7 +36,7 @@ async def load(reach: Reach, address: Address) -> LetterDetail | str:
     if not source or not letter_id:
         raise InvalidRequest("the address names no letter", field="id")
     is_stream = source == reach.settings.stream_name
-    redis = reach.connections.streams if is_stream else reach.connections.queue
+    redis = reach.connections.streams if is_stream else reach.connections.holding(source)
     return await reader.letter(redis, source, letter_id, codec=codec_of(reach.settings)) or "gone"
 
 

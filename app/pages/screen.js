@@ -163,6 +163,11 @@ export function render({model}) {
     if (!replace) scrollTo({top: 0})
   }
   if (model.served) addEventListener("popstate", () => tell(location))
+  let stretching = 0 // a brush tells of every linked chart: the last one counts
+  if (model.served) addEventListener("arqscope:stretch", ({detail}) => {
+    clearTimeout(stretching)
+    stretching = setTimeout(() => send("stretch", null, detail ?? {}), 150)
+  })
   const mark = () => { root.dataset.page = model.place }
   const entitle = () => { if (model.served && model.title) document.title = model.title }
 
@@ -206,6 +211,7 @@ export function render({model}) {
       visit(link.getAttribute("href"))
       return
     }
+    if (link?.hasAttribute("download")) busy(link)
     if (event.target.closest("[data-menu]")) {
       root.classList.toggle("rail-open")
       return

@@ -5,7 +5,7 @@ import pandas as pd
 from app import palette
 from app.pages.address import href
 from app.pages.markup import Html, figure, icon, link, tag
-from app.pages.summary import SOURCE_WORDS, Summary, summarise
+from app.pages.summary import Summary, lost_queues, source_words, summarise
 from app.palette import JOB_LOOK
 from app.records import JobState
 from app.settings import Settings
@@ -15,7 +15,8 @@ from app.snapshot import Snapshot
 def strip(snapshot: Snapshot) -> Html:
     """Waiting · Running · Deferred · Done/min · Failed/min · Dead · Lag."""
     now = summarise(snapshot)
-    stale = "strip stale" if snapshot.problems.get("queue") else "strip"
+    is_old = snapshot.problems.get("queue") or lost_queues(snapshot)
+    stale = "strip stale" if is_old else "strip"
     return tag("nav", _cells(now), class_=stale, aria_label="Summary")
 
 
@@ -84,7 +85,7 @@ def banners(snapshot: Snapshot, settings: Settings, *, is_open: bool = False) ->
         said.append(
             _banner(
                 "failed",
-                f"Reconnecting to the {SOURCE_WORDS.get(source, source)} · {last}",
+                f"Reconnecting to the {source_words(source)} · {last}",
                 tag("code", text),
                 "Its numbers are the last known ones, greyed. The page goes on by itself when Redis "
                 "answers.",

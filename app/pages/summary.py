@@ -9,6 +9,7 @@ import pandas as pd
 
 from app import palette
 from app.palette import Verdict
+from app.placement import HOME
 from app.snapshot import Snapshot
 
 #: s over which Done/min and Failed/min are counted
@@ -64,14 +65,47 @@ def held(now: Snapshot, before: Snapshot | None) -> Snapshot:
     if before is None or not now.problems:
         return now
     kept: dict[str, Any] = {}
-    if "queue" in now.problems and not before.queues.empty:
-        kept["queues"] = before.queues
+    if any(_is_of_queues(source) for source in now.problems) and not before.queues.empty:
+        kept["queues"] = _held_rows(now.queues, before.queues)
     if "streams" in now.problems:
         if not before.streams.empty:
             kept["streams"] = before.streams
         if not before.groups.empty:
             kept["groups"] = before.groups
     return replace(now, **kept)
+
+
+#: attribute of the queues frame: names whose numbers are those of before their server was lost
+LOST: Final = "lost"
+
+
+def _is_of_queues(source: str) -> bool:
+    return source.partition("-")[0] == HOME
+
+
+def _held_rows(now: pd.DataFrame, before: pd.DataFrame) -> pd.DataFrame:
+    """*before* with the rows of the queues whose server answers, where some do."""
+    answered = now[now["waiting"].notna()]
+    if answered.empty:
+        return before
+    lost = before[~before["queue"].isin(answered["queue"])]
+    whole = pd.concat([answered, lost], ignore_index=True)
+    place = {name: number for number, name in enumerate(now["queue"])}
+    whole = whole.sort_values(
+        "queue", key=lambda names: names.map(place), kind="stable", ignore_index=True
+    )
+    whole.attrs[LOST] = tuple(lost["queue"])
+    return whole
+
+
+def lost_queues(snapshot: Snapshot) -> frozenset[str]:
+    """Queues whose server does not answer while others do: their numbers are the last known ones."""
+    return frozenset(snapshot.queues.attrs.get(LOST, ()))
+
+
+def source_words(source: str) -> str:
+    """What a page calls *source*: ``queue-2`` is one of several queue servers."""
+    return SOURCE_WORDS.get(source, f"queue server {source.rpartition('-')[2]}")
 
 
 def total(values: pd.Series) -> float:
@@ -125,7 +159,7 @@ def verdict(snapshot: Snapshot) -> tuple[Verdict, list[str]]:
     if snapshot.number == 0:
         return Verdict.UNKNOWN, ["The first sample has not been taken yet."]
     reasons = [
-        f"The {SOURCE_WORDS.get(source, source)} does not answer: {text}"
+        f"The {source_words(source)} does not answer: {text}"
         for source, text in snapshot.problems.items()
     ]
     is_down = "queue" in snapshot.problems

@@ -1,5 +1,6 @@
 """Schedules: what workers run by themselves, when next, and how the last tick ended."""
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -52,12 +53,14 @@ async def load(reach: Reach, address: Address) -> Mapping[tuple[str, str], Tick]
     """How the last tick of every schedule ended."""
     queues = sorted({one.queue for one in kept(reach.snapshot)})
     got: dict[str, Any] = {}
-    batch = Batch(reach.connections.queue)
+    where = reach.connections
+    batches = {name: Batch(redis) for name, redis in where.queue_servers.items()}
     for queue in queues:
+        batch = batches[where.placement.server_of(queue)]
         batch.ask(into(got, queue), "HGETALL", keys.ticks(queue))
     if queues:
         try:
-            await batch.run()
+            await asyncio.gather(*(batch.run() for batch in batches.values()))
         except (RedisError, OSError) as error:
             raise explained(error, "redis://queue") from error
     ticks: dict[tuple[str, str], Tick] = {}

@@ -20,7 +20,7 @@ from bokeh.document import Document
 from app.actions import Actor, Connections
 from app.collector import Callback
 from app.errors import ArqscopeError
-from app.pages import bulk, dialogs, masthead, rail, strip, travel
+from app.pages import bulk, dialogs, masthead, rail, stretch, strip, travel
 from app.pages.address import HOME, Address, address_of
 from app.pages.board import Board
 from app.pages.catalogue import PAGES
@@ -91,6 +91,7 @@ class Visit(pn.viewable.Viewer):
         self._held: tuple[Snapshot, Any] | None = None  #: what is shown while rows are selected
         self._board = Board()
         self._asked: dialogs.Asked | None = None
+        self._stretch: stretch.Stretch | None = None  #: brushed on the charts shown
         self._found: Any = None
         self._trouble = ""
         self._loaded_at = 0.0
@@ -202,12 +203,20 @@ class Visit(pn.viewable.Viewer):
             foot=_once(snapshot, ("foot", is_past),
                        lambda: masthead.foot(snapshot, settings, is_past=is_past)),
             dialog=dialogs.dialog(self._asked, scene) if self._asked else "",
-            notices=self._board.show(),
+            notices=join(self._offer(snapshot), self._board.show()),
         )  # fmt: skip
         title = self.page.title(address) if self.page.title else address.place.title
         title = f"{title} · arqscope"
         if (self.screen.title, self.screen.place) != (title, address.page):
             self.screen.param.update(title=title, place=address.page)
+
+    def _offer(self, snapshot: Snapshot) -> Html | None:
+        """What can be done with the stretch that was brushed."""
+        if self._stretch is None:
+            return None
+        name = self.address.get("name") if self.page.is_about_one else ""
+        is_queue = bool((snapshot.queues["queue"] == name).any())
+        return stretch.offer(self._stretch, self.address, name if is_queue else "")
 
     def scene(self, snapshot: Snapshot) -> Scene:
         """What the page shown is a function of; held while rows are selected."""
@@ -282,7 +291,7 @@ class Visit(pn.viewable.Viewer):
         self.address = address
         is_elsewhen = self.journey.go(address)
         self._let_go()
-        self._trouble = ""
+        self._stretch, self._trouble = None, ""
         if not same_page or is_elsewhen or not self._reads:
             self._found = None
         if is_elsewhen:
@@ -334,6 +343,9 @@ class Visit(pn.viewable.Viewer):
                     self._load()
             case "travel":
                 self._travel(data)
+            case "stretch":
+                now_ms = self._collector.snapshot.taken_at.timestamp() * 1000
+                self._stretch = stretch.brushed(data, now_ms)
             case "what-if":
                 where = self.address.but(
                     workers=data.get("value"), cursor=self.address.get("cursor")

@@ -36,6 +36,7 @@ _UNWANTED = (
     "usr/share/locale",
     "usr/share/info",
     "var/lib/apt/lists",
+    "var/cache/apt",
 )
 
 

@@ -2,6 +2,8 @@
 no answer (R15), two projects on one server (R18), old and new versions (R19), and a split fleet (R14)."""
 
 import asyncio
+import os
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -15,12 +17,13 @@ from redis.exceptions import RedisError
 from app import actions
 from app.actions import Actor, Connections
 from app.connections import connect, explained
-from app.doctor import servers
+from app.doctor import preflight
 from app.doctor.findings import Severity
+from app.embedded import VARIABLES
 from app.enqueue import JobRequest, enqueue
 from app.errors import ArqscopeError, RedisUnavailable
 from app.settings import Settings
-from tests.conftest import RunningRedis, redis_binary, start_redis
+from tests.conftest import ROOT, RunningRedis, redis_binary, start_redis, unused_port
 from tests.faults import ledger
 from tests.faults.checker import describe
 from tests.faults.conftest import Row
@@ -34,11 +37,54 @@ MakeRig = Callable[..., Rig]
 ANN = Actor(name="ann", role="operator")
 
 
+#: what starts, and until when: a worker ends by itself, the others run until they are told to stop
+STARTS = {
+    "worker": ("worker", QUEUE, "--burst"),
+    "events": ("events",),
+    "dead-letters": ("dead-letters",),
+    "serve": ("serve",),
+    "up": ("up", "--port", "{port}"),
+}
+
+
+async def started(
+    what: str, directory: Path, roles: Callable[[int], str], **more: str
+) -> tuple[int | None, str]:
+    """Start a process and wait for its end, or until it works: its exit code (None: it works), and what it said."""
+    port = str(unused_port())
+    environment = {k: v for k, v in os.environ.items() if "REDIS" not in k and "ARQSCOPE" not in k}
+    urls = {name: roles(n) for n, name in enumerate(VARIABLES.values())}
+    log = directory / f"{what}.log"
+    with log.open("wb") as out:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-P", "-m", "app.cli",
+            *(word.replace("{port}", port) for word in STARTS[what]),
+            env={**environment, **urls, "PYTHONPATH": str(ROOT), "QUEUE_UI_PORT": port, **more},
+            cwd=directory, stdout=out, stderr=out,
+        )  # fmt: skip
+    works = ("event processor started", "sampling role=", "Dashboard")
+
+    async def settled() -> bool:
+        return process.returncode is not None or any(w in log.read_text() for w in works)
+
+    try:
+        await until(settled, timeout_s=60)
+        code = process.returncode
+    finally:
+        if process.returncode is None:
+            process.terminate()
+            await process.wait()
+    return code, log.read_text()
+
+
 @pytest.mark.row("R7")
 async def test_wrong_settings_are_found_before_they_cost(tmp_path: Path, row: Row) -> None:
-    """Eviction, no append-only file, no password, no protected mode: all on one server."""
+    """
+    Eviction, no append-only file, no password, no protected mode, all on one server: no process starts on it;
+    told to start all the same, a worker says each with its remedy, and works.
+    """
     server = start_redis(
-        tmp_path,
+        tmp_path / "redis",
         extra=(
             "--maxmemory-policy", "allkeys-lru", "--maxmemory", "100mb", "--appendonly", "no",
             "--protected-mode", "no",
@@ -47,34 +93,81 @@ async def test_wrong_settings_are_found_before_they_cost(tmp_path: Path, row: Ro
     admin = connect(server.url)
     await admin.config_set("requirepass", "")
     await admin.aclose(close_connection_pool=True)
-    url = f"redis://127.0.0.1:{server.port}/2"
-    client = connect(url)
+
+    def bare(number: int) -> str:
+        return f"redis://127.0.0.1:{server.port}/{number}"
+
+    settings = Settings(
+        redis_url=bare(0), redis_streams_url=bare(1), redis_queue_url=bare(2),
+        accept_hazards="eviction",
+    )  # fmt: skip
     try:
-        found = {
-            f.hazard: f for f in servers.hazards_of(await servers.look_at("queue", client, url))
-        }
+        seen = await preflight.look(settings)
+        began = time.monotonic()
+        for _ in range(10):
+            await preflight.look(settings)
+        look_s = (time.monotonic() - began) / 10
+        refused = {what: await started(what, tmp_path, bare) for what in STARTS}
+        code, told = await started("worker", tmp_path, bare, ARQSCOPE_ACCEPT_HAZARDS="eviction")
+        wrong, said = await started("worker", tmp_path, bare, ARQSCOPE_ACCEPT_HAZARDS="evict")
     finally:
-        await client.aclose(close_connection_pool=True)
         server.stop()
 
     wanted = {"eviction", "aof-off", "no-password", "unprotected"}
-    row.figure(detected=len(wanted & found.keys()), of=len(wanted))
+    found = {f.hazard: f for f in seen.told}
+    row.figure(
+        detected=len(wanted & found.keys()), of=len(wanted), look_ms=look_s * 1000,
+        refused=sum(code == 1 for code, _ in refused.values()), starts=len(refused),
+    )  # fmt: skip
     assert wanted <= found.keys()
     assert all(found[name].severity is not Severity.NOTICE for name in wanted)
+    for what, (ended, text) in refused.items():
+        assert ended == 1, (what, text)
+        assert (
+            "(eviction: maxmemory-policy=allkeys-lru) Remedy: maxmemory-policy noeviction" in text
+        )
+        assert "ARQSCOPE_ACCEPT_HAZARDS=eviction" in text
+        assert "Traceback" not in text, (what, text)
+    assert code == 0, told
+    for name in wanted - {
+        "no-password"
+    }:  # a worker asks for one role only; the password is told too
+        assert f"hazard={name}" in told, name
+    assert "hazard=no-password" in told
+    assert f'remedy="{found["aof-off"].remedy}"' in told or found["aof-off"].remedy in told
+    assert wrong == 1
+    assert "'evict' is none of eviction, replicas-of-nothing" in said
+    assert look_s < 0.5
 
 
 @pytest.mark.row("R10")
-async def test_a_master_that_keeps_nothing_is_told_before_it_empties_its_replica(
+async def test_a_master_that_keeps_nothing_is_refused_before_it_empties_its_replica(
     tmp_path: Path, row: Row
 ) -> None:
-    """The doctor calls it critical; then the master restarts, and the replica forgets everything too."""
+    """
+    No process starts on it, though CONFIG is not for it to ask; why: the master restarts, and the replica forgets
+    everything too. With snapshots, it is told and not refused.
+    """
     master, replica = replicated(tmp_path, 1, guard=False)
     client, behind = connect(master.database(2)), connect(replica.database(2))
+
+    def as_worker(number: int) -> str:
+        return f"redis://w:w@127.0.0.1:{master.port}/{number}"
+
     try:
-        await enqueue(client, QUEUE, JobRequest(name="work", id="j1"))
+        await client.acl_setuser(
+            "w", enabled=True, passwords=["+w"], keys=["*"], channels=["*"],
+            commands=["+@all", "-config"],
+        )  # fmt: skip
         await client.config_set("appendonly", "no")
-        seen = await servers.look_at("queue", client, master.database(2))
-        found = {f.hazard: f for f in servers.hazards_of(seen)}
+        refused = {what: await started(what, tmp_path, as_worker) for what in STARTS}
+        accepted, warned = await started(
+            "worker", tmp_path, as_worker, ARQSCOPE_ACCEPT_HAZARDS="replicas-of-nothing"
+        )
+        await client.config_set("save", "3600 1")
+        snapshots, told = await started("worker", tmp_path, master.database)
+        await client.config_set("save", "")
+        await enqueue(client, QUEUE, JobRequest(name="work", id="j1"))
         await until(lambda: behind.zcard(QUEUE))
         master.extra = (*master.extra, "--appendonly", "no")
         master.kill()
@@ -91,8 +184,18 @@ async def test_a_master_that_keeps_nothing_is_told_before_it_empties_its_replica
         replica.kill()
         master.kill()
 
-    row.figure(told="replicas-of-nothing" in found, left_on_replica=left)
-    assert found["replicas-of-nothing"].severity is Severity.CRITICAL
+    row.figure(
+        refused=sum(code == 1 for code, _ in refused.values()), starts=len(refused),
+        left_on_replica=left,
+    )  # fmt: skip
+    for what, (code, text) in refused.items():
+        assert code == 1, (what, text)
+        assert "(replicas-of-nothing: appendonly=no, save=unknown, 1 replica(s))" in text, what
+        assert "Traceback" not in text, (what, text)
+    assert "CONFIG GET" in refused["events"][1], "what is not known is said"
+    assert (accepted, snapshots) == (0, 0), (warned, told)
+    assert "hazard=replicas-of-nothing" in warned
+    assert "its replicas go back to the last one" in told
 
 
 async def _is_linked(replica: Redis) -> bool:

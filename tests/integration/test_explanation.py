@@ -45,8 +45,7 @@ def make_worker(settings: Settings, function: Callable[..., Awaitable[Any]]) -> 
 
 async def explain(connections: Connections, settings: Settings, fingerprint: str) -> Any:
     return await explanation(
-        connections.queue,
-        connections.streams,
+        connections,
         settings.stream_name,
         settings.queue_names,
         fingerprint,

@@ -77,11 +77,11 @@ def test_nothing_is_pinned_to_a_machine():
     assert [line for line in lines if "/" in line or " @ " in line or line.startswith("-")] == []
 
 
-#: what workers may know of app: the vocabulary and the producers
+#: what workers may know of app: the vocabulary and the producers, and the doctor's look before a start
 SHARED = {
-    "alert_rules", "alerts", "arguments", "audit", "causes", "connections", "enqueue", "errors",
+    "alert_rules", "alerts", "arguments", "audit", "causes", "connections", "doctor", "enqueue", "errors",
     "events", "fingerprint", "keys", "logs", "next_jobs", "notifications", "operation_drive",
-    "operations", "payload", "publisher", "records", "redrive", "schedules", "scripts", "sentinels", "settings", "spill",
+    "operations", "parcels", "payload", "placement", "publisher", "records", "redrive", "schedules", "scripts", "sentinels", "settings", "spill",
     "triggers", "__version__",
 }  # fmt: skip
 
