@@ -104,6 +104,8 @@ def row(request: pytest.FixtureRequest, seed: int) -> Iterator[Row]:
                 "seed": seed,
                 "figures": figures,
                 "date": datetime.now(UTC).isoformat(timespec="seconds"),
+                # of the whole machine, in the last minute: what a latency is to be read with
+                "load": round(os.getloadavg()[0], 1),
             }
         )
 
