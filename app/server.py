@@ -46,6 +46,7 @@ from app.oauth import OAuthHandler, provider_of
 from app.origins import is_loopback
 from app.page_routes import Asset, Page, PageScript, PageSocket, close_ended, open_sockets
 from app.pages.address import paths
+from app.pages.exhibit import Exhibits
 from app.recall import Recall
 from app.settings import Settings
 from app.slow_clients import LOOK_S, Watch, allow_many_connections, bound, servers_of
@@ -85,6 +86,7 @@ class Runtime:
     listeners: Listeners
     recall: Recall
     tails: Tails
+    exhibits: Exhibits
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,14 +115,16 @@ def runtime() -> Runtime:
     if all(seat.place == 0 for seat in _seats):  # once for all that share a port
         at_once(check(settings))
     guard = Guard(settings, keyring=keyring)
+    recall = Recall(connections.queue, connections.streams)
     return Runtime(
         settings,
         connections,
         collector_for(settings),
         guard,
         Listeners(settings),
-        Recall(connections.queue, connections.streams),
+        recall,
         Tails(settings),
+        Exhibits(settings.sample_interval_s, recall),
     )
 
 
