@@ -1,6 +1,5 @@
 """The document a browser is given: our letters, and the page as it is now, before any script has run."""
 
-from collections.abc import Sequence
 from typing import Any, Final
 
 from app.pages import design
@@ -34,13 +33,11 @@ _THEME: Final = Html(
 )
 
 
-def first_paint(screen: Screen, charts: Sequence[int]) -> Html:
-    """The page as a picture: what the screen shows now, without its script.
-
-    Of *charts*, their heights in px, there are empty boxes as large as they will be.
-    """
-    boxes = tag("div", [tag("div", class_="panel", style=f"height:{height + design.CHART_FRAME}px")
-                        for height in charts], class_="charts-first")  # fmt: skip
+def first_paint(screen: Screen) -> Html:
+    """The page as a picture: what the screen shows now, without its script; charts are empty boxes."""
+    charts = screen.boxes
+    boxes = tag("div", [tag("div", class_="panel chart-box") for _ in range(charts)],
+                class_="charts-row") if charts else Html("")  # fmt: skip
 
     def part(name: str) -> Html:
         return tag("div", Html(getattr(screen, name)), class_=f"part-{name}")

@@ -25,7 +25,7 @@ PAGES = {
     "retry": "dead-letters#retry",
     "streams": "streams",
     "publish": "streams#publish",
-    "pubsub": "pubsub?pattern=*",
+    "pubsub": "pubsub?pattern=*#heard",
     "workers": "workers",
     "schedules": "schedules",
     "history": "history?range=60m",
@@ -76,6 +76,8 @@ def take(page: Any, root: str, where: str, target: Path, *, is_started: bool) ->
         case "retry":
             page.get_by_role("button", name="Retry the").first.click()
             page.get_by_text("now:").wait_for()
+        case "heard":
+            page.locator("main .tail tbody tr").nth(6).wait_for()
         case "publish":
             page.get_by_role("button", name="Publish an event").click()
             page.locator("dialog[open]").wait_for()

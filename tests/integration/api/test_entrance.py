@@ -183,3 +183,17 @@ def test_every_answer_has_the_security_headers_and_no_server_version(
     assert headers["referrer-policy"] == "same-origin"
     assert "frame-ancestors" in headers["content-security-policy"]
     assert "access-control-allow-origin" not in headers
+
+
+def test_a_cursor_of_digits_nobody_can_read_is_no_error_of_ours(keyed: RunningServer) -> None:
+    """
+    ``"²".isdigit()`` is true, and ``int`` raises.
+    """
+    answer = httpx.get(
+        f"{keyed.url}/jobs/async-processing",
+        params={"state": "running", "cursor": "²"},
+        headers={"X-API-Key": KEY},
+    )
+
+    assert answer.status_code == 422, answer.text
+    assert "cursor" in answer.text
