@@ -30,8 +30,6 @@ _TOKENS: Final = {
 }
 
 FONT: Final = "Inter, 'Segoe UI', Roboto, 'Helvetica Neue', system-ui, sans-serif"
-#: px that the box around a chart adds to its height: padding and border of ``chart_panel``
-CHART_FRAME: Final = 9 + 4 + 2
 #: stylesheet of the row of charts
 CHARTS: Final = (
     ":host{display:grid!important;gap:12px;"
@@ -88,4 +86,4 @@ def first_paint(font: str) -> str:
     )
 
 
-__all__ = ["CHARTS", "CHART_FRAME", "FONT", "chart_panel", "first_paint", "stylesheet", "variables"]
+__all__ = ["CHARTS", "FONT", "chart_panel", "first_paint", "stylesheet", "variables"]
