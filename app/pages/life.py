@@ -131,7 +131,7 @@ def _job_facts(detail: JobDetail, then: JobThen, then_ms: float) -> Html:
             ("Id", tag("code", detail.id, class_="break")),
             ("Queue", link(href("queue", name=detail.queue), detail.queue) if detail.queue else palette.UNKNOWN),
             ("Enqueued", _clock(detail.enqueued_ms)),
-            ("Due", _clock(then.due_ms) if then.due_ms else _unknown("the due time of then is not stored")),
+            ("Due", _due(then)),
             ("Attempt", figure(str(then.attempt) if then.attempt else "none", why="no attempt had begun")),
             ("Running for", figure(ran or palette.UNKNOWN, why="no attempt was under way")),
             ("Worker", clipped(then.worker, 120)),
@@ -140,6 +140,18 @@ def _job_facts(detail: JobDetail, then: JobThen, then_ms: float) -> Html:
             ("Correlation", clipped(detail.correlation_id, 120, kind="mono")),
         ]
     )  # fmt: skip
+
+
+def _due(then: JobThen) -> Html:
+    if then.state in (
+        JobState.COMPLETE,
+        JobState.DEAD,
+        JobState.ABORTED,
+        JobState.FAILED,
+        JobState.RUNNING,
+    ):
+        return figure(palette.UNKNOWN, why="nothing more was due")
+    return _clock(then.due_ms) if then.due_ms else _unknown("the due time of then is not stored")
 
 
 def _attempts(scene: Scene, then: JobThen) -> Html:
@@ -179,11 +191,8 @@ def _attempts(scene: Scene, then: JobThen) -> Html:
 
 def _result(detail: JobDetail, then: JobThen) -> Html:
     if then.state is not JobState.COMPLETE:
-        said = (
-            "There was no result yet."
-            if then.state is not None
-            else "Whether there was a result is not stored."
-        )
+        said = "It had no result." if then.state is not None else (
+            "Whether there was a result is not stored.")  # fmt: skip
         return panel(heading("Result"), tag("p", said, class_="empty"), label="Result")
     if detail.result_note or detail.result is None:
         note = detail.result_note or "it returned nothing, or its result has expired since"
@@ -316,7 +325,7 @@ def _retries(scene: Scene, detail: LetterDetail, then_ms: float) -> Html:
 
 def _acts(scene: Scene, found: Found) -> Html:
     made = [
-        row(line.id, (clipped(line.actor, 60), ""), (clipped(line.action, 60), ""),
+        row(line.id, (clipped(line.actor, 60), ""), (clipped(line.action.replace("_", " "), 60), ""),
             (clipped(_detail(line), 300, kind="soft"), "wide opt"), (moment_ms(line.at_ms, scene.now), "soft"))
         for line in found.lines
     ]  # fmt: skip

@@ -200,8 +200,9 @@ class Visit(pn.viewable.Viewer):
                 snapshot, ("strip", is_open), lambda: [
                     strip.banners(snapshot, settings, is_open=is_open), strip.strip(snapshot)]),
             above=travel.kept(join(above), address), below=travel.kept(join(below), address),
-            foot=_once(snapshot, ("foot", is_past),
-                       lambda: masthead.foot(snapshot, settings, is_past=is_past)),
+            foot=_once(snapshot, ("foot", at, self.page.reads_past),
+                       lambda: masthead.foot(snapshot, settings, is_past=is_past, then=scene.then
+                                             if self.page.reads_past else None)),
             dialog=dialogs.dialog(self._asked, scene) if self._asked else "",
             notices=join(self._offer(snapshot), self._board.show()),
         )  # fmt: skip
