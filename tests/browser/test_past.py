@@ -105,7 +105,7 @@ def test_a_metric_over_a_range_is_an_address(window: Window) -> None:
     assert f"name={IDLE}" in page.url
     assert "metric=waiting_max" in page.url
     assert "range=60m" in page.url
-    drawn = "() => Bokeh.documents[0]._all_models.size && [...Bokeh.documents[0]._all_models.values()]" \
+    drawn = "() => Bokeh.documents.flatMap(doc => [...doc._all_models.values()])" \
         ".some(m => m.type === 'ColumnDataSource' && [...(m.data.get?.('waiting_max:0') ?? m.data['waiting_max:0'] ?? [])]" \
         ".includes(3))"  # fmt: skip
     page.wait_for_function(drawn, timeout=20_000)
@@ -157,7 +157,8 @@ def test_the_first_chart_of_a_session_holds_the_minutes_before_it(window: Window
     page = window.open()
 
     page.wait_for_function(
-        "() => [...Bokeh.documents[0]._all_models.values()].some(m => m.name === 'marks')",
+        "() => Bokeh.documents.flatMap(doc => [...doc._all_models.values()])"
+        ".some(m => m.name === 'marks')",
         timeout=20_000,
     )
 
