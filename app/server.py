@@ -115,7 +115,7 @@ def runtime() -> Runtime:
     if all(seat.place == 0 for seat in _seats):  # once for all that share a port
         at_once(check(settings))
     guard = Guard(settings, keyring=keyring)
-    recall = Recall(connections.queue, connections.streams)
+    recall = Recall(connections.queue, connections.streams, connections.holding)
     return Runtime(
         settings,
         connections,
@@ -171,6 +171,8 @@ def serve(settings: Settings, seat: Seat | None = None) -> None:
         _seats.append(seat)
         host, port = "127.0.0.1", 0
     _given.append(settings)
+    # now, not in the hooks: Panel and Bokeh speak before those run
+    logs.configure(settings.log_level, settings.log_format, settings.secrets())
     arguments = ["serve", str(DASHBOARD), "--port", str(port), "--address", host]
     if settings.prefix:
         arguments += ["--prefix", settings.prefix]
@@ -303,6 +305,9 @@ def begin(shared: Runtime) -> None:
         receivers += [Receiver(seat.channel, server, stop) for server in _servers]
     for receiver in receivers:
         receiver.start()
+    if _given:
+        where = f"{settings.queue_ui_host}:{settings.queue_ui_port}{settings.prefix}{PAGE}"
+        log.info("serving", extra={"url": f"http://{where}"})
     if shared.guard.is_open:
         log.warning("no key: open to everyone on this machine, closed to all others")
 
