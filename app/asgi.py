@@ -135,7 +135,7 @@ class AsgiHandler(RequestHandler):
                 for name, value in request.headers.get_all()
             ],
             "client": (request.remote_ip, 0),
-            "server": (host or request.host, int(port) if port.isdigit() else 80),
+            "server": (host or request.host, int(port) if port.isdecimal() else 80),
             "extensions": {},
             "state": {
                 "actor": getattr(request, "arqscope_actor", None),

@@ -137,7 +137,7 @@ async def sort_command(redis: Redis) -> str:
         except ResponseError:  # a login without INFO
             return "SORT"
         major = str(told.get("redis_version", "0")).partition(".")[0]
-        _sorts[pool] = "SORT_RO" if major.isdigit() and int(major) >= 7 else "SORT"
+        _sorts[pool] = "SORT_RO" if major.isdecimal() and int(major) >= 7 else "SORT"
     return _sorts[pool]
 
 

@@ -212,7 +212,7 @@ async def several(queue: Redis, fingerprints: Sequence[str]) -> list[Cause | Non
 
 
 def _numbers(raw: Mapping[str, str]) -> dict[str, int]:
-    return {name: int(value) for name, value in raw.items() if str(value).isdigit()}
+    return {name: int(value) for name, value in raw.items() if str(value).isdecimal()}
 
 
 async def standings(queue: Redis, fingerprints: Iterable[str]) -> dict[str, Standing]:

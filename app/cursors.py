@@ -106,7 +106,7 @@ def run_of(text: str) -> JobRun | None:
 def claim_of(text: str) -> dict[str, Any]:
     """What a claim in the running hash says; zeros when it says nothing."""
     parts = text.split(":", 3)
-    if len(parts) < 4 or not all(part.isdigit() for part in parts[:3]):
+    if len(parts) < 4 or not all(part.isdecimal() for part in parts[:3]):
         return {"started_ms": 0, "due_ms": 0, "attempt": 0, "worker": ""}
     started, due, attempt = (int(part) for part in parts[:3])
     return {"started_ms": started, "due_ms": due, "attempt": attempt, "worker": parts[3]}

@@ -5,35 +5,30 @@ calls work in a script, in a plain interpreter and inside Jupyter's running loop
 """
 
 import asyncio
-import gc
 import threading
-import time
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final, Protocol, TypeVar
 
 import pandas as pd
 
-from app import actions, past
+from app import actions
 from app.actions import ActionReport, Actor, Connections
-from app.analyses.forecast import MINUTES, Forecast, drain_forecast
-from app.analyses.verdicts import Verdict, why_not_running
-from app.batch import Batch, into
-from app.causes import known_queues
+from app.analyses.forecast import Forecast
+from app.analyses.verdicts import Verdict
 from app.collector import Callback, Collector
 from app.connections import GONE, explained
-from app.enqueue import Enqueued, JobRequest, codec_of
-from app.errors import ActionRefused, NotFound, RedisUnavailable
-from app.explanation import Explanation, explanation
-from app.operations import Operation, read
-from app.query_plan import Ask, Plan, plan_of
-from app.reader import JobDetail, find_job, job_facts
+from app.enqueue import Enqueued, JobRequest
+from app.errors import ActionRefused, RedisUnavailable
+from app.explanation import Explanation
+from app.inquiry import PATIENCE_S, Inquiry
+from app.operations import Operation
+from app.query_plan import Ask, Plan
+from app.reader import JobDetail
 from app.settings import Settings, masked_url
 from app.snapshot import Snapshot
 
 T = TypeVar("T")
-#: s that one call may take before it is given up
-PATIENCE_S: Final = 15.0
 #: what ``act`` may be asked for: each is the action of that name
 VERBS: Final = frozenset(
     {
@@ -133,34 +128,20 @@ class Loop:
         self.loop.close()
 
 
-@contextmanager
-def uncollected() -> Iterator[None]:
-    """Look for no cyclic garbage meanwhile: a large answer holds none, and looking through it costs
-    more than reading it."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
-
-
 def connections_of(settings: Settings) -> Connections:
     """Clients of the three roles, for the loop that uses them first."""
     return Connections.of(settings, timeout_s=PATIENCE_S)
 
 
-class Direct:
+class Direct(Inquiry):
     """A deployment reached through its three Redis."""
 
     def __init__(self, settings: Settings, actor: Actor) -> None:
         self.settings = settings
         self.actor = actor
         self.where = masked_url(settings.url("queue"))
-        self._codec = codec_of(settings)
         self._collector = Collector(settings)
-        self._connections = connections_of(settings)
+        self.connections = connections_of(settings)
         self._of_pages: Connections | None = None
         self._loop = Loop()
         try:
@@ -194,104 +175,8 @@ class Direct:
         """Forget the subscriber *key*."""
         self._collector.unsubscribe(key)
 
-    # -- reading -------------------------------------------------------------------------------
-
-    def plan(self, ask: Ask) -> Plan:
-        """The commands *ask* will send."""
-        return plan_of(ask, self.snapshot, now_ms=time.time() * 1000, codec=self._codec)
-
-    def read(self, ask: Ask) -> pd.DataFrame:
-        """Send the commands of *ask* and make its frame."""
-        plan = self.plan(ask)
-        with uncollected():
-            replies = self._loop.call(self._send(plan)) if plan.steps else []
-            if plan.follow is not None:
-                plan = plan.follow(replies)
-                replies = self._loop.call(self._send(plan)) if plan.steps else []
-            if plan.make is None:
-                raise NotFound("frame", ask.what)
-            return ask.finish(plan.make(replies))
-
-    async def _send(self, plan: Plan) -> list[Any]:
-        """One round trip per Redis; what Redis refused is None."""
-        answers: dict[str, Any] = {}
-        clients = {**self._connections.queue_servers, "streams": self._connections.streams}
-        batches: dict[str, Batch] = {}
-        for number, step in enumerate(plan.steps):
-            place = self._connections.placement.server_of(step.queue) if step.queue else step.where
-            batch = batches.setdefault(place, Batch(clients[place]))
-            ask = batch.ask_bytes if step.as_bytes else batch.ask_raw
-            ask(into(answers, str(number)), *step.command)
-        try:
-            await asyncio.gather(*(batch.run() for batch in batches.values()))
-        except GONE as error:
-            raise explained(error, self.where) from error
-        return [answers.get(str(number)) for number in range(len(plan.steps))]
-
-    def job(self, queue: str, job_id: str) -> JobDetail:
-        """Everything about one job."""
-        found = self._asked(
-            find_job(self._connections, job_id, queues=[queue] if queue else [], codec=self._codec)
-        )
-        if found is None:
-            raise NotFound("job", job_id)
-        return found
-
-    def operation(self, operation_id: str) -> Operation:
-        """One bulk action."""
-        return self._asked(read(self._connections.queue, operation_id))
-
-    def explain_cause(self, fingerprint: str) -> Explanation:
-        """Shared arguments, retry odds, other queues, what changed before."""
-        made, settings = self._connections, self.settings
-
-        async def ask() -> Explanation:
-            queues = await known_queues(made, settings.queue_names)
-            return await explanation(made, settings.stream_name, queues, fingerprint)
-
-        return self._asked(ask())
-
-    def forecast(self, queue: str, workers: float | None) -> Forecast:
-        """When *queue* will be empty, with *workers* in place of those there are."""
-        found = self.snapshot.queues.to_dict("records")
-        row = next((one for one in found if one["queue"] == queue), None)
-        if row is None:
-            raise NotFound("queue", queue, [str(one["queue"]) for one in found])
-        now_ms = time.time() * 1000
-        minutes = self._asked(
-            past.history(
-                self._connections.queue,
-                queue,
-                now_ms - (MINUTES + 1) * 60_000,
-                now_ms,
-                now_ms=now_ms,
-            )
-        )
-        return drain_forecast(
-            minutes,
-            backlog=float(row["waiting"] + row["running"]),
-            workers=float(row["workers"]),
-            what_if_workers=workers,
-            slots=float(row["slots"]),
-            busy=float(row["busy"]),
-        )
-
-    def why(self, queue: str, job_id: str) -> Verdict:
-        """Why a job is not running."""
-        return why_not_running(
-            self._asked(job_facts(self._connections.holding(queue), queue, job_id))
-        )
-
-    def as_of(self, at_ms: float) -> Snapshot:
-        """The last moment stored before *at_ms*."""
-        made = self._connections
-        return self._asked(past.as_of(made.queue, made.streams, at_ms, now_ms=time.time() * 1000))
-
-    def annotations(self, start_ms: float, end_ms: float) -> pd.DataFrame:
-        """Deploys, pauses and operations of a range."""
-        return self._asked(past.annotations(self._connections.queue, start_ms, end_ms))
-
-    def _asked(self, work: Coroutine[Any, Any, T]) -> T:
+    def ask(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run *work* in the thread's loop and wait for it."""
         try:
             return self._loop.call(work)
         except GONE as error:
@@ -304,12 +189,12 @@ class Direct:
         if verb not in VERBS:
             raise ActionRefused(f"no action {verb!r}; there are {', '.join(sorted(VERBS))}")
         action: Callable[..., Coroutine[Any, Any, ActionReport]] = getattr(actions, verb)
-        return self._asked(action(self._connections, self.settings, self.actor, *given, **more))
+        return self.ask(action(self.connections, self.settings, self.actor, *given, **more))
 
     def submit(self, queue: str, requests: Sequence[JobRequest]) -> list[Enqueued]:
         """Put jobs on *queue*."""
-        return self._asked(
-            actions.submit_jobs(self._connections, self.settings, self.actor, queue, requests)
+        return self.ask(
+            actions.submit_jobs(self.connections, self.settings, self.actor, queue, requests)
         )
 
     def page_connections(self) -> Connections:
@@ -327,7 +212,7 @@ class Direct:
 
         async def end() -> None:
             await self._collector.stop()
-            await self._connections.close()
+            await self.connections.close()
 
         with suppress(RedisUnavailable):
             self._loop.call(end())

@@ -73,8 +73,11 @@ class Together:
         self.cursor = Span(dimension="height", line_width=1, line_alpha=0.5, line_color="#888888")
         self.back = CustomJS(
             args={"range": self.x_range},
-            code="range.have_updated_interactively = false; range.reset()",
+            code="range.have_updated_interactively = false; range.reset(); "
+            "dispatchEvent(new CustomEvent('arqscope:stretch'))",
         )
+        #: tells the page around the charts which stretch was brushed
+        self.brushed = CustomJS(code=_BRUSHED)
         self.marks = marks
         # models that charts of one page share: opening a page costs per model
         self.mapper = CategoricalColorMapper(
@@ -133,6 +136,7 @@ def stand(
     )
     chart.add_tools(CrosshairTool(overlay=shared.cursor))
     chart.js_on_event("doubletap", shared.back)
+    chart.js_on_event("rangesupdate", shared.brushed)
     ends = None
     if shared.ends is not None and (shared.is_first or not shared.is_live):
         invisible = Scatter(x="at", y="y", fill_alpha=0, line_alpha=0, size=1)
@@ -229,6 +233,7 @@ def paint(chart: figure, theme: Theme) -> figure:
     return chart
 
 
+_BRUSHED: Final = "dispatchEvent(new CustomEvent('arqscope:stretch', {detail: {start: cb_obj.x0, end: cb_obj.x1}}))"
 _CLOCK: Final = "hour: '2-digit', minute: '2-digit'"
 _LOCAL_TIME: Final = (
     f"return new Date(tick).toLocaleTimeString([], {{{_CLOCK}, "

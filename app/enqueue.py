@@ -92,6 +92,20 @@ class Enqueued:
     created: bool  #: False: a job or result of that id exists, nothing was changed
 
 
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One job as the script takes it."""
+
+    id: str
+    when: str  #: ms to wait, or ``@`` and the epoch ms it is due
+    ttl_ms: int  #: its payload lives beyond that
+    payload: bytes
+
+    def due_ms(self, now_ms: int) -> int:
+        """Epoch ms it is due, when it is told at *now_ms*."""
+        return int(float(self.when[1:])) if self.when[0] == "@" else now_ms + int(float(self.when))
+
+
 async def enqueue(
     redis: Redis, queue: str, request: JobRequest, *, codec: Codec | None = None
 ) -> Enqueued:
@@ -108,11 +122,15 @@ async def enqueue_many(
     redis: Redis, queue: str, requests: Iterable[JobRequest], *, codec: Codec | None = None
 ) -> list[Enqueued]:
     """Put jobs on *queue*, a script call per 500 or 4 MB; all are checked before the first is sent."""
+    return await place(redis, queue, rows_of(queue, requests, codec))
+
+
+def rows_of(queue: str, requests: Iterable[JobRequest], codec: Codec | None = None) -> list[Row]:
+    """Return *requests* as rows, ids made and payloads encoded; InvalidRequest for what cannot be."""
     _check_id("queue", queue)
     codec = codec or Codec()
     now_ms = int(time.time() * 1000)
-    ids: list[str] = []
-    rows: list[list[Any]] = []
+    rows: list[Row] = []
     for request in requests:
         job_id = request.id or secrets.token_hex(16)
         payload = codec.encode_job(
@@ -128,12 +146,16 @@ async def enqueue_many(
             else f"{request.delay_s * 1000:.0f}"
         )
         ttl = PAYLOAD_TTL_MS if request.expires_s is None else int(request.expires_s * 1000)
-        ids.append(job_id)
-        rows.append([job_id, when, ttl, payload])
+        rows.append(Row(job_id, when, ttl, payload))
+    return rows
+
+
+async def place(redis: Redis, queue: str, rows: Sequence[Row]) -> list[Enqueued]:
+    """Put *rows* on *queue*; the same again makes no second job."""
     names = [keys.totals(queue), keys.QUEUES, keys.minute_prefix(queue)]
     replies: list[int] = []
     for batch in _batches(rows):
-        flat = [item for row in batch for item in row]
+        flat = [item for row in batch for item in (row.id, row.when, row.ttl_ms, row.payload)]
         try:
             async with asyncio.timeout(ANSWER_S):
                 replies += await script(__file__, "enqueue").run(
@@ -154,19 +176,19 @@ async def enqueue_many(
             raise explained(late, _WHERE) from error
         except (RedisError, OSError) as error:
             raise explained(error, _WHERE) from error
-    return [Enqueued(job_id, bool(reply)) for job_id, reply in zip(ids, replies, strict=True)]
+    return [Enqueued(row.id, bool(reply)) for row, reply in zip(rows, replies, strict=True)]
 
 
-def _batches(rows: list[list[Any]]) -> Iterator[list[list[Any]]]:
-    """Cut *rows* (the last item of each is its payload) into what one script call may carry."""
-    batch: list[list[Any]] = []
+def _batches(rows: Sequence[Row]) -> Iterator[list[Row]]:
+    """Cut *rows* into what one script call may carry."""
+    batch: list[Row] = []
     size = 0
     for row in rows:
-        if batch and (len(batch) >= BATCH or size + len(row[-1]) > BATCH_BYTES):
+        if batch and (len(batch) >= BATCH or size + len(row.payload) > BATCH_BYTES):
             yield batch
             batch, size = [], 0
         batch.append(row)
-        size += len(row[-1])
+        size += len(row.payload)
     if batch:
         yield batch
 

@@ -204,6 +204,8 @@ class RefusalHandler(RequestHandler):
         All else is read first: a connection closed over unread bytes loses the answer.
         """
         if self._refusal.status in _EARLY or self.request.method not in _KNOWN_METHODS:
+            # what is answered before it is read ends its connection: told, so that nobody asks on it again
+            self.set_header("Connection", "close")
             self._answer()
 
     def _answer(self) -> None:

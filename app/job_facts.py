@@ -74,7 +74,7 @@ async def job_facts(redis: Redis, queue: str, job_id: str) -> JobFacts:
 
 def _attempts(text: str | None) -> tuple[int, int, int, int]:
     numbers = (text or "").partition("|")[0].split(":")
-    if len(numbers) != 4 or not all(n.isdigit() for n in numbers):
+    if len(numbers) != 4 or not all(n.isdecimal() for n in numbers):
         return 0, 0, 0, 0
     runs, errors, shutdowns, crashes = map(int, numbers)
     return runs, errors, shutdowns, crashes

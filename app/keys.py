@@ -63,6 +63,9 @@ WORKERS: Final = "arqscope:workers"
 SAMPLE: Final = "arqscope:sample"
 #: STRING: a server reads SAMPLE instead of sampling itself · collectors that follow · 10 s · one
 SAMPLE_WANTED: Final = "arqscope:sample:wanted"
+#: HASH ``queue/job id`` → JSON of a job for a queue of another queue server (``parcels``) · finish,
+#: event processor · none · carried within a second; ≤ 10,000 + 100,000 while that server is away
+PARCELS: Final = "arqscope:parcels"
 #: STREAM of what operators did · audit · none · capped
 AUDIT: Final = "arqscope:audit"
 #: HASH key id → JSON of one API key (api_keys.ApiKey) · actions · none · ≤ 1,000

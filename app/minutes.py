@@ -145,4 +145,4 @@ class Minutes:
 
 def numbers(reply: Mapping[str, Any]) -> dict[str, int]:
     """A hash of counters as integers; what is no number is passed over."""
-    return {name: int(value) for name, value in reply.items() if str(value).isdigit()}
+    return {name: int(value) for name, value in reply.items() if str(value).isdecimal()}

@@ -12,7 +12,6 @@ from enum import Enum
 from typing import Any, Final, Self
 
 from app.errors import BadPayload, InvalidRequest
-from app.placement import Placement
 from app.settings import NAME_PATTERN
 
 #: next jobs of one job, and jobs in a whole chain
@@ -104,23 +103,6 @@ def check_chain(nexts: Iterable[NextJob]) -> tuple[NextJob, ...]:
         widest = max(len(job.then) for job in level)
         level = [one for job in level for one in job.then]
     return found
-
-
-def check_placed(nexts: Iterable[NextJob], queue: str, placement: Placement) -> None:
-    """Raise InvalidRequest when a chain that begins on *queue* leaves its queue server.
-
-    A next job is made by the script that ends the job before it, and a script acts on one server.
-    """
-    home = placement.server_of(queue)
-    for name in sorted({name for name, _ in places_of(nexts, queue)}):
-        if placement.server_of(name) != home:
-            raise InvalidRequest(
-                f"then: a next job on {name!r} after a job on {queue!r} with several queue servers is "
-                f"not supported yet: they lie on {placement.server_of(name)} and {home}",
-                field="then.queue",
-                hint="place both queues on one server (REDIS_QUEUE_SHARDS), or let the job publish an "
-                "event that a trigger makes the job of",
-            )
 
 
 def root_of(job_id: str) -> str:

@@ -23,7 +23,7 @@ from app.embedded import reachable_settings
 from app.enqueue import Enqueued, JobRequest
 from app.errors import InvalidRequest
 from app.explanation import Explanation
-from app.incident import incident
+from app.incident import file_name, incident
 from app.job_view import JobView, watch
 from app.operations import Operation
 from app.query import Query, card
@@ -316,8 +316,7 @@ class Scope:
         """
         now_ms = time.time() * 1000
         start_ms, end_ms = moment("start", start, now_ms), moment("end", end, now_ms)
-        named = pd.Timestamp(start_ms, unit="ms").strftime("incident-%Y%m%d-%H%M.zip")
-        target = Path(path or named)
+        target = Path(path or file_name(start_ms))
         target.write_bytes(incident(self.deployment, start_ms, end_ms))
         return target
 

@@ -129,6 +129,7 @@ ICONS: Final[Mapping[str, str]] = {
     "note": "M8 2a6 6 0 1 0 0 12A6 6 0 0 0 8 2M8 7.5v3.5M8 5v.1",
     "more": "M6 4l4 4-4 4",
     "add": "M8 3.5v9M3.5 8h9",
+    "download": "M8 2.5v7M5 6.8l3 3 3-3M2.5 11.5v2h11v-2",
     "mark": "M2 12a6 6 0 0 1 12 0M5 12a3 3 0 0 1 6 0M8 12h.1",
 }
 

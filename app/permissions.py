@@ -65,6 +65,7 @@ POLICIES: Final = (
     _policy(rf"/queues/{_NAME}/(forecast|changes)", _READ, Access.VIEWER),
     _policy(rf"/(history|analyses)/{_NAME}", _READ, Access.VIEWER),
     _policy(r"/(annotations|foreign)", _READ, Access.VIEWER),
+    _policy(r"/incident", frozenset({"GET"}), Access.VIEWER),
     _policy(rf"/dead-letters(/{_NAME}){{0,2}}", _READ, Access.VIEWER),
     _policy(rf"/dead-letters/causes/{_NAME}/explain", _READ, Access.VIEWER),
     _policy(r"/alerts(/rules)?", _READ, Access.VIEWER),

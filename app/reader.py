@@ -120,7 +120,7 @@ def lineage_of(raw: Mapping[str, str]) -> tuple[Mapping[str, Any], ...]:
     found = []
     for name, text in raw.items():
         number = name.removeprefix("redrive:")
-        if number != name and number.isdigit():
+        if number != name and number.isdecimal():
             with contextlib.suppress(ValueError):
                 found.append({"n": int(number), **json.loads(text)})
     return tuple(sorted(found, key=lambda entry: int(entry["n"])))

@@ -242,7 +242,7 @@ def _claims_taker(reading: QueueReading) -> Callable[[Any], None]:
     def take(reply: Sequence[str]) -> None:
         for job_id, claim in zip(reply[::2], reply[1::2], strict=False):
             parts = str(claim).split(":", 3)  # started_ms:due_ms:attempt:worker
-            if len(parts) == 4 and parts[1].isdigit():
+            if len(parts) == 4 and parts[1].isdecimal():
                 reading.due_ms[job_id] = float(parts[1])
 
     return take

@@ -75,12 +75,12 @@ def watched(url: str) -> Watched:
     form = "redis+sentinel://user:password@host:26379,host:26379/master-name/0"
     if parts.scheme not in SCHEMES or not hosts or not master:
         raise SettingsError(f"a sentinel URL looks like {form}")
-    if number and not number.isdigit():
+    if number and not number.isdecimal():
         raise SettingsError(f"the database {number!r} is not a number: {form}")
     sentinels = []
     for host in hosts.split(","):
         name, _, port = host.rpartition(":") if ":" in host else (host, "", str(PORT))
-        if not name or not port.isdigit():
+        if not name or not port.isdecimal():
             raise SettingsError(f"{host!r} is not host:port: {form}")
         sentinels.append((name.strip("[]"), int(port)))
     query = dict(parse_qsl(parts.query))

@@ -46,6 +46,7 @@ from app.oauth import OAuthHandler, provider_of
 from app.origins import is_loopback
 from app.page_routes import Asset, Page, PageScript, PageSocket, close_ended, open_sockets
 from app.pages.address import paths
+from app.pages.exhibit import Exhibits
 from app.recall import Recall
 from app.settings import Settings
 from app.slow_clients import LOOK_S, Watch, allow_many_connections, bound, servers_of
@@ -85,6 +86,7 @@ class Runtime:
     listeners: Listeners
     recall: Recall
     tails: Tails
+    exhibits: Exhibits
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,14 +113,16 @@ def runtime() -> Runtime:
     keyring.preload(settings.url("queue"))
     check_access(settings, keyring)
     guard = Guard(settings, keyring=keyring)
+    recall = Recall(connections.queue, connections.streams, connections.holding)
     return Runtime(
         settings,
         connections,
         collector_for(settings),
         guard,
         Listeners(settings),
-        Recall(connections.queue, connections.streams),
+        recall,
         Tails(settings),
+        Exhibits(settings.sample_interval_s, recall),
     )
 
 
@@ -165,6 +169,8 @@ def serve(settings: Settings, seat: Seat | None = None) -> None:
         _seats.append(seat)
         host, port = "127.0.0.1", 0
     _given.append(settings)
+    # now, not in the hooks: Panel and Bokeh speak before those run
+    logs.configure(settings.log_level, settings.log_format, settings.secrets())
     arguments = ["serve", str(DASHBOARD), "--port", str(port), "--address", host]
     if settings.prefix:
         arguments += ["--prefix", settings.prefix]
@@ -299,6 +305,9 @@ def begin(shared: Runtime) -> None:
         receivers += [Receiver(seat.channel, server, stop) for server in _servers]
     for receiver in receivers:
         receiver.start()
+    if _given:
+        where = f"{settings.queue_ui_host}:{settings.queue_ui_port}{settings.prefix}{PAGE}"
+        log.info("serving", extra={"url": f"http://{where}"})
     if shared.guard.is_open:
         log.warning("no key: open to everyone on this machine, closed to all others")
 

@@ -99,7 +99,7 @@ def _undelivered_taker(reading: StreamReading, stream: str, group: str) -> Calla
 def id_ms(entry_id: str) -> float:
     """Milliseconds of a stream id; 0 when it is not one."""
     head = str(entry_id).partition("-")[0]
-    return float(head) if head.isdigit() else 0.0
+    return float(head) if head.isdecimal() else 0.0
 
 
 def event_row(entry_id: str, fields: Mapping[str, str]) -> dict[str, Any]:

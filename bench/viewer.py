@@ -18,6 +18,13 @@ _LOADED = (
     '{"events":[{"kind":"MessageSent","msg_type":"bokeh_event","msg_data":'
     '{"type":"event","name":"document_ready","values":{"type":"map"}}}]}'
 )
+#: the page's component, whose script says hello
+_SCREEN = re.compile(r'"name":"panel\.models\.esm\.ReactiveESM","id":"([^"]+)"')
+_HELLO = (
+    '{"events":[{"kind":"MessageSent","msg_type":"bokeh_event","msg_data":'
+    '{"type":"event","name":"data_event","values":{"type":"map","entries":[["model",{"id":"%s"}],'
+    '["data",{"type":"map","entries":[["intent","hello"],["theme","light"],["refresh","%s"]]}]]}}}]}'
+)
 
 
 @dataclass
@@ -32,6 +39,7 @@ class Viewer:
     bytes_in: int = 0
     largest: int = 0
     opened_s: float = 0.0  #: from asking for the page to having the document
+    _screen: str = ""
     _reading: asyncio.Task[None] | None = None
     _ready: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -57,6 +65,8 @@ class Viewer:
         await asyncio.wait_for(self._ready.wait(), 30)
         self.opened_s = time.monotonic() - began
         await self._say("PATCH-DOC", _LOADED)  # Panel sends nothing before
+        refresh = self.cookies.get("arqscope_refresh", "")
+        await self._say("PATCH-DOC", _HELLO % (self._screen, refresh))
         if not read:
             self._reading.cancel()
         return self
@@ -74,6 +84,10 @@ class Viewer:
             self.bytes_in += size
             self.largest = max(self.largest, size)
             if isinstance(message, str) and '"roots"' in message:
+                found = _SCREEN.search(message)
+                if found is None:
+                    raise AssertionError("the document holds no screen")
+                self._screen = found[1]
                 self._ready.set()
                 continue
             for taken in _TAKEN.findall(message) if isinstance(message, str) else ():

@@ -146,7 +146,7 @@ def minute_values(minutes: Sequence[Mapping[str, str]]) -> Values:
             kind, count = rest[-1:], int(text)
             if kind == "o":
                 outcomes[last] = outcomes.get(last, 0) + count
-            elif kind in buckets and last.isdigit():
+            elif kind in buckets and last.isdecimal():
                 buckets[kind][int(last)] = buckets[kind].get(int(last), 0) + count
     failed = outcomes.get("dead", 0) + outcomes.get("retry", 0)
     total = failed + outcomes.get("complete", 0)

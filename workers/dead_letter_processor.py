@@ -16,7 +16,7 @@ from typing import Any, Final
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from app import causes, keys, logs, redrive
+from app import causes, keys, logs, parcels, redrive
 from app.alert_rules import AlertRule, load_alert_rules
 from app.causes import Standing
 from app.connections import Connections, connect, shards_of
@@ -42,6 +42,7 @@ log = logging.getLogger("arqscope.dead_letters")
 
 ROLE: Final = "dead-letters"
 ROUND_S: Final = 1.0
+CARRY_S: Final = 0.25  #: between two looks for jobs on their way to another queue server
 LEASE_MS: Final = 10_000  #: ten rounds: a slow Redis must not change the leader
 PAGES_A_ROUND: Final = 50  #: per source, so that a storm on one does not keep the others waiting
 CHORES_S: Final = 10.0  #: between two looks for lost retries and for letters past retention
@@ -380,6 +381,11 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
     sender = Sender(settings.alert_host_list)
     deliveries = Deliveries(connections.cache, channels, sender, lambda: processor.leads)
     beside = [asyncio.create_task(one.watch(), name="alert-watch") for one in processors]
+    if connections.shards:
+        beside += [
+            asyncio.create_task(_carry(connections, one), name=f"carry {one.server}")
+            for one in processors
+        ]
     if channels:
         beside.append(asyncio.create_task(deliveries.run(), name="alert-deliveries"))
     runner = OperationRunner(connections)
@@ -404,6 +410,20 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         await sender.close()
         await heartbeat.stop()
         await connections.close()
+
+
+async def _carry(connections: Connections, processor: DeadLetterProcessor) -> None:
+    """While *processor* leads on its server, bring that server's parcels to the others, until cancelled."""
+    while True:
+        try:
+            if processor.leads:
+                await parcels.carry(connections, processor.server)
+        except (ArqscopeError, RedisError, OSError) as error:
+            log.warning(
+                "parcels not carried",
+                extra={"server": processor.server, "error": safe_str(error, 200)},
+            )
+        await asyncio.sleep(CARRY_S)
 
 
 def _together(processors: Sequence[DeadLetterProcessor]) -> Mapping[str, Any]:

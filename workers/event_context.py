@@ -9,13 +9,14 @@ from typing import Any, Final
 
 from redis.exceptions import RedisError
 
-from app import audit, keys
+from app import audit, keys, parcels
 from app.connections import Connections, explained
-from app.enqueue import Enqueued, JobRequest, enqueue
+from app.enqueue import Enqueued, JobRequest, place, rows_of
+from app.errors import RedisRefused, RedisUnavailable
 from app.events import Event, NewEvent, check_text
-from app.next_jobs import check_placed
 from app.notifications import notification, send
 from app.payload import MAX_CID_CHARS, Codec
+from app.placement import HOME
 from app.publisher import Publisher
 from app.scripts import script
 
@@ -38,6 +39,22 @@ class Effects:
         self.connections = connections
         self.codec = codec
         self.publisher = Publisher(streams, cache, stream=stream, source="event-processor")
+
+    async def enqueue(self, queue: str, request: JobRequest) -> Enqueued:
+        """Put one job on *queue*; while a further queue server is away, write it down at home.
+
+        So an event for its queues holds up no other; the job has its id, and is carried when it is back.
+        """
+        where = self.connections
+        rows = rows_of(queue, [request], self.codec)
+        try:
+            return (await place(where.holding(queue), queue, rows))[0]
+        except (RedisUnavailable, RedisRefused):
+            if where.placement.server_of(queue) == HOME:
+                raise
+            if not await parcels.post(where.queue, queue, rows):
+                raise
+            return Enqueued(rows[0].id, created=True)
 
 
 class EventContext:
@@ -75,9 +92,7 @@ class EventContext:
             correlation_id=self.event.trace_id[:MAX_CID_CHARS],
             **options,
         )
-        check_placed(request.then, queue, self._effects.connections.placement)
-        redis = self._effects.connections.holding(queue)
-        return await enqueue(redis, queue, request, codec=self._effects.codec)
+        return await self._effects.enqueue(queue, request)
 
     async def publish(
         self, event_type: str, data: Any = None, *, user_id: str = "", workspace_id: str = ""

@@ -28,7 +28,7 @@ def ttl_ms(worker: "Worker", run: Run) -> int:
         seconds = seconds if function.keep_result_s is None else function.keep_result_s
     elif function is not None:
         seconds = seconds if function.keep_result_s is None else function.keep_result_s
-        if run.claim.id.rpartition(":")[2].isdigit():  # one tick of a unique cron
+        if run.claim.id.rpartition(":")[2].isdecimal():  # one tick of a unique cron
             seconds = max(seconds or 0, TICK_KEPT_S)
     if forever:
         return -1

@@ -8,7 +8,7 @@ from typing import Any, Final
 from app import keys
 from app.enqueue import PAYLOAD_TTL_MS
 from app.errors import ArqscopeError, PermanentError
-from app.next_jobs import RESULT, NextJob, check_placed, next_id, root_of
+from app.next_jobs import RESULT, NextJob, next_id, root_of
 from app.payload import MAX_CID_CHARS, Codec, JobPayload
 from app.placement import AT_HOME, Placement
 
@@ -31,9 +31,8 @@ def encoded(
     """
     try:
         nexts = [*(NextJob.from_wire(raw) for raw in job.options.get("then", ())), *added]
-        check_placed(nexts, queue, placement)
         made = [
-            _row(job_id, number, queue, job, one, result, codec or Codec())
+            _row(job_id, number, queue, job, one, result, codec or Codec(), placement)
             for number, one in enumerate(nexts, 1)
         ]
     except (ArqscopeError, TypeError) as error:
@@ -49,6 +48,7 @@ def _row(
     one: NextJob,
     result: Any,
     codec: Codec,
+    placement: Placement,
 ) -> dict[str, Any]:
     name = one.queue or queue
     options: dict[str, Any] = {
@@ -64,7 +64,10 @@ def _row(
         enqueued_ms=int(time.time() * 1000),
         options=options,
     )
+    is_away = placement.server_of(name) != placement.server_of(queue)
     return {
+        # a queue of another server: the script writes a parcel instead of the job
+        **({"parcel": keys.PARCELS} if is_away else {}),
         "id": next_id(job_id, number),
         "queue": name,
         "payload": payload.decode("ascii"),

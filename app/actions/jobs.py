@@ -12,7 +12,7 @@ from app import keys
 from app.actions.asking import ActionReport, Actor, Connections, asked, check_queue, permit
 from app.enqueue import MAX_DELAY_S, Enqueued, JobRequest, codec_of, enqueue_many
 from app.errors import ActionRefused, InvalidRequest, NotFound, UnknownFunction
-from app.next_jobs import check_placed, places_of
+from app.next_jobs import places_of
 from app.payload import safe_str
 from app.scripts import script
 from app.settings import Settings
@@ -61,8 +61,6 @@ async def _check_next(
     connections: Connections, settings: Settings, queue: str, requests: Sequence[JobRequest]
 ) -> None:
     """Refuse next jobs (``then``) on queues nobody knows, or of names their workers do not."""
-    for request in requests:
-        check_placed(request.then, queue, connections.placement)
     places = {place for r in requests if r.then for place in places_of(r.then, queue)}
     for name in sorted({name for name, _ in places}):
         await check_queue(connections, settings, name)

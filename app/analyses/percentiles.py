@@ -48,7 +48,7 @@ def split_minute(fields: Mapping[str, int], function: str | None = None) -> Minu
             counts.outcomes[rest] = counts.outcomes.get(rest, 0) + count
         elif kind == "a" and rest == "accepted":
             counts.accepted += count
-        elif kind in _KINDS and rest.isdigit():
+        elif kind in _KINDS and rest.isdecimal():
             target: dict[int, int] = getattr(counts, _KINDS[kind])
             target[int(rest)] = target.get(int(rest), 0) + count
     return counts

@@ -1,5 +1,6 @@
 """The API as one FastAPI application; the server mounts it behind its guard."""
 
+import asyncio
 from typing import Any, Final
 
 from fastapi import FastAPI
@@ -18,6 +19,7 @@ from app.api import (
     frames,
     health,
     history,
+    incidents,
     jobs,
     letters,
     metrics,
@@ -49,6 +51,7 @@ MODULES: Final[tuple[Any, ...]] = (
     notifications,
     frames,
     history,
+    incidents,
     analyses,
     audit,
     metrics,
@@ -97,6 +100,7 @@ def create_api(runtime: Runtime) -> FastAPI:
     )
     app.state.runtime = runtime
     app.state.examined = Answers(1)
+    app.state.incidents = asyncio.Lock()
     app.add_middleware(_RequestId)
     answer_errors(app)
     for module in MODULES:

@@ -140,8 +140,9 @@ class StrictRoute(APIRoute):
     """A route whose JSON body is read by ``parse``."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Wrap FastAPI's handler: bound the body, require JSON, parse strictly."""
+        """Wrap FastAPI's handler: bound the body, require JSON, parse strictly, where none is read too."""
         handler = super().get_route_handler()
+        takes_body = self.body_field is not None
 
         async def strict(request: Request) -> Response:
             asked = _StrictRequest(request.scope, request.receive)
@@ -157,6 +158,8 @@ class StrictRoute(APIRoute):
                         f"the body is declared as {kind[:60] or 'nothing'}, not as JSON",
                         "send the header Content-Type: application/json",
                     )
+                if body and not takes_body and await asked.json() not in (None, {}):
+                    raise RefusedBody(422, "invalid", "this address takes no body", "send none")
                 key = request.headers.get("idempotency-key")
                 if key is not None:
                     return await _once(asked, handler, key, body)

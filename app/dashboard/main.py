@@ -10,7 +10,6 @@ from typing import Any, cast
 
 import panel as pn
 from bokeh.models import CustomJS
-from bokeh.themes import Theme
 
 from app.pages.address import address_of
 from app.pages.document import TEMPLATE, first_paint
@@ -32,19 +31,6 @@ window.__arqscope_reload = setInterval(async () => {
 }, 1000)
 """
 
-#: names what ``charts`` paints itself, so that a theme of Bokeh leaves it alone
-_OWN_CHARTS = Theme(
-    json={
-        "attrs": {
-            "Figure": {"outline_line_color": None},
-            "Axis": {"minor_tick_line_color": None},
-            "Legend": {"border_line_color": None},
-            "Title": {"text_font_style": "normal"},
-            "Grid": {"minor_grid_line_color": None},
-        }
-    }
-)
-
 
 def page() -> Visit:
     """Build the page of one viewer."""
@@ -65,11 +51,11 @@ def page() -> Visit:
         is_open=shared.guard.is_open,
         recall=shared.recall,
         tails=shared.tails,
+        exhibits=shared.exhibits,
         refresh_s=int(refresh) if is_known else DEFAULT_S,
         theme=theme if theme in ("light", "dark") else "auto",
     )
     doc.js_on_event("connection_lost", CustomJS(code=_RELOAD))
-    doc.theme = _OWN_CHARTS
     return visit
 
 
@@ -79,7 +65,7 @@ try:
     shown.servable(title=shown.screen.title)
     document = cast(Any, pn.state.curdoc)
     document.template = TEMPLATE
-    document.template_variables["first"] = first_paint(shown.screen, len(shown.gallery.figures))
+    document.template_variables["first"] = first_paint(shown.screen)
 except Exception as error:
     log.exception("the page cannot be made")
     layout.pane.HTML(

@@ -81,6 +81,7 @@ class Queues:
     foreign: list[str] = field(default_factory=list)
     now_ms: int = 0
     server: str = HOME
+    parcels: int = 0  #: jobs that wait here to be carried to another queue server
     misplaced: list["Misplaced"] = field(default_factory=list)
 
 
@@ -115,6 +116,7 @@ async def look_at(redis: Redis, settings: Settings, server: str = HOME) -> Queue
             queues[worker.source].workers.append(worker)
     found = Queues(queues=list(queues.values()), foreign=foreign, now_ms=now_ms, server=server)
     await _shared(redis, found)
+    found.parcels = int(await _count(redis.hlen(keys.PARCELS)))
     elsewhere = {*settings.queue_names, *listed} - {*declared, *registered}
     found.misplaced = await _misplaced(redis, sorted(elsewhere)[:_QUEUES_AT_MOST], placement)
     return found
@@ -138,6 +140,10 @@ async def _misplaced(redis: Redis, names: list[str], placement: Placement) -> li
         for name in names
     ]
     return [one for one in found if one.jobs or one.letters]
+
+
+async def _count(reply: Any) -> Any:
+    return await reply
 
 
 async def _members(redis: Redis, key: str) -> set[Any]:
@@ -284,6 +290,14 @@ def _leftovers(found: Queues) -> Iterator[Finding]:
             evidence=f"{found.stale_aborts:,} older than 1 h, the oldest {age_h:.0f} h"
             + (f"; {len(hit)} of them waits now: {_some(hit)}" if hit else ""),
             remedy="our workers remove them; with stock workers: ZREMRANGEBYSCORE arq:abort 2 <ms, an hour ago>",
+        )  # fmt: skip
+    if found.parcels:
+        yield Finding(
+            hazard="parcels", severity=Severity.WARNING if found.parcels > 1_000 else Severity.NOTICE,
+            where=f"redis {found.server}",
+            sentence="Jobs for queues of another queue server wait to be carried there.",
+            evidence=f"{found.parcels:,} on {found.server}",
+            remedy="normal for a moment; else see that the other server and arqscope dead-letters run",
         )  # fmt: skip
     if found.results_forever:
         yield Finding(

@@ -407,7 +407,7 @@ def _too_old(version: str, info: Mapping[str, Any]) -> str | None:
     if "valkey_version" in info or info.get("server_name") == "valkey":
         return None
     parts = version.split(".")
-    if len(parts) < 3 or not all(part.isdigit() for part in parts[:3]):
+    if len(parts) < 3 or not all(part.isdecimal() for part in parts[:3]):
         return None
     major, minor, patch = (int(part) for part in parts[:3])
     floor = FIXED.get((major, minor))

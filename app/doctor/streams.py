@@ -168,4 +168,4 @@ def _group(stream: Stream, group: Group) -> Iterator[Finding]:
 
 def _number(entry_id: str) -> tuple[int, int]:
     ms, _, rest = entry_id.partition("-")
-    return (int(ms), int(rest or 0)) if ms.isdigit() else (0, 0)
+    return (int(ms), int(rest or 0)) if ms.isdecimal() else (0, 0)

@@ -3,12 +3,12 @@
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from app import palette
 from app.pages.address import href
+from app.pages.made import once
 from app.pages.markup import Html, button, figure, icon, link, records, sparkline, tag
-from app.pages.summary import is_idle, lost_queues, per_minute
+from app.pages.summary import is_idle, lost_queues, minute_of, since
 from app.palette import JOB_LOOK
 from app.records import JobState
 from app.snapshot import Snapshot
@@ -110,27 +110,32 @@ def _count(queue: str, state: JobState, value: float) -> Html:
 
 def activity_line(snapshot: Snapshot, queue: str, row_number: int) -> Html | None:
     """Done per second of the last ten minutes, as a line; none where nothing was sampled."""
-    history = snapshot.history
-    mine = history[(history["queue"] == queue)]
-    mine = mine[mine["at"] > snapshot.taken_at - pd.Timedelta(seconds=SPARK_S)]
-    step = SPARK_S / SPARK_POINTS
-    ages = (snapshot.taken_at - mine["at"]).dt.total_seconds().to_numpy()
-    places = np.clip(SPARK_POINTS - 1 - (ages // step).astype(int), 0, SPARK_POINTS - 1)
-    values = mine["complete_per_s"].to_numpy("float64")
-    known = ~np.isnan(values)
-    sums = np.bincount(places[known], values[known], SPARK_POINTS)
-    counts = np.bincount(places[known], minlength=SPARK_POINTS)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        means = np.where(counts > 0, sums / counts, np.nan)
-    if not counts.any():
+    means = once(snapshot, ("activity",), lambda: _activity(snapshot)).get(queue)
+    if means is None:
         return None
     tone = f"--tone:var(--s-{row_number % len(palette.SERIES)})"
     line = sparkline(means, f"Done per second in {queue}, last 10 minutes")
     return tag("div", line, style=tone, title="done per second, last 10 min", class_="spark-box")
 
 
+def _activity(snapshot: Snapshot) -> dict[str, list[float]]:
+    """Queue → means of its samples, a step of the line each; a step without one is NaN."""
+    rows = since(snapshot.history, snapshot.taken_at, SPARK_S)
+    values = rows["complete_per_s"].to_numpy("float64")
+    known = ~np.isnan(values)
+    ages = (snapshot.taken_at - rows["at"]).dt.total_seconds().to_numpy()[known]
+    places = SPARK_POINTS - 1 - (ages // (SPARK_S / SPARK_POINTS)).astype(int)
+    places = np.clip(places, 0, SPARK_POINTS - 1)
+    names, codes = np.unique(rows["queue"].to_numpy(object)[known], return_inverse=True)
+    cells, size = codes * SPARK_POINTS + places, len(names) * SPARK_POINTS
+    with np.errstate(invalid="ignore", divide="ignore"):
+        means = np.bincount(cells, values[known], size) / np.bincount(cells, minlength=size)
+    shaped = means.reshape(len(names), SPARK_POINTS)
+    return {str(name): shaped[n].tolist() for n, name in enumerate(names)}
+
+
 def _facts(snapshot: Snapshot, row: dict[str, Any]) -> Html:
-    minute = per_minute(snapshot.history, snapshot.taken_at, str(row["queue"]))
+    minute = minute_of(snapshot, str(row["queue"]))
     about = "≈ " if minute.is_estimate and minute.complete == minute.complete else ""
     shown = (
         palette.rate(minute.complete) if minute.complete < 10 else palette.count(minute.complete)

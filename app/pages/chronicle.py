@@ -10,7 +10,7 @@ from app import palette
 from app.analyses.deploys import told_once
 from app.charts import METRICS
 from app.frames import empty_frame
-from app.pages import time_tools, travel
+from app.pages import stretch, time_tools, travel
 from app.pages.address import Address
 from app.pages.markup import (
     Html,
@@ -121,8 +121,15 @@ def _choices(scene: Scene) -> Html:
     return time_tools.tools(
         form,
         time_tools.ranges(address, tuple(RANGES), usual=USUAL, live=False),
+        tag("span", stretch.bundle(_stretch(scene), name if name in queues else ""), class_="end"),
         time_tools.by_itself(names, address),
     )
+
+
+def _stretch(scene: Scene) -> stretch.Stretch:
+    now_ms = scene.snapshot.taken_at.timestamp() * 1000
+    window = _window(scene.address, now_ms)
+    return stretch.Stretch(window.start_ms, window.end_ms)
 
 
 def _note(scene: Scene) -> Html:

@@ -33,10 +33,11 @@ _THEME: Final = Html(
 )
 
 
-def first_paint(screen: Screen, charts: int) -> Html:
-    """The page as a picture: what the screen shows now, without its script; *charts* are empty boxes."""
-    boxes = tag("div", [tag("div", class_="panel", style="height:236px") for _ in range(charts)],
-                class_="charts-first") if charts else Html("")  # fmt: skip
+def first_paint(screen: Screen) -> Html:
+    """The page as a picture: what the screen shows now, without its script; charts are empty boxes."""
+    charts = screen.boxes
+    boxes = tag("div", [tag("div", class_="panel chart-box") for _ in range(charts)],
+                class_="charts-row") if charts else Html("")  # fmt: skip
 
     def part(name: str) -> Html:
         return tag("div", Html(getattr(screen, name)), class_=f"part-{name}")

@@ -44,6 +44,8 @@ def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
 
 def join(*children: object) -> Html:
     """Children one after the other; None and False are nothing, iterables are flattened."""
+    if len(children) == 1 and type(children[0]) is Html:
+        return children[0]  # the same object: who compares it with itself is done at once
     parts: list[str] = []
     for child in children:
         if child is None or child is False:

@@ -8,7 +8,7 @@ from app.pages.address import Address, href
 from app.pages.jobs import Found, chosen_state
 from app.pages.markup import Html, button, figure, heading, icon, join, link, panel, records, tag
 from app.pages.scene import Page, Reach, Scene
-from app.pages.summary import is_idle, per_minute
+from app.pages.summary import is_idle, minute_of
 from app.palette import PAUSED_LOOK
 
 CHARTS: Final = ("throughput", "backlog", "wait", "run")
@@ -81,7 +81,7 @@ def _warning(queue: dict[str, Any]) -> Html | None:
 
 def _figures(scene: Scene, queue: dict[str, Any]) -> Html:
     name = str(queue["queue"])
-    minute = per_minute(scene.snapshot.history, scene.now, name)
+    minute = minute_of(scene.snapshot, name)
     about = "≈ " if minute.is_estimate and minute.complete == minute.complete else ""
     oldest = palette.duration(queue["oldest_wait_s"]) if queue["waiting"] else "none waits"
 

@@ -82,6 +82,58 @@ function age(seconds, coarse) {
   return `${Math.floor(s / 86400)} d ${two(Math.floor(s % 86400 / 3600))} h`
 }
 
+function paired(list) {
+  const said = {}
+  for (let n = 0; n < list.length; n += 2) said[list[n]] = list[n + 1]
+  return said
+}
+
+// the charts of a served page: a document of their own, given as text, then changed like everybody's
+function row(count) {
+  const made = document.createElement("div")
+  made.className = "charts-row"
+  for (let n = 0; n < count; n++) {
+    const box = document.createElement("div")
+    box.className = "panel chart-box"
+    made.append(box)
+  }
+  return made
+}
+
+function hanger(place, ready) {
+  let hung = null
+  const take = () => {
+    if (!hung) return
+    const number = Bokeh.documents.indexOf(hung)
+    if (number >= 0) Bokeh.documents.splice(number, 1)
+    hung.clear()
+    hung = null
+  }
+  const show = async (text) => {
+    if (!text) {
+      take()
+      place.replaceChildren()
+      return
+    }
+    const made = JSON.parse(text)
+    const ids = made.roots.map((root) => root.id)
+    let boxes = place.querySelector(".charts-row")
+    if (hung || boxes?.children.length !== ids.length) boxes = row(ids.length)
+    take()
+    if (!boxes.isConnected) place.replaceChildren(boxes)
+    const roots = Object.fromEntries(ids.map((id, n) => [id, boxes.children[n]]))
+    const [views] = await Bokeh.embed.embed_items({charts: made}, [{docid: "charts", root_ids: ids, roots}])
+    hung = views.roots[0].model.document
+  }
+  let last = Promise.resolve()
+  return (said) => {
+    last = last.then(async () => {
+      if ("charts" in said) await show(said.charts)
+      if ("changes" in said && hung) for (const change of JSON.parse(said.changes)) hung.apply_json_patch(change)
+    }).catch((error) => console.error("charts:", error)).then(ready)
+  }
+}
+
 export function render({model}) {
   const root = document.createElement("div")
   root.className = "section frame"
@@ -103,6 +155,7 @@ export function render({model}) {
   charts.className = "part-charts"
   const drawn = model.get_child("charts")
   if (drawn) charts.append(drawn)
+  if (model.boxes) charts.append(row(model.boxes))
   main.append(make("strip", "div"), make("above", "div"), charts, make("below", "div"), make("foot", "div"))
   root.append(skip, make("head", "header"), make("rail", "div"), main, make("dialog", "div"), make("notices", "div"))
   root.dataset.served = model.served
@@ -124,8 +177,10 @@ export function render({model}) {
     }
   }
 
+  const told = {} // what a served page was told since it was loaded, by name
+  const shown = (name) => name in told ? told[name] : model[name]
   const draw = (name) => {
-    stencil.innerHTML = model[name]
+    stencil.innerHTML = shown(name)
     patch(part[name], stencil.content)
     if (name === "dialog") showDialog()
     if (name === "foot") {
@@ -163,8 +218,13 @@ export function render({model}) {
     if (!replace) scrollTo({top: 0})
   }
   if (model.served) addEventListener("popstate", () => tell(location))
-  const mark = () => { root.dataset.page = model.place }
-  const entitle = () => { if (model.served && model.title) document.title = model.title }
+  let stretching = 0 // a brush tells of every linked chart: the last one counts
+  if (model.served) addEventListener("arqscope:stretch", ({detail}) => {
+    clearTimeout(stretching)
+    stretching = setTimeout(() => send("stretch", null, detail ?? {}), 150)
+  })
+  const mark = () => { root.dataset.page = shown("place") }
+  const entitle = () => { if (model.served && shown("title")) document.title = shown("title") }
 
   // -- dialogs -----------------------------------------------------------------------------------
   let opener = null
@@ -206,6 +266,7 @@ export function render({model}) {
       visit(link.getAttribute("href"))
       return
     }
+    if (link?.hasAttribute("download")) busy(link)
     if (event.target.closest("[data-menu]")) {
       root.classList.toggle("rail-open")
       return
@@ -311,10 +372,21 @@ export function render({model}) {
   scheme.addEventListener("change", () => { if (!remembered("theme")) hello() })
   const seen = () => send("seen", null, {value: !document.hidden})
   if (model.served) document.addEventListener("visibilitychange", seen)
-  model.on("msg:custom", (said) => {
+  const ready = () => document.getElementById("first")?.remove()
+  const hang = hanger(charts, ready)
+  model.on("msg:custom", (data) => {
+    const said = Array.isArray(data) ? paired(data) : data
+    for (const [name, value] of Object.entries(said)) {
+      if (PARTS.includes(name) || name === "title" || name === "place") told[name] = value
+    }
+    if ("charts" in said || "changes" in said) hang(said)
+    if ("place" in said) mark()
+    if ("title" in said) entitle()
+    for (const name of PARTS) if (name in said) draw(name)
     if (said.theme) remember("theme", said.theme)
     if (said.go) visit(said.go)
   })
-  if (model.served) requestAnimationFrame(() => document.getElementById("first")?.remove())
+  if (model.served && !model.boxes) requestAnimationFrame(ready)
+  else if (model.served) setTimeout(ready, 4000) // charts that do not come hold nothing back
   return root
 }

@@ -13,6 +13,7 @@ import param
 
 from app.pages import design
 from app.pages.markup import Html, join
+from app.pages.wire import Wire
 
 Intent = Mapping[str, Any]
 
@@ -40,6 +41,7 @@ class Screen(pn.custom.JSComponent):
     place = param.String(default="", doc="Which page is shown: set together with its content.")
     title = param.String(default="", doc="The title of the browser's tab.")
     served = param.Boolean(default=False, doc="Whether the page has an address of its own.")
+    boxes = param.Integer(default=0, doc="How many charts a served page is about to be given.")
 
     _esm: ClassVar[Path] = Path(__file__).parent / "screen.js"
     _stylesheets: ClassVar[list[str]] = [design.stylesheet()]
@@ -49,17 +51,51 @@ class Screen(pn.custom.JSComponent):
             **{"sizing_mode": "stretch_width", "margin": 0, **more}
         )
         self._handle = handle
+        #: of a served page; without one parts are properties, as a notebook needs them
+        self.wire: Wire | None = None
+        self._told: dict[str, str] | None = (
+            None  #: what its browser has; None: it has not said hello
+        )
 
-    def put(self, **parts: object) -> None:
-        """Show *parts*; nothing is sent of those that are shown already."""
-        made = {name: str(join(content)) for name, content in parts.items()}
-        changed = {name: html for name, html in made.items() if getattr(self, name) != html}
-        if changed:
-            self.param.update(**changed)
+    def put(
+        self, *, title: str, place: str, charts: Mapping[str, str] | None = None, **parts: object
+    ) -> bool:
+        """Show *parts*; of what is shown already nothing is sent. *charts* go to a served page only.
 
-    def tell(self, **said: object) -> None:
+        False: its browser has not taken yet what it was told last, and is told nothing.
+        """
+        made: dict[str, str] = {name: join(content) for name, content in parts.items()}
+        made |= {"title": title, "place": place}
+        if self._told is None or self.wire is None:
+            changed = {name: text for name, text in made.items() if getattr(self, name) != text}
+            if changed:
+                self.param.update(**{name: str(text) for name, text in changed.items()})
+            return True
+        if self.wire.is_busy:
+            return False
+        told = self._told
+        changed = {name: text for name, text in made.items() if told[name] != text}
+        told |= changed
+        if changed or charts:
+            self.wire.send({**changed, **(charts or {})})
+        return True
+
+    def greet(self) -> None:
+        """The browser shows what the document held: from now on it is told what is different."""
+        if self.wire is not None:
+            self._told = {name: getattr(self, name) for name in (*PARTS, "title", "place")}
+
+    @property
+    def is_greeted(self) -> bool:
+        """Whether there is a browser that can be told something."""
+        return self._told is not None
+
+    def tell(self, **said: str) -> None:
         """Tell the browser something that is not shown, such as a theme to remember."""
-        self._send_msg(said)
+        if self.wire is None or self._told is None:
+            self._send_msg(said)
+        else:
+            self.wire.send(said)
 
     def html(self) -> str:
         """All that is shown, one part after the other."""

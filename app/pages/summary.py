@@ -1,13 +1,15 @@
 """What a snapshot adds up to: totals, the last minute, and whether all is well. Pure."""
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 import pandas as pd
 
 from app import palette
+from app.pages.made import once
 from app.palette import Verdict
 from app.placement import HOME
 from app.snapshot import Snapshot
@@ -40,6 +42,9 @@ class PerMinute:
     def is_estimate(self) -> bool:
         """Whether less than the whole minute was seen."""
         return self.spans_s < MINUTE_S * 0.9
+
+
+_NOTHING: Final = PerMinute(math.nan, math.nan, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,26 +120,66 @@ def total(values: pd.Series) -> float:
 
 def per_minute(history: pd.DataFrame, now: pd.Timestamp, queue: str | None = None) -> PerMinute:
     """Runs in the minute before *now*, of one *queue* or of all; unknown samples are left out."""
-    nothing = PerMinute(float("nan"), float("nan"), 0.0)
-    if history.empty:
-        return nothing
-    recent = history[history["at"] > now - pd.Timedelta(seconds=MINUTE_S)]
-    if queue is not None:
-        recent = recent[recent["queue"] == queue]
-    known = recent[recent["complete_per_s"].notna()]
-    if known.empty:
-        return nothing
-    by_queue = known.groupby("queue", observed=True)[["complete_per_s", "failed_per_s"]].mean()
-    added = by_queue.sum(skipna=False) * MINUTE_S
-    step_s = float(history.attrs.get("step_s", 1))  # stored minutes, where the page is of the past
-    spans = (known["at"].iloc[-1] - known["at"].iloc[0]).total_seconds() + step_s
-    return PerMinute(
-        float(added["complete_per_s"]), float(added["failed_per_s"]), min(spans, MINUTE_S)
+    of_all, of_each = _minutes(history, now)
+    return of_all if queue is None else of_each.get(queue, _NOTHING)
+
+
+def minute_of(snapshot: Snapshot, queue: str | None = None) -> PerMinute:
+    """``per_minute`` of *snapshot*, counted once for all queues."""
+    counted: tuple[PerMinute, Mapping[str, PerMinute]] = once(
+        snapshot, ("minutes",), lambda: _minutes(snapshot.history, snapshot.taken_at)
     )
+    of_all, of_each = counted
+    return of_all if queue is None else of_each.get(queue, _NOTHING)
+
+
+def _minutes(history: pd.DataFrame, now: pd.Timestamp) -> tuple[PerMinute, Mapping[str, PerMinute]]:
+    """Of all queues together, and of each."""
+    rows = since(history, now, MINUTE_S)
+    complete = rows["complete_per_s"].to_numpy("float64")
+    known = ~np.isnan(complete)
+    if not known.any():
+        return _NOTHING, {}
+    complete, failed = complete[known], rows["failed_per_s"].to_numpy("float64")[known]
+    at = rows["at"].to_numpy("datetime64[us]").astype("int64")[known]
+    names, codes = np.unique(rows["queue"].to_numpy(object)[known], return_inverse=True)
+    told = ~np.isnan(failed)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        completes = np.bincount(codes, complete) / np.bincount(codes) * MINUTE_S
+        fails = (
+            np.bincount(codes[told], failed[told], len(names))
+            / np.bincount(codes[told], minlength=len(names))
+            * MINUTE_S
+        )
+    first, last = np.full(len(names), at.max()), np.full(len(names), at.min())
+    np.minimum.at(first, codes, at)
+    np.maximum.at(last, codes, at)
+    step_s = float(history.attrs.get("step_s", 1))  # stored minutes, where the page is of the past
+
+    def spans_s(begin: int, end: int) -> float:
+        return min((end - begin) / 1e6 + step_s, MINUTE_S)
+
+    of_each = {
+        str(name): PerMinute(float(completes[n]), float(fails[n]), spans_s(first[n], last[n]))
+        for n, name in enumerate(names)
+    }
+    spans = spans_s(at[0], at[-1])
+    return PerMinute(float(completes.sum()), float(fails.sum()), spans), of_each
+
+
+def since(history: pd.DataFrame, now: pd.Timestamp, span_s: float) -> pd.DataFrame:
+    """The rows of *history*, which is in order of time, of the *span_s* before *now*."""
+    at = history["at"].to_numpy("datetime64[us]").astype("int64")
+    limit = int((now - pd.Timedelta(seconds=span_s)).as_unit("us").asm8.astype("int64"))
+    return history.iloc[int(np.searchsorted(at, limit, side="right")) :]
 
 
 def summarise(snapshot: Snapshot) -> Summary:
     """Add up *snapshot*."""
+    return cast(Summary, once(snapshot, ("summary",), lambda: _summarise(snapshot)))
+
+
+def _summarise(snapshot: Snapshot) -> Summary:
     queues, streams, groups = snapshot.queues, snapshot.streams, snapshot.groups
     dead_events = total(streams["dead_open"]) if not streams.empty else np.nan
     return Summary(
@@ -144,7 +189,7 @@ def summarise(snapshot: Snapshot) -> Summary:
         oldest_wait_s=float(queues["oldest_wait_s"].max()) if not queues.empty else np.nan,
         slots=total(queues["slots"]),
         busy=total(queues["busy"]),
-        minute=per_minute(snapshot.history, snapshot.taken_at),
+        minute=minute_of(snapshot),
         dead=total(queues["dead_open"]) + dead_events,
         dead_retrying=total(queues["dead_retrying"])
         + (total(streams["dead_retrying"]) if not streams.empty else np.nan),
@@ -156,6 +201,11 @@ def summarise(snapshot: Snapshot) -> Summary:
 
 def verdict(snapshot: Snapshot) -> tuple[Verdict, list[str]]:
     """Whether all is well, and why not, gravest first."""
+    state, reasons = once(snapshot, ("verdict",), lambda: _verdict(snapshot))
+    return state, list(reasons)
+
+
+def _verdict(snapshot: Snapshot) -> tuple[Verdict, list[str]]:
     if snapshot.number == 0:
         return Verdict.UNKNOWN, ["The first sample has not been taken yet."]
     reasons = [

@@ -10,8 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
-from typing import Any, Final, Protocol
-from weakref import WeakKeyDictionary
+from typing import Any, Final, Protocol, cast
 
 import panel as pn
 import param
@@ -20,18 +19,22 @@ from bokeh.document import Document
 from app.actions import Actor, Connections
 from app.collector import Callback
 from app.errors import ArqscopeError
-from app.pages import bulk, dialogs, masthead, rail, strip, travel
+from app.pages import bulk, dialogs, masthead, rail, stretch, strip, travel
 from app.pages.address import HOME, Address, address_of
 from app.pages.board import Board
 from app.pages.catalogue import PAGES
+from app.pages.exhibit import Exhibits
 from app.pages.gallery import Gallery
 from app.pages.intents import ACTS, Desk, Notice
 from app.pages.journey import REFUSED, Journey
+from app.pages.made import once
 from app.pages.markup import Html, join
 from app.pages.plots import Plots, plot_of
 from app.pages.scene import Page, Reach, Scene
 from app.pages.screen import Intent, Screen
 from app.pages.summary import held
+from app.pages.wall import Wall
+from app.pages.wire import Wire
 from app.palette import Theme
 from app.recall import Recall
 from app.settings import Settings
@@ -77,12 +80,13 @@ class Visit(pn.viewable.Viewer):
         refresh_s: int = masthead.DEFAULT_S,
         recall: Recall | None = None,
         tails: Tails | None = None,
+        exhibits: Exhibits | None = None,
         **more: Any,
     ) -> None:
         super().__init__(**more)  # type: ignore[no-untyped-call]
         self._collector, self._settings, self._is_open = collector, settings, is_open
         self._connections = connections
-        self._recall = recall or Recall(connections.queue, connections.streams)
+        self._recall = recall or Recall(connections.queue, connections.streams, connections.holding)
         self._tails = tails or Tails(settings)
         self._desk = Desk(connections, settings, actor_of)
         self.address = address or Address()
@@ -91,6 +95,7 @@ class Visit(pn.viewable.Viewer):
         self._held: tuple[Snapshot, Any] | None = None  #: what is shown while rows are selected
         self._board = Board()
         self._asked: dialogs.Asked | None = None
+        self._stretch: stretch.Stretch | None = None  #: brushed on the charts shown
         self._found: Any = None
         self._trouble = ""
         self._loaded_at = 0.0
@@ -105,12 +110,19 @@ class Visit(pn.viewable.Viewer):
 
         doc = pn.state.curdoc
         self._doc: Document | None = doc if doc is not None and doc.session_context else None
+        exhibits = exhibits if self._doc is not None else None
+        self._is_owed = (
+            False  #: whether the browser was told nothing while it took what came before
+        )
         self.gallery = Gallery(settings.sample_interval_s)
         self.screen = Screen(
-            self._handle, charts=self.gallery.column, theme=self.theme,
-            served=self._doc is not None,
+            self._handle, charts=None if exhibits else self.gallery.column,
+            theme=self.theme, served=self._doc is not None,
         )  # fmt: skip
-        self.plots = Plots(self.gallery, self._recall, self._run, self._later)
+        if self._doc is not None and exhibits is not None:
+            self.screen.wire = Wire(self._doc, self._on_taken)
+        plots = Plots(self.gallery, self._recall, self._run, self._later)
+        self._wall = Wall(self, self.gallery, plots, exhibits)
         self.journey = Journey(self._recall, self._run, self._later)
         self._key = collector.subscribe(self._on_snapshot)
         if self._doc is not None:
@@ -126,8 +138,16 @@ class Visit(pn.viewable.Viewer):
         """Stop following the collector; what is under way ends."""
         self._is_over = True
         self._collector.unsubscribe(self._key)
+        self._wall.leave()
+        if self.screen.wire is not None:
+            self.screen.wire.close()
         for task in self._tasks:
             task.cancel()
+
+    @property
+    def plots(self) -> Plots:
+        """What its charts show, its own or those of all who see the same."""
+        return self._wall.plots
 
     @property
     def page(self) -> Page:
@@ -137,9 +157,7 @@ class Visit(pn.viewable.Viewer):
     @property
     def _is_watched(self) -> bool:
         """Whether a browser is connected: a page that was left, or is being loaded, needs no news."""
-        context = self._doc.session_context if self._doc is not None else None
-        session = getattr(context, "session", None)
-        return session is None or session.connection_count > 0
+        return self.screen.wire is None or self.screen.wire.is_watched
 
     # -- snapshots -------------------------------------------------------------------------------
 
@@ -169,45 +187,91 @@ class Visit(pn.viewable.Viewer):
                 pn.io.push_notebook(box)
         elif not self._is_due:
             self._is_due = True
-            self._doc.add_next_tick_callback(self.refresh)
+            if self.screen.is_greeted:  # no model of the document is touched
+                asyncio.get_running_loop().call_soon(self.refresh)
+            else:
+                self._doc.add_next_tick_callback(self.refresh)
+
+    def look(self) -> None:
+        """Look again at an exhibit that changed by itself."""
+        self._later()
+
+    def _on_taken(self) -> None:
+        """The browser has taken what it was told: what came meanwhile is next."""
+        if self._is_owed:
+            self._later()
+
+    @property
+    def _live(self) -> Snapshot:
+        """The latest snapshot, with the last known numbers of a lost source; one for all visits."""
+        now, before = self._collector.snapshot, self._good
+        return cast(Snapshot, once(now, ("held", before), lambda: held(now, before)))
 
     def refresh(self) -> None:
         """Show the present, or the moment asked for: what changed is sent, nothing else."""
         self._is_due = False
-        live = held(self._collector.snapshot, self._good)
+        live = self._live
         if live.number and not live.problems:
             self._good = live
         if live.number != self._shown_number:
             self._shown_at, self._shown_number = time.monotonic(), live.number
-        address, refresh_s = self.address, self._refresh_s
-        journey, settings = self.journey, self._settings
-        snapshot, is_past = journey.shown(live), journey.is_past
-        plot = plot_of(self.page, address, snapshot, travel.then_ms(address))
-        self.plots.show(
-            plot, snapshot, self.drawn_theme, _number(address.get("workers")), _once_of(snapshot)
+        address, journey = self.address, self.journey
+        snapshot = journey.shown(live)
+        plot = once(
+            snapshot,
+            ("plot", address.href),
+            lambda: plot_of(self.page, address, snapshot, travel.then_ms(address)),
         )
+        boxes = self._wall.show(
+            plot, snapshot, self.drawn_theme, address.get("at"), _number(address.get("workers"))
+        )
+        if not self.screen.is_greeted:
+            self.screen.boxes = boxes
         scene = self.scene(live)
-        above, below = self._halves(scene)
-        is_open = self._is_open and address.page == HOME
-        at = address.get("at")
-        self.screen.put(
-            head=_once(snapshot, ("head", refresh_s, at),
-                       lambda: travel.kept(masthead.head(snapshot, settings, refresh_s), address)),
-            rail=_once(snapshot, ("rail", address.page, address.get("name"), at),
-                       lambda: travel.kept(rail.rail(snapshot, address), address)),
-            strip=journey.strip(address, live) if is_past else _once(
-                snapshot, ("strip", is_open), lambda: [
-                    strip.banners(snapshot, settings, is_open=is_open), strip.strip(snapshot)]),
-            above=travel.kept(join(above), address), below=travel.kept(join(below), address),
-            foot=_once(snapshot, ("foot", is_past),
-                       lambda: masthead.foot(snapshot, settings, is_past=is_past)),
-            dialog=dialogs.dialog(self._asked, scene) if self._asked else "",
-            notices=self._board.show(),
-        )  # fmt: skip
+        if self.page.is_shared and not scene.chosen and not journey.is_past:
+            key = ("parts", address.href, scene.refusal, self._refresh_s, self._is_open)
+            parts = once(snapshot, key, lambda: self._parts(scene, live))
+        else:
+            parts = self._parts(scene, live)
         title = self.page.title(address) if self.page.title else address.place.title
-        title = f"{title} · arqscope"
-        if (self.screen.title, self.screen.place) != (title, address.page):
-            self.screen.param.update(title=title, place=address.page)
+        charts = self._wall.news() if self.screen.is_greeted else {}
+        self._is_owed = not self.screen.put(
+            title=f"{title} · arqscope", place=address.page, charts=charts,
+            dialog=dialogs.dialog(self._asked, scene) if self._asked else "",
+            notices=join(self._offer(snapshot), self._board.show()), **parts,
+        )  # fmt: skip
+        if charts and not self._is_owed:
+            self._wall.told()
+
+    def _parts(self, scene: Scene, live: Snapshot) -> dict[str, Html]:
+        """All that several viewers may share."""
+        address, journey, settings = self.address, self.journey, self._settings
+        snapshot, is_past, refresh_s = scene.snapshot, journey.is_past, self._refresh_s
+        # rows that are selected hold their own snapshot; what stands around them does not
+        around = journey.shown(live) if scene.chosen else snapshot
+        above, below = self._halves(scene)
+        is_open, at = self._is_open and address.page == HOME, address.get("at")
+        return {
+            "head": once(around, ("head", refresh_s, at),
+                          lambda: travel.kept(masthead.head(around, settings, refresh_s), address)),
+            "rail": once(around, ("rail", address.page, address.get("name"), at),
+                          lambda: travel.kept(rail.rail(around, address), address)),
+            "strip": join(journey.strip(address, live)) if is_past else once(
+                around, ("strip", is_open), lambda: join(
+                    strip.banners(around, settings, is_open=is_open), strip.strip(around))),
+            "above": travel.kept(join(above), address),
+            "below": travel.kept(join(below), address),
+            "foot": once(around, ("foot", is_past),
+                          lambda: masthead.foot(around, settings, is_past=is_past)),
+        }  # fmt: skip
+
+    def _offer(self, snapshot: Snapshot) -> Html | None:
+        """What can be done with the stretch that was brushed."""
+        if self._stretch is None:
+            return None
+        name = self.address.get("name") if self.page.is_about_one else ""
+        is_queue = bool((snapshot.queues["queue"] == name).any())
+        return stretch.offer(self._stretch, self.address, name if is_queue else "")
 
     def scene(self, snapshot: Snapshot) -> Scene:
         """What the page shown is a function of; held while rows are selected."""
@@ -231,8 +295,8 @@ class Visit(pn.viewable.Viewer):
             return above(scene), below(scene)
         key = (scene.address.href, scene.refusal)
         return (
-            _once(scene.snapshot, ("above", *key), lambda: above(scene)),
-            _once(scene.snapshot, ("below", *key), lambda: below(scene)),
+            once(scene.snapshot, ("above", *key), lambda: above(scene)),
+            once(scene.snapshot, ("below", *key), lambda: below(scene)),
         )
 
     # -- what a page reads -----------------------------------------------------------------------
@@ -282,7 +346,7 @@ class Visit(pn.viewable.Viewer):
         self.address = address
         is_elsewhen = self.journey.go(address)
         self._let_go()
-        self._trouble = ""
+        self._stretch, self._trouble = None, ""
         if not same_page or is_elsewhen or not self._reads:
             self._found = None
         if is_elsewhen:
@@ -308,6 +372,8 @@ class Visit(pn.viewable.Viewer):
         """
         if self._doc is None:
             self._answer(data)
+        elif self._wall.is_shared:
+            asyncio.get_running_loop().call_soon(self._answer, data)
         else:
             self._doc.add_next_tick_callback(functools.partial(self._answer, data))
 
@@ -322,6 +388,8 @@ class Visit(pn.viewable.Viewer):
                 if data.get("theme") in ("light", "dark"):
                     self.theme = data["theme"]
                 self._set_refresh(data.get("refresh"))
+                self._wall.forget()
+                self.screen.greet()
             case "turn-theme":
                 self.theme = "light" if self.theme == "dark" else "dark"
                 self.screen.tell(theme=self.theme)
@@ -334,6 +402,9 @@ class Visit(pn.viewable.Viewer):
                     self._load()
             case "travel":
                 self._travel(data)
+            case "stretch":
+                now_ms = self._collector.snapshot.taken_at.timestamp() * 1000
+                self._stretch = stretch.brushed(data, now_ms)
             case "what-if":
                 where = self.address.but(
                     workers=data.get("value"), cursor=self.address.get("cursor")
@@ -379,7 +450,7 @@ class Visit(pn.viewable.Viewer):
             self.screen.tell(go=self.address.but(at=asked).href)
 
     def _choose(self, intent: str, data: Intent) -> None:
-        snapshot = held(self._collector.snapshot, self._good)
+        snapshot = self._live
         keys = self.page.keys(self.scene(snapshot)) if self.page.keys else []
         if intent == "clear":
             self._let_go()
@@ -404,7 +475,7 @@ class Visit(pn.viewable.Viewer):
     @param.depends("theme", watch=True)
     def _dress(self) -> None:
         self.screen.theme = self.theme
-        self.gallery.paint(self.drawn_theme)
+        self._wall.paint(self.drawn_theme)
 
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -449,22 +520,6 @@ class Visit(pn.viewable.Viewer):
 def _number(text: str) -> float | None:
     """A number of workers an address asks about."""
     return float(text) if text.isdecimal() and len(text) < 5 else None
-
-
-#: what was made of a snapshot already: visits that see the same share it
-_made: WeakKeyDictionary[Snapshot, dict[tuple[Any, ...], Any]] = WeakKeyDictionary()
-
-
-def _once(snapshot: Snapshot, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
-    """What *make* makes of *snapshot*, made once for all visits; *key* says all it depends on."""
-    known = _made.setdefault(snapshot, {})
-    if key not in known:
-        known[key] = make()
-    return known[key]
-
-
-def _once_of(snapshot: Snapshot) -> Callable[[tuple[Any, ...], Callable[[], Any]], Any]:
-    return lambda key, make: _once(snapshot, key, make)
 
 
 __all__ = ["Source", "Visit"]

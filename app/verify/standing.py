@@ -21,6 +21,8 @@ from app.origins import is_loopback
 from app.verify.deployment import SERVICES, Deployment
 from app.verify.proofs import failed
 
+#: s a page's websocket may be silent
+SOCKET_S: Final = 10.0
 _TOKEN: Final = re.compile(r'"token":"([^"]+)"')
 _GUARDED: Final = ("/stats", "/jobs", "/metrics", "/admin/queues")
 _COUNTS: Final = ("waiting", "active", "completed", "failed")
@@ -116,11 +118,11 @@ async def page_opens(to: Deployment) -> str:
     target = f"{scheme}://{where.netloc}{where.path.rstrip('/')}{path}/ws"
     try:
         socket = await websocket_connect(
-            HTTPRequest(target, headers=headers, request_timeout=10),
+            HTTPRequest(target, headers=headers, request_timeout=SOCKET_S),
             subprotocols=["bokeh", found[1]],
         )
         try:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(SOCKET_S):
                 first = await socket.read_message()
         finally:
             socket.close()

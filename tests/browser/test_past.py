@@ -1,10 +1,13 @@
 """History, time travel and charts of a range in a real browser, over what a historian really wrote."""
 
+import io
 import re
 import time
+import zipfile
 from dataclasses import replace
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from app import keys
@@ -99,7 +102,7 @@ def test_a_metric_over_a_range_is_an_address(window: Window) -> None:
     assert f"name={IDLE}" in page.url
     assert "metric=waiting_max" in page.url
     assert "range=60m" in page.url
-    drawn = "() => Bokeh.documents[0]._all_models.size && [...Bokeh.documents[0]._all_models.values()]" \
+    drawn = "() => Bokeh.documents.flatMap(doc => [...doc._all_models.values()])" \
         ".some(m => m.type === 'ColumnDataSource' && [...(m.data.get?.('waiting_max:0') ?? m.data['waiting_max:0'] ?? [])]" \
         ".includes(3))"  # fmt: skip
     page.wait_for_function(drawn, timeout=20_000)
@@ -151,6 +154,61 @@ def test_the_first_chart_of_a_session_holds_the_minutes_before_it(window: Window
     page = window.open()
 
     page.wait_for_function(
-        "() => [...Bokeh.documents[0]._all_models.values()].some(m => m.name === 'marks')",
+        "() => Bokeh.documents.flatMap(doc => [...doc._all_models.values()])"
+        ".some(m => m.name === 'marks')",
         timeout=20_000,
     )
+
+
+def test_a_brushed_stretch_is_offered_as_an_incident_bundle(
+    window: Window, house: House, tmp_path: Any
+) -> None:
+    page = window.open(f"queue?name={QUEUE}&range=60m")
+    canvas = page.locator(".part-charts canvas").first
+    canvas.wait_for()
+    page.wait_for_function(
+        "() => [...Bokeh.documents[0]._all_models.values()].some(m => m.type === 'DataRange1d' && m.end > 1e12)",
+        timeout=20_000,
+    )
+    box = canvas.bounding_box()
+    across = [box["x"] + box["width"] * share for share in (0.5, 0.8)]
+    middle = box["y"] + box["height"] * 0.5
+
+    page.mouse.move(across[0], middle)
+    page.mouse.down()
+    page.mouse.move(across[1], middle, steps=8)
+    page.mouse.up()
+    offer = page.locator(".stretch")
+    offer.wait_for()
+    with page.expect_download() as told:
+        offer.get_by_role("link", name="Incident bundle of this stretch").click()
+
+    file = tmp_path / "bundle.zip"
+    told.value.save_as(file)
+    assert re.fullmatch(r"incident-\d{8}-\d{4}\.zip", told.value.suggested_filename)
+    with zipfile.ZipFile(file) as packed:
+        assert packed.testzip() is None
+        history = pd.read_parquet(io.BytesIO(packed.read("frames/history.parquet")))
+        packed.extract("charts/charts.html", tmp_path)
+    assert set(history["source"]) == {QUEUE}
+    span_s = (history["at"].max() - history["at"].min()).total_seconds()
+    assert 600 <= span_s <= 1_600  # three tenths of an hour, to the minute
+    newest = house.queue.xrevrange(keys.AUDIT, count=1)[0][1]["body"]
+    assert '"action":"make_incident"' in newest
+    page.get_by_role("button", name="Close the stretch").click()
+    offer.wait_for(state="detached")
+
+    page.goto((tmp_path / "charts" / "charts.html").as_uri())
+    page.locator("canvas").first.wait_for()
+
+
+def test_a_window_of_the_history_is_a_bundle_too_unless_it_is_too_long(window: Window) -> None:
+    page = window.open("history?range=60m")
+
+    link = page.get_by_role("link", name="Incident bundle of this stretch")
+    link.wait_for()
+    assert re.search(r"incident\?start=\d{4}.*&end=\d{4}", link.get_attribute("href"))
+    page.get_by_role("link", name="30 d", exact=True).click()
+    refused = page.get_by_role("button", name="Incident bundle of this stretch")
+    refused.wait_for()
+    assert refused.get_attribute("aria-disabled") == "true"

@@ -14,6 +14,7 @@ from app.auth import Guard
 from app.collector import Collector
 from app.connections import connect
 from app.listeners import Listeners
+from app.pages.exhibit import Exhibits
 from app.recall import Recall
 from app.server import Runtime
 from app.settings import Settings
@@ -52,7 +53,10 @@ async def _in_process(rig: Rig) -> AsyncIterator[httpx.AsyncClient]:
     guard, listeners = Guard(settings), Listeners(settings)
     recall, tails = Recall(queue, streams), Tails(settings)
     collector = Collector(settings)
-    app = create_api(Runtime(settings, connections, collector, guard, listeners, recall, tails))
+    exhibits = Exhibits(settings.sample_interval_s, recall)
+    app = create_api(
+        Runtime(settings, connections, collector, guard, listeners, recall, tails, exhibits)
+    )
 
     async def as_operator(scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
         actor = Actor(name="the test", role="operator")

@@ -22,6 +22,8 @@ from tests.faults.nursery import Nursery
 from tests.faults.rig import FULL, Rig
 
 RESULTS: Final = Path(__file__).with_name("results.json")
+#: a figure that is not the row's
+MACHINE: Final = "machine_load"
 _seeds = os.environ.get("ARQSCOPE_FAULTS_SEEDS") or ("7,11,23" if FULL else "7")
 SEEDS: Final = [int(part) for part in _seeds.split(",")]
 ONLY: Final = set(filter(None, os.environ.get("ARQSCOPE_FAULTS_ONLY", "").upper().split(",")))
@@ -102,7 +104,8 @@ def row(request: pytest.FixtureRequest, seed: int) -> Iterator[Row]:
                 "id": made.id,
                 "passed": outcome == "passed",
                 "seed": seed,
-                "figures": figures,
+                # the load of the whole machine in the last minute: what a latency is to be read with
+                "figures": {**figures, MACHINE: round(os.getloadavg()[0], 1)},
                 "date": datetime.now(UTC).isoformat(timespec="seconds"),
             }
         )
@@ -133,7 +136,7 @@ def _which(entry: dict[str, Any]) -> tuple[Any, ...]:
     """Which outcomes stand for one another: the same row, seed, figures and variant."""
     figures = entry["figures"]
     variant = (figures.get("redis"), figures.get("fault"))
-    return entry["id"], entry["seed"], sorted(figures), *variant
+    return entry["id"], entry["seed"], sorted(figures.keys() - {MACHINE}), *variant
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,10 @@
 """Alert channels: what is sent, again until it is taken; and what is never connected to (S12)."""
 
 import asyncio
+import contextlib
 import json
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -16,6 +15,7 @@ from app.alerts import AlertState
 from app.errors import NotFound, SettingsError
 from app.settings import Settings, StreamPolicy
 from tests.letters import ANN, QUEUE, bury
+from tests.listening import listening
 from tests.waiting import until
 from workers.alert_watch import AlertWatch
 from workers.alerts import Alerts
@@ -253,56 +253,10 @@ def test_a_network_the_operator_names_may_be_connected_to_but_never_metadata():
     assert not Egress.parse([]).allows_address("93.184.216.34")
 
 
-class Listener(BaseHTTPRequestHandler):
-    """Counts what reaches it and answers as its server is told to."""
-
-    def do_POST(self) -> None:
-        server: Any = self.server
-        length = int(self.headers.get("Content-Length") or 0)
-        server.hits.append((self.path, self.rfile.read(length)))
-        if self.path == "/redirect":
-            self.send_response(307)
-            self.send_header("Location", server.elsewhere)
-            self.end_headers()
-        elif self.path == "/endless":
-            self.send_response(200)
-            self.end_headers()
-            try:
-                while not server.stopped.is_set():
-                    self.wfile.write(b"x" * 65_536)
-            except OSError:
-                return
-        elif self.path == "/silent":
-            server.stopped.wait(30)
-        else:
-            self.send_response(int(self.path[1:]) if self.path[1:].isdigit() else 200)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-    def do_GET(self) -> None:
-        self.do_POST()
-
-    def log_message(self, *args: object) -> None:
-        """Say nothing."""
-
-
 @pytest.fixture
 def listen() -> Iterator[Callable[[str], Any]]:
-    servers: list[Any] = []
-
-    def start(address: str) -> Any:
-        server: Any = ThreadingHTTPServer((address, 0), Listener)
-        server.hits, server.stopped, server.elsewhere = [], threading.Event(), ""
-        server.daemon_threads = True
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}).start()
-        servers.append(server)
-        return server
-
-    yield start
-    for server in servers:
-        server.stopped.set()
-        server.shutdown()
-        server.server_close()
+    with contextlib.ExitStack() as opened:
+        yield lambda address: opened.enter_context(listening(address))
 
 
 MESSAGE = {"title": "t", "body": "b", "severity": "warning"}

@@ -5,11 +5,13 @@ import random
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 import pandas as pd
 import pytest
 from redis.asyncio import Redis
+from redis.exceptions import ReadOnlyError
 
 from app import audit, keys, past
 from app.analyses.percentiles import exact_s
@@ -20,7 +22,8 @@ from app.past import annotations, as_of, history
 from app.records import BUCKET_ERROR, bucket_of
 from app.sample import Sample
 from app.settings import Settings
-from tests.conftest import RunningRedis
+from app.sharing import Sharing
+from tests.conftest import RunningRedis, start_redis
 
 QUEUE: Final = "async-processing"
 STREAM: Final = "pyairtable-events"
@@ -337,3 +340,54 @@ def test_a_notebook_reads_history_forecasts_and_verdicts(settings: Settings) -> 
             scope.forecast("nothing")
         with pytest.raises(NotFound, match="moment"):
             scope.as_of("2020-01-01")
+
+
+@pytest.fixture
+def own_redis(tmp_path: Path) -> Iterator[RunningRedis]:
+    """A server a test may turn into a replica."""
+    server = start_redis(tmp_path / "own")
+    yield server
+    server.stop()
+
+
+async def test_history_and_the_lead_go_on_after_a_redis_that_refused_writes_for_a_while(
+    own_redis: RunningRedis,
+) -> None:
+    """
+    Read-only, full or without its replicas is not "never": only missing rights are.
+    """
+    redis = Redis.from_url(own_redis.url, decode_responses=True)
+    historian, sharing = Historian(), Sharing()
+    historian.see(Load(redis).sample(START * 60_000))
+    now_ms = (START + 1) * 60_000 + 4_000
+
+    await redis.execute_command("REPLICAOF", "127.0.0.1", "1")
+    with pytest.raises(ReadOnlyError):
+        await historian.write(redis, now_ms)
+    await sharing.settle(redis)
+    assert (historian.is_due(now_ms), sharing.role) == (True, "alone")
+
+    await redis.execute_command("REPLICAOF", "NO", "ONE")
+    assert await historian.write(redis, now_ms) > 0
+    await sharing.settle(redis)
+    assert (historian.is_due(now_ms), sharing.role) == (False, "leader")
+    await redis.aclose()
+
+
+async def test_who_may_not_write_history_is_told_once_and_asks_no_more(
+    own_redis: RunningRedis,
+) -> None:
+    admin = Redis.from_url(own_redis.url)
+    await admin.execute_command("ACL", "SETUSER", "reader", "on", ">pw", "~*", "+@read", "+ping")
+    url = own_redis.url.replace(f":{own_redis.password}@", "reader:pw@")
+    redis = Redis.from_url(url, decode_responses=True)
+    historian, sharing = Historian(), Sharing()
+    historian.see(Load(redis).sample(START * 60_000))
+    now_ms = (START + 1) * 60_000 + 4_000
+
+    assert await historian.write(redis, now_ms) == 0
+    await sharing.settle(redis)
+
+    assert (historian.is_due(now_ms), sharing.role, sharing._barred) == (False, "alone", True)
+    await redis.aclose()
+    await admin.aclose()

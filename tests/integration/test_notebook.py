@@ -476,6 +476,15 @@ def test_the_same_object_over_http(scope: Scope, served: str, settings: Settings
             far.deployment.page_connections().queue.get("x")
 
 
+def test_all_pages_of_a_kernel_act_through_one_set_of_connections(scope: Scope) -> None:
+    """
+    Each page opened its own, and a notebook left open for a week ran out of them.
+    """
+    first = scope.deployment.page_connections()
+
+    assert scope.deployment.page_connections() is first
+
+
 def test_a_wrong_key_is_said_clearly_and_never_shown(served: str) -> None:
     with pytest.raises(ActionRefused, match="give connect") as told:
         connect(served, key="wrong-key-1")

@@ -11,24 +11,28 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 
-from app import actions, causes, keys, operations, reader
+from app import actions, causes, keys, operations, parcels, past, reader
 from app.actions import Connections
 from app.actions.letters import shelf_of
 from app.collector import Collector
 from app.connections import connect
 from app.doctor.examination import examine
 from app.enqueue import JobRequest, codec_of, enqueue
-from app.errors import InvalidRequest, RedisUnavailable
+from app.errors import RedisUnavailable
 from app.explanation import explanation
-from app.next_jobs import NextJob
+from app.historian import Historian
+from app.next_jobs import NextJob, next_id
 from app.records import JobState, LetterState
+from app.sample import Sample
 from app.settings import QueuePolicy, Settings
+from app.tiers import TierRow
 from tests.conftest import RunningRedis, start_redis, wait_until
 from tests.letters import ANN
 from tests.serving import RunningServer, start_server, stop
 from tests.waiting import until
-from workers.dead_letter_processor import DeadLetterProcessor
+from workers.dead_letter_processor import DeadLetterProcessor, serve
 from workers.engine import Worker
+from workers.event_context import Effects
 from workers.operations import OperationRunner
 from workers.settings import worker_settings
 
@@ -259,25 +263,83 @@ async def test_dead_letters_of_every_server_are_decided_and_counted_once(connect
     assert not await connections.holding(AWAY_QUEUE).exists(keys.CAUSES)
 
 
-async def test_a_next_job_on_another_server_is_refused_before_anything_is_made(
-    connections, sharded
+async def test_a_next_job_on_another_servers_queue_is_made_once(connections, sharded, second):
+    """
+    Written down by the script that ends the job before it; carried when the other server is there;
+    carried again after a kill in between, it makes no second job.
+    """
+    away = connections.holding(AWAY_QUEUE)
+    then = [NextJob(name="generic", queue=AWAY_QUEUE)]
+    request = JobRequest(name="generic", args=({"step": 7},), id="first", then=then)
+    await actions.submit_jobs(connections, sharded, ANN, HOME_QUEUE, [request])
+    async with working(sharded, HOME_QUEUE):
+        await until(ended(connections, sharded, "first", JobState.COMPLETE))
+    assert not await connections.queue.exists(AWAY_QUEUE)
+    (kept,) = (await connections.queue.hgetall(keys.PARCELS)).items()
+    assert kept[0] == f"{AWAY_QUEUE}/{next_id('first', 1)}"
+
+    second.kill()
+    assert await parcels.carry(connections, "queue") == 0
+    assert await connections.queue.hlen(keys.PARCELS) == 1
+    second.start()
+    await until(lambda: away.ping())
+    assert await parcels.carry(connections, "queue") == 1
+    assert not await connections.queue.exists(keys.PARCELS)
+    assert await away.zrange(AWAY_QUEUE, 0, -1) == [next_id("first", 1)]
+
+    await connections.queue.hset(keys.PARCELS, *kept)  # killed before it was forgotten
+    await parcels.carry(connections, "queue")
+    assert await away.hget(keys.totals(AWAY_QUEUE), "accepted") == "1"
+    async with working(sharded, AWAY_QUEUE):
+        await until(ended(connections, sharded, next_id("first", 1), JobState.COMPLETE))
+    await connections.queue.hset(keys.PARCELS, *kept)  # or carried by another, after it was done
+    await parcels.carry(connections, "queue")
+    assert not await away.zcard(AWAY_QUEUE)
+    detail = await reader.find_job(connections, next_id("first", 1), queues=[AWAY_QUEUE])
+    assert len(detail.runs) == 1
+
+
+async def test_the_dead_letter_process_carries_both_ways(connections, sharded):
+    """
+    As a deployment runs it: a chain home, away and home again, ended within seconds.
+    """
+    back = NextJob(name="generic", queue=HOME_QUEUE)
+    then = [NextJob(name="generic", queue=AWAY_QUEUE, then=[back])]
+    request = JobRequest(name="generic", args=({},), id="chain", then=then)
+    stopping = asyncio.Event()
+    serving = asyncio.create_task(serve(sharded, stopping))
+    try:
+        async with working(sharded, HOME_QUEUE), working(sharded, AWAY_QUEUE):
+            await actions.submit_jobs(connections, sharded, ANN, HOME_QUEUE, [request])
+            last = next_id(next_id("chain", 1), 1)
+            await until(ended(connections, sharded, last, JobState.COMPLETE), timeout_s=20)
+    finally:
+        stopping.set()
+        await serving
+    for redis in connections.queue_servers.values():
+        assert not await redis.exists(keys.PARCELS)
+    assert await connections.queue.hget(keys.totals(HOME_QUEUE), "complete") == "2"
+
+
+async def test_an_events_job_for_a_server_that_is_away_holds_up_no_other(
+    connections, sharded, second
 ):
     """
-    At the door with a sentence; a payload that got past it becomes a dead letter that says so.
+    It is written down at home under its id, and the event is through; doctor tells that it waits.
     """
-    request = JobRequest(
-        name="generic", args=({},), then=[NextJob(name="generic", queue=AWAY_QUEUE)]
-    )
-    with pytest.raises(InvalidRequest, match="several queue servers is not supported yet"):
-        await actions.submit_jobs(connections, sharded, ANN, HOME_QUEUE, [request])
-    assert not await connections.queue.zcard(HOME_QUEUE)
-
-    done = await enqueue(connections.queue, HOME_QUEUE, request)
-    async with working(sharded, HOME_QUEUE):
-        await until(ended(connections, sharded, done.id, JobState.DEAD))
-    letter = await reader.letter(connections.queue, HOME_QUEUE, done.id)
-    assert "not supported yet" in letter.letter.error
-    assert not await connections.queue.zcard(AWAY_QUEUE)
+    effects = Effects(connections, stream=sharded.stream_name, codec=codec_of(sharded))
+    request = JobRequest(name="generic", args=({},), id="evt-1")
+    second.kill()
+    assert (await effects.enqueue(AWAY_QUEUE, request)).created
+    assert (await effects.enqueue(AWAY_QUEUE, request)).created  # delivered again: one parcel
+    assert await connections.queue.hlen(keys.PARCELS) == 1
+    told = [f for f in (await examine(connections, sharded)).findings if f.hazard == "parcels"]
+    assert [finding.evidence for finding in told] == ["1 on queue"]
+    assert (await effects.enqueue(HOME_QUEUE, request)).created
+    second.start()
+    await until(lambda: connections.holding(AWAY_QUEUE).ping())
+    assert await parcels.carry(connections, "queue") == 1
+    assert await connections.holding(AWAY_QUEUE).zrange(AWAY_QUEUE, 0, -1) == ["evt-1"]
 
 
 async def test_a_queue_that_was_placed_elsewhere_while_jobs_waited_is_told(
@@ -303,6 +365,58 @@ async def test_a_queue_that_was_placed_elsewhere_while_jobs_waited_is_told(
     after = await examine(connections, sharded)
     assert "misplaced-queue" not in {one.hazard for one in after.findings}
     await old.close()
+
+
+async def test_minutes_of_a_server_that_is_away_are_written_once_it_is_back(
+    connections, sharded, second
+):
+    """
+    History is at home, minutes are counted where the queue is; the home's history waits for nobody.
+    """
+    home, away, historian = connections.queue, connections.holding(AWAY_QUEUE), Historian()
+    first = int(time.time() // 60) - 10
+
+    def see(minute: int) -> None:
+        row = {"waiting": 1, "deferred": 0, "running": 0}
+        rows = [row | {"queue": queue} for queue in (HOME_QUEUE, AWAY_QUEUE)]
+        at_ms = minute * 60_000 + 5_000
+        historian.see(Sample(at_us=at_ms * 1000, now_ms=at_ms, queues=rows))
+
+    async def write(minute: int) -> None:
+        await historian.write(home, (minute + 1) * 60_000 + 4_000, connections.holding)
+
+    async def counted(minute: int) -> Any:
+        text = await home.hget(keys.history_open(AWAY_QUEUE), f"m{minute}")
+        return None if text is None else TierRow.from_json(text).counts.get("complete")
+
+    await away.hset(keys.minute(AWAY_QUEUE, first), "f|o|complete", 5)
+    await away.hset(keys.minute(AWAY_QUEUE, first + 1), "f|o|complete", 6)
+    see(first)
+    await write(first)
+    assert await counted(first) == 5
+    second.kill()
+    see(first + 1)
+    await write(first + 1)
+    assert await home.hexists(keys.history_open(HOME_QUEUE), f"m{first + 1}")
+    assert await counted(first + 1) is None
+    second.start()
+    await until(lambda: away.ping())
+    see(first + 2)
+    await write(first + 2)
+    assert await counted(first + 1) == 6
+
+    async with working(sharded, AWAY_QUEUE):
+        job_id = await submit(connections, sharded, AWAY_QUEUE)
+        await until(ended(connections, sharded, job_id, JobState.COMPLETE))
+    now_ms = time.time() * 1000
+    later = int(now_ms // 60_000) + 1  # a moment that lies behind the run
+    see(later)
+    await write(later)
+    then = await past.as_of(
+        home, connections.streams, now_ms + 90_000, now_ms=now_ms, holding=connections.holding
+    )
+    assert list(then.queues["queue"]) == [HOME_QUEUE, AWAY_QUEUE]
+    assert list(then.runs["job_id"]) == [job_id]
 
 
 def test_the_server_answers_for_the_queues_whose_redis_is_there(

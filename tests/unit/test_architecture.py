@@ -81,7 +81,7 @@ def test_nothing_is_pinned_to_a_machine():
 SHARED = {
     "alert_rules", "alerts", "arguments", "audit", "causes", "connections", "doctor", "enqueue", "errors",
     "events", "fingerprint", "keys", "logs", "next_jobs", "notifications", "operation_drive",
-    "operations", "payload", "placement", "publisher", "records", "redrive", "schedules", "scripts", "sentinels", "settings", "spill",
+    "operations", "parcels", "payload", "placement", "publisher", "records", "redrive", "schedules", "scripts", "sentinels", "settings", "spill",
     "triggers", "__version__",
 }  # fmt: skip
 

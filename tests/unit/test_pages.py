@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from html import unescape
 from html.parser import HTMLParser
 
 import pandas as pd
@@ -90,12 +91,12 @@ def make_snapshot(*, queues=(), letters=(), number=1, history=(), **more):
     )
 
 
-def make_visit(snapshot, *, role="operator", settings=None, page="queues", **query):
+def make_visit(snapshot, *, role="operator", settings=None, page="queues", query=None, **more):
     nowhere = Connections(queue=None, streams=None, cache=None)
     collector = FakeCollector(snapshot)
     visit = Visit(
         collector, settings or Settings(), lambda: Actor(name="ann", role=role), nowhere,
-        address=Address(page, query), refresh_s=1,
+        address=Address(page, {**(query or {}), **more}), refresh_s=1,
     )  # fmt: skip
     visit._shown_number = 0  # the first snapshots are shown whenever they come
     return visit, collector
@@ -429,6 +430,21 @@ def test_a_viewer_sees_everything_and_gets_no_control():
         html = shown(visit)
         for intent in ("retry", "discard", "pause", "ask", "choose", "quiet", "concurrency"):
             assert f'data-intent="{intent}"' not in html, page
+
+
+def test_what_visits_share_says_to_each_why_nothing_can_be_done():
+    """
+    Two who may not act for two reasons look at one snapshot: neither reads the other's.
+    """
+    snapshot = make_snapshot(queues=[make_queue()])
+
+    viewer, _ = make_visit(snapshot, role="viewer")
+    nobody, _ = make_visit(snapshot, settings=Settings(read_only=True))
+
+    refusals = [visit.scene(snapshot).refusal for visit in (viewer, nobody)]
+    assert len(set(refusals)) == 2
+    told = [re.search("You may look, not act: ([^<]*)", shown(v))[1] for v in (viewer, nobody)]
+    assert [unescape(text) for text in told] == refusals
 
 
 async def test_a_submitted_job_is_answered_with_a_way_to_watch_it(monkeypatch):

@@ -2,8 +2,7 @@
 
 import pytest
 
-from app.errors import InvalidRequest, SettingsError
-from app.next_jobs import NextJob, check_placed
+from app.errors import SettingsError
 from app.placement import AT_HOME, HOME, MOST, Placement
 from app.settings import Settings
 
@@ -97,15 +96,3 @@ def test_the_shards_may_lie_in_a_file(tmp_path) -> None:
     path.write_text(TWO)
     settings = Settings.load({"REDIS_QUEUE_SHARDS_FILE": str(path)}, env_file=None)
     assert settings.placement.names == (HOME, "queue-2", "queue-3")
-
-
-def test_a_next_job_may_not_leave_its_queue_server() -> None:
-    """A chain is made by scripts, each on one server: a foreign queue anywhere in it is refused."""
-    placement = Placement.parse(TWO)
-    check_placed([NextJob(name="f", queue="thumbnails-1")], "reports", placement)
-    check_placed([NextJob(name="f", queue="mail")], "mail", placement)
-    check_placed([NextJob(name="f", queue="mail")], "reports", AT_HOME)
-    deep = NextJob(name="f", then=[NextJob(name="g", queue="mail")])
-    with pytest.raises(InvalidRequest) as told:
-        check_placed([deep], "reports", placement)
-    assert "'mail' after a job on 'reports'" in str(told.value)

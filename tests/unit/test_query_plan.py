@@ -110,6 +110,20 @@ def test_a_hundred_thousand_runs_are_a_frame_within_a_second_of_cpu():
     assert len(found) == 100_000
 
 
+@pytest.mark.parametrize(
+    "column",
+    ["error", "arguments", "note", "reason", "decision_reason", "jobs", "text", "filter", "value"],
+)
+def test_credentials_in_what_people_wrote_do_not_leave(column: str):
+    """
+    Marks, filters of operations and arguments that failures share are written by people as well.
+    """
+    made = redacted_frame(pd.DataFrame({column: ["password=hunter2"], "queue": ["q"]}))
+
+    assert b"hunter2" not in file_of(made, "csv")
+    assert made[column].iloc[0] == "password=***"
+
+
 def test_credentials_in_free_texts_do_not_leave():
     frame = pd.DataFrame({"error": ["token=abc123", None], "name": ["token=kept", "x"]})
 

@@ -10,7 +10,7 @@
 --       bucket, delay ms, attempts, letter (D and A: JSON object of the record's fields; C:
 --       JSON list of the next jobs; else ""), end-to-end bucket
 -- Reply one integer per run: 1 recorded, 0 refused because the lease is lost, 2 recorded, but a next job
---       could not be placed because its queue's key is something else.
+--       could not be placed because its queue's key is something else, or too many parcels wait.
 -- Atomic and fenced: nothing of a run whose lease went to another worker is written, and a job never
 -- leaves the queue without its result, report, count and (when it died) its raw payload being kept. Next
 -- jobs are made here, so that each is made once, and only when the job before it has ended well.
@@ -33,7 +33,14 @@ local function follow(text)  -- the next jobs of a complete run
   local placed = 1
   for _, job in ipairs(cjson.decode(text)) do
     local due = now + job.delay
-    if call('EXISTS', ARGV[3] .. job.id) == 0
+    if job.parcel then  -- for another server: written down here, carried there
+      if call('HLEN', job.parcel) >= 110000 then
+        placed = 2
+      else
+        call('HSET', job.parcel, job.queue .. '/' .. job.id,
+             cjson.encode({queue = job.queue, id = job.id, due = due, ttl = job.ttl, payload = job.payload}))
+      end
+    elseif call('EXISTS', ARGV[3] .. job.id) == 0
        and call('SET', ARGV[2] .. job.id, job.payload, 'NX', 'PX', int(job.ttl + job.delay)) then
       local added = redis.pcall('ZADD', job.queue, int(due), job.id)
       if type(added) == 'table' and added.err then

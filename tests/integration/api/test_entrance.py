@@ -34,6 +34,31 @@ def test_without_the_key_a_door_is_closed(keyed: RunningServer, method: str, pat
     assert b"nosniff" in answer
 
 
+@pytest.mark.parametrize(
+    ("line", "more", "status"),
+    [
+        ("TRACE /stats", "", 405),
+        ("NONSENSE /stats", "", 405),
+        ("POST /events", "Content-Length: 2000000\r\n", 413),
+    ],
+)
+def test_an_answer_that_ends_its_connection_says_so(
+    keyed: RunningServer, line: str, more: str, status: int
+) -> None:
+    """
+    A client that kept the connection would ask the next thing on it, and meet a reset.
+    """
+    request = f"{line} HTTP/1.1\r\nHost: localhost\r\nX-API-Key: {KEY}\r\n{more}\r\n"
+    with socket.create_connection(("127.0.0.1", keyed.port), timeout=10) as connection:
+        connection.sendall(request.encode())
+        told = b""
+        while piece := connection.recv(65_536):
+            told += piece
+
+    assert int(told.split(b" ", 2)[1]) == status
+    assert b"\r\nConnection: close\r\n" in told
+
+
 def test_with_the_key_in_either_header_it_opens(keyed: RunningServer) -> None:
     wait_until(
         lambda: httpx.get(f"{keyed.url}/stats", headers={"X-API-Key": KEY}).status_code == 200
@@ -158,3 +183,17 @@ def test_every_answer_has_the_security_headers_and_no_server_version(
     assert headers["referrer-policy"] == "same-origin"
     assert "frame-ancestors" in headers["content-security-policy"]
     assert "access-control-allow-origin" not in headers
+
+
+def test_a_cursor_of_digits_nobody_can_read_is_no_error_of_ours(keyed: RunningServer) -> None:
+    """
+    ``"²".isdigit()`` is true, and ``int`` raises.
+    """
+    answer = httpx.get(
+        f"{keyed.url}/jobs/async-processing",
+        params={"state": "running", "cursor": "²"},
+        headers={"X-API-Key": KEY},
+    )
+
+    assert answer.status_code == 422, answer.text
+    assert "cursor" in answer.text

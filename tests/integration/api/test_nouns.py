@@ -1,13 +1,17 @@
 """Queues, events, frames, history and the rest: each noun answers."""
 
 import io
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import httpx
 import pandas as pd
+import redis as redis_sync
 from prometheus_client.parser import text_string_to_metric_families
 
 from app import frames
 from tests.conftest import wait_until
+from tests.serving import RunningServer
 
 
 def test_a_queue_is_paused_and_resumed_and_the_audit_tells(api: httpx.Client) -> None:
@@ -147,3 +151,28 @@ def test_head_and_request_ids_work(api: httpx.Client) -> None:
         api.get("/stats", headers={"X-Request-Id": "bad id; x"}).headers["x-request-id"]
         != "bad id; x"
     )
+
+
+def test_a_crowd_that_asks_the_doctor_at_once_costs_one_look(
+    unkeyed: RunningServer, api: httpx.Client
+) -> None:
+    """
+    A look costs Redis thousands of commands: eight askers cost far less than eight looks.
+    """
+    with redis_sync.Redis.from_url(unkeyed.redis.url, decode_responses=True) as client:
+
+        def looks() -> int:
+            told: Any = client.info("commandstats")
+            return int(told.get("cmdstat_acl|whoami", {"calls": 0})["calls"])
+
+        before = looks()
+        assert api.get("/doctor").status_code == 200
+        one = looks() - before
+        with ThreadPoolExecutor(8) as crowd:
+            asked = [crowd.submit(httpx.get, f"{unkeyed.url}/doctor", timeout=30) for _ in range(8)]
+            answers = [asking.result() for asking in asked]
+        eight = looks() - before - one
+
+    assert {answer.status_code for answer in answers} == {200}
+    assert one > 0
+    assert eight <= 8 * one / 2

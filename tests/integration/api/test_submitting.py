@@ -93,6 +93,32 @@ def test_a_body_that_cannot_be_a_job_is_refused_in_one_shape(
     assert answer.headers["x-request-id"] == answer.json()["requestId"]
 
 
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"", 200),
+        (b"{}", 200),
+        (b"null", 200),
+        (b"{", 400),
+        (b'{"a":1,"a":2}', 422),
+        (b'{"a":NaN}', 422),
+        (b'{"a":"\\ud800"}', 422),
+        (b'{"reason":"ignored, or not?"}', 422),
+        (b"[]", 422),
+    ],
+)
+def test_where_no_body_is_read_none_is_taken(api: httpx.Client, body: bytes, status: int) -> None:
+    answer = api.post(
+        "/queues/long-running-jobs/resume",
+        content=body,
+        headers={"Content-Type": "application/json"},
+    )
+
+    assert answer.status_code == status, answer.text[:300]
+    if status != 200:
+        assert set(answer.json()) == {"error", "requestId"}
+
+
 def test_a_form_is_not_json(api: httpx.Client) -> None:
     answer = api.post("/jobs/async-processing", data={"name": "generic"})
 
