@@ -86,7 +86,7 @@ class Visit(pn.viewable.Viewer):
         super().__init__(**more)  # type: ignore[no-untyped-call]
         self._collector, self._settings, self._is_open = collector, settings, is_open
         self._connections = connections
-        self._recall = recall or Recall(connections.queue, connections.streams)
+        self._recall = recall or Recall(connections.queue, connections.streams, connections.holding)
         self._tails = tails or Tails(settings)
         self._desk = Desk(connections, settings, actor_of)
         self.address = address or Address()
