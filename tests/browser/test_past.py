@@ -167,7 +167,8 @@ def test_a_brushed_stretch_is_offered_as_an_incident_bundle(
     canvas = page.locator(".part-charts canvas").first
     canvas.wait_for()
     page.wait_for_function(
-        "() => [...Bokeh.documents[0]._all_models.values()].some(m => m.type === 'DataRange1d' && m.end > 1e12)",
+        "() => Bokeh.documents.flatMap(doc => [...doc._all_models.values()])"
+        ".some(m => m.type === 'DataRange1d' && m.end > 1e12)",
         timeout=20_000,
     )
     box = canvas.bounding_box()
