@@ -112,10 +112,8 @@ def runtime() -> Runtime:
     keyring = Keyring(connections.queue)
     keyring.preload(settings.url("queue"))
     check_access(settings, keyring)
-    if all(seat.place == 0 for seat in _seats):  # once for all that share a port
-        at_once(check(settings))
     guard = Guard(settings, keyring=keyring)
-    recall = Recall(connections.queue, connections.streams)
+    recall = Recall(connections.queue, connections.streams, connections.holding)
     return Runtime(
         settings,
         connections,
@@ -171,6 +169,8 @@ def serve(settings: Settings, seat: Seat | None = None) -> None:
         _seats.append(seat)
         host, port = "127.0.0.1", 0
     _given.append(settings)
+    # now, not in the hooks: Panel and Bokeh speak before those run
+    logs.configure(settings.log_level, settings.log_format, settings.secrets())
     arguments = ["serve", str(DASHBOARD), "--port", str(port), "--address", host]
     if settings.prefix:
         arguments += ["--prefix", settings.prefix]
@@ -262,6 +262,8 @@ def begin(shared: Runtime) -> None:
     """Start the collector, and stop in order at SIGTERM or SIGINT: no answer is cut off, exit 0."""
     settings = shared.settings
     logs.configure(settings.log_level, settings.log_format, settings.secrets())
+    if all(seat.place == 0 for seat in _seats):  # once for all that share a port
+        at_once(check(settings))
     shared.collector.ensure_started()
     shared.guard.keyring.start()
     allow_many_connections()
@@ -303,6 +305,9 @@ def begin(shared: Runtime) -> None:
         receivers += [Receiver(seat.channel, server, stop) for server in _servers]
     for receiver in receivers:
         receiver.start()
+    if _given:
+        where = f"{settings.queue_ui_host}:{settings.queue_ui_port}{settings.prefix}{PAGE}"
+        log.info("serving", extra={"url": f"http://{where}"})
     if shared.guard.is_open:
         log.warning("no key: open to everyone on this machine, closed to all others")
 
