@@ -12,6 +12,8 @@ import signal
 from collections.abc import Iterator
 from typing import Any, Final
 
+from redis.exceptions import RedisError
+
 from app.connections import Connections
 from app.enqueue import JobRequest, codec_of, enqueue_many
 from app.errors import ArqscopeError
@@ -133,7 +135,7 @@ def _troubles_are_told() -> Iterator[None]:
     """A Redis that is away is nothing a load gives up for."""
     try:
         yield
-    except (ArqscopeError, OSError) as error:
+    except (ArqscopeError, RedisError, OSError) as error:
         log.warning("demo load could not send", extra={"error": str(error)})
 
 

@@ -154,7 +154,11 @@ class Inquiry(ABC):
     def as_of(self, at_ms: float) -> Snapshot:
         """The last moment stored before *at_ms*."""
         made = self.connections
-        return self.ask(past.as_of(made.queue, made.streams, at_ms, now_ms=time.time() * 1000))
+        return self.ask(
+            past.as_of(
+                made.queue, made.streams, at_ms, now_ms=time.time() * 1000, holding=made.holding
+            )
+        )
 
     def annotations(self, start_ms: float, end_ms: float) -> pd.DataFrame:
         """Deploys, pauses and operations of a range."""

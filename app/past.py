@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import json
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -17,6 +17,7 @@ from app.batch import Batch, into
 from app.canvas import Canvas
 from app.chunks import Chunk
 from app.columns import Schema, moment, text
+from app.connections import GONE
 from app.errors import BadRecord, InvalidRequest, NotFound
 from app.historian import HOURS_KEPT_MS, MINUTES_KEPT_MS, MOMENTS
 from app.payload import raw_bytes
@@ -28,6 +29,8 @@ from app.tiers import TierRow
 
 #: steps a range is divided into at most
 MAX_POINTS: Final = 2_000
+#: tells the client of the server that holds a queue
+Holding = Callable[[str], Redis]
 #: moments looked back for one that was stored, per kind
 _TRIES: Final = 3
 RUNS_THEN: Final = 1000
@@ -200,7 +203,7 @@ def _in_words(detail: Mapping[str, Any]) -> str:
     said = ", ".join(
         f"{name.replace('_', ' ')} {f'{value:g}' if isinstance(value, float) else value}"
         for name, value in detail.items()
-        if name not in ("kind", "operation") and value not in ("", None)
+        if name not in ("kind", "operation", "requestId") and value not in ("", None)
     )
     return ": ".join(filter(None, (kind, said)))
 
@@ -222,13 +225,19 @@ def _mark_row(text: str, at_ms: float) -> dict[str, Any]:
 
 
 async def as_of(
-    queue_redis: Redis, streams_redis: Redis, at_ms: float, *, now_ms: float
+    queue_redis: Redis,
+    streams_redis: Redis,
+    at_ms: float,
+    *,
+    now_ms: float,
+    holding: Holding | None = None,
 ) -> Snapshot:
     """The snapshot the pages would have shown at *at_ms*: the last moment stored before it.
 
     Moments are stored every minute for 2 h, every hour for 7 d and every day for 90 d; ``taken_at``
     says which it is. Runs and handled events come from their streams, as far as these reach back;
-    lists hold at most 100 workers, jobs and letters. NotFound when nothing was stored near.
+    lists hold at most 100 workers, jobs and letters. NotFound when nothing was stored near. *holding*
+    tells the server of a queue's runs, where that is not *queue_redis*; one that is away has told none.
     """
     candidates = [
         (int(at_ms // 60_000) // every - back, kind, every)
@@ -247,7 +256,7 @@ async def as_of(
     sample = max(samples, key=lambda one: one.at_us)
     then_ms = sample.at_us // 1000
     queues = [str(row["queue"]) for row in sample.queues]
-    runs = await _runs_until(queue_redis, queues, then_ms)
+    runs = await _runs_until(queue_redis, queues, then_ms, holding or (lambda _: queue_redis))
     streams = [str(row["stream"]) for row in sample.streams]
     sample.events = await _events_until(streams_redis, streams, then_ms)
     made = Album().add(sample, runs)
@@ -275,7 +284,9 @@ def _moment(text: str | bytes | None) -> Sample | None:
         return None
 
 
-async def _runs_until(redis: Redis, queues: Sequence[str], then_ms: int) -> list[JobRun]:
+async def _runs_until(
+    home: Redis, queues: Sequence[str], then_ms: int, holding: Holding
+) -> list[JobRun]:
     found: list[JobRun] = []
 
     def take(entries: Sequence[Any]) -> None:
@@ -287,11 +298,18 @@ async def _runs_until(redis: Redis, queues: Sequence[str], then_ms: int) -> list
 
     if not queues:
         return found
-    batch = Batch(redis)
+    batches: dict[Redis, Batch] = {}
     each = max(10, RUNS_THEN // len(queues))
     for queue in queues:
+        redis = holding(queue)
+        batch = batches.setdefault(redis, Batch(redis))
         batch.ask(take, "XREVRANGE", keys.runs(queue), then_ms, "-", "COUNT", each)
-    await batch.run()
+    for redis, batch in batches.items():
+        try:
+            await batch.run()
+        except GONE:
+            if redis is home:
+                raise
     found.sort(key=lambda run: run.finished_ms)
     return found
 

@@ -59,8 +59,8 @@ class Answers:
 class Recall:
     """Reads stored history for pages; belongs to the event loop its clients belong to."""
 
-    def __init__(self, queue: Redis, streams: Redis) -> None:
-        self._queue, self._streams = queue, streams
+    def __init__(self, queue: Redis, streams: Redis, holding: past.Holding | None = None) -> None:
+        self._queue, self._streams, self._holding = queue, streams, holding
         self._ranges, self._moments, self._marks = (
             Answers(KEPT),
             Answers(MOMENTS_KEPT),
@@ -95,7 +95,9 @@ class Recall:
         """The snapshot stored last before *at_ms*; NotFound when none is near."""
 
         async def read() -> Snapshot:
-            return await past.as_of(self._queue, self._streams, at_ms, now_ms=time.time() * 1000)
+            return await past.as_of(
+                self._queue, self._streams, at_ms, now_ms=time.time() * 1000, holding=self._holding
+            )
 
         return await self._moments.get(int(at_ms), read, 600.0)
 

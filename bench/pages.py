@@ -26,6 +26,14 @@ def rss_mb(pid: int) -> float:
     raise AssertionError("no VmRSS")
 
 
+_began = time.monotonic()
+
+
+def _tell(what: str) -> None:
+    """Say how far it is: the whole takes minutes in which nothing else is to be seen."""
+    print(f"    {time.monotonic() - _began:4.0f} s  {what}", flush=True)
+
+
 async def _open_many(root: str, count: int, http: httpx.AsyncClient) -> list[Viewer]:
     return [await Viewer(root, cookies={"arqscope_refresh": "1"}).open(http) for _ in range(count)]
 
@@ -36,19 +44,25 @@ async def _measure(root: str, pid: int, *, quick: bool) -> dict[str, float]:
     async with httpx.AsyncClient(timeout=30) as http:
         for viewer in await _open_many(root, 3, http):  # imports, caches
             await viewer.close()
-        await asyncio.sleep(2 if quick else 40)  # what they held is freed
+        _tell("first sessions came and went; what they held is freed")
+        await asyncio.sleep(2 if quick else 40)
         before_mb, before = rss_mb(pid), cpu_s(pid)
         began = time.monotonic()
         await asyncio.sleep(5)
         idle = (cpu_s(pid) - before) / (time.monotonic() - began)
+        _tell(f"{idle:.1%} of a core without viewers; {sessions} sessions open")
         before = cpu_s(pid)
         began = time.monotonic()
         viewers = await _open_many(root, sessions, http)
         opening_s = time.monotonic() - began
         found["open_ms"] = (cpu_s(pid) - before - idle * opening_s) / sessions * 1000
         found["mb"] = (rss_mb(pid) - before_mb) / sessions
+        _tell(
+            f"{found['open_ms']:.0f} ms and {found['mb']:.2f} MB a session; they look for {span_s:.0f} s"
+        )
         for viewer in viewers:
             viewer.late_ms.clear()
+            viewer.bytes_in = 0
         before, began = cpu_s(pid), time.monotonic()
         await asyncio.sleep(span_s)
         found["cpu"] = (cpu_s(pid) - before) / (time.monotonic() - began) * 100
@@ -57,13 +71,19 @@ async def _measure(root: str, pid: int, *, quick: bool) -> dict[str, float]:
         found["late_p95"] = percentile(late, 0.95)
         found["updates"] = len(late) / sessions / span_s
         found["bytes"] = middle(viewer.bytes_in for viewer in viewers)
+        _tell(
+            f"{found['cpu']:.1f} % of a core, p95 {found['late_p95']:.0f} ms; {turns} sessions come and go"
+        )
         for viewer in viewers:
             await viewer.close()
         await asyncio.sleep(3 if quick else 40)
         start_mb = rss_mb(pid)
-        for _ in range(turns // 20):
+        for turn in range(turns // 20):
+            if turn and not turn % 10:
+                _tell(f"{turn * 20} sessions, {rss_mb(pid):.0f} MB (before: {start_mb:.0f})")
             for viewer in await _open_many(root, 20, http):
                 await viewer.close()
+        _tell("all are gone; what they held is freed")
         await asyncio.sleep(3 if quick else 40)
         found["after_ratio"] = rss_mb(pid) / start_mb
     return found
@@ -116,6 +136,7 @@ def measure(*, quick: bool, rounds: int) -> list[Row]:
 
         wait_for(answers, 60, "the dashboard does not answer")
         time.sleep(3 if quick else 20)
+        _tell("the demo load runs; a browser looks")
         painted = first_paint(root) if CHROMIUM.exists() else {}
         found = asyncio.run(_measure(root, process.pid, quick=quick)) | painted
     sessions = 10 if quick else SESSIONS
@@ -135,7 +156,7 @@ def measure(*, quick: bool, rounds: int) -> list[Row]:
         rows.append(_row("T10.lives", "until the page lives (scripts run, document drawn), warm", "s",
                          found["lives"], None, "Chromium, second visit, overview"))  # fmt: skip
     print(f"    idle {found['idle_cpu']:.1f} % CPU; {found['updates']:.2f} updates/s a viewer; "
-          f"{found['bytes'] / 1000:,.0f} kB a viewer")  # fmt: skip
+          f"{found['bytes'] / 1000 / (5 if quick else 30):,.0f} kB/s a viewer")  # fmt: skip
     return rows
 
 

@@ -107,7 +107,13 @@ def _as_file(found: pd.DataFrame, name: str, kind: str) -> Response:
 async def _as_of(shared: Runtime, at: datetime) -> Snapshot:
     redis = shared.connections
     try:
-        return await past.as_of(redis.queue, redis.streams, epoch_ms(at), now_ms=time.time() * 1000)
+        return await past.as_of(
+            redis.queue,
+            redis.streams,
+            epoch_ms(at),
+            now_ms=time.time() * 1000,
+            holding=redis.holding,
+        )
     except GONE as error:
         raise explained(error, "redis://queue") from error
 

@@ -98,13 +98,15 @@ class Exhibit:
         self._changes.append(text)
         self.count += 1
 
-    def whole(self) -> str:
-        """All of it as it is now, as the text of a document."""
+    def whole(self) -> tuple[str, str]:
+        """All of it, as the text of a document and the changes since that was made."""
         if self._document is None:
-            return ""
-        if self._whole is None or self._whole[0] != self.count:
-            self._whole = (self.count, serialize_json(self._document.to_json(deferred=False)))
-        return self._whole[1]
+            return "", "[]"
+        changes = None if self._whole is None else self.since(self._whole[0])
+        if self._whole is None or changes is None:
+            text, changes = serialize_json(self._document.to_json(deferred=False)), "[]"
+            self._whole = (self.count, text)
+        return self._whole[1], changes
 
     def since(self, count: int) -> str | None:
         """The changes after the first *count*, as a list; None where they are not kept any more."""

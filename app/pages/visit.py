@@ -86,7 +86,7 @@ class Visit(pn.viewable.Viewer):
         super().__init__(**more)  # type: ignore[no-untyped-call]
         self._collector, self._settings, self._is_open = collector, settings, is_open
         self._connections = connections
-        self._recall = recall or Recall(connections.queue, connections.streams)
+        self._recall = recall or Recall(connections.queue, connections.streams, connections.holding)
         self._tails = tails or Tails(settings)
         self._desk = Desk(connections, settings, actor_of)
         self.address = address or Address()
@@ -261,8 +261,9 @@ class Visit(pn.viewable.Viewer):
                     strip.banners(around, settings, is_open=is_open), strip.strip(around))),
             "above": travel.kept(join(above), address),
             "below": travel.kept(join(below), address),
-            "foot": once(around, ("foot", is_past),
-                          lambda: masthead.foot(around, settings, is_past=is_past)),
+            "foot": once(around, ("foot", at, self.page.reads_past),
+                          lambda: masthead.foot(around, settings, is_past=is_past, then=scene.then
+                                                if self.page.reads_past else None)),
         }  # fmt: skip
 
     def _offer(self, snapshot: Snapshot) -> Html | None:

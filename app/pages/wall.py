@@ -66,7 +66,8 @@ class Wall:
             changes = exhibit.since(had[1])
             if changes is not None:
                 return {"changes": changes} if changes != "[]" else {}
-        return {"charts": exhibit.whole()}
+        text, changes = exhibit.whole()
+        return {"charts": text, "changes": changes}
 
     def told(self) -> None:
         """The browser has been told the news."""

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 
-from app import actions, causes, keys, operations, parcels, reader
+from app import actions, causes, keys, operations, parcels, past, reader
 from app.actions import Connections
 from app.actions.letters import shelf_of
 from app.collector import Collector
@@ -20,9 +20,12 @@ from app.doctor.examination import examine
 from app.enqueue import JobRequest, codec_of, enqueue
 from app.errors import RedisUnavailable
 from app.explanation import explanation
+from app.historian import Historian
 from app.next_jobs import NextJob, next_id
 from app.records import JobState, LetterState
+from app.sample import Sample
 from app.settings import QueuePolicy, Settings
+from app.tiers import TierRow
 from tests.conftest import RunningRedis, start_redis, wait_until
 from tests.letters import ANN
 from tests.serving import RunningServer, start_server, stop
@@ -362,6 +365,58 @@ async def test_a_queue_that_was_placed_elsewhere_while_jobs_waited_is_told(
     after = await examine(connections, sharded)
     assert "misplaced-queue" not in {one.hazard for one in after.findings}
     await old.close()
+
+
+async def test_minutes_of_a_server_that_is_away_are_written_once_it_is_back(
+    connections, sharded, second
+):
+    """
+    History is at home, minutes are counted where the queue is; the home's history waits for nobody.
+    """
+    home, away, historian = connections.queue, connections.holding(AWAY_QUEUE), Historian()
+    first = int(time.time() // 60) - 10
+
+    def see(minute: int) -> None:
+        row = {"waiting": 1, "deferred": 0, "running": 0}
+        rows = [row | {"queue": queue} for queue in (HOME_QUEUE, AWAY_QUEUE)]
+        at_ms = minute * 60_000 + 5_000
+        historian.see(Sample(at_us=at_ms * 1000, now_ms=at_ms, queues=rows))
+
+    async def write(minute: int) -> None:
+        await historian.write(home, (minute + 1) * 60_000 + 4_000, connections.holding)
+
+    async def counted(minute: int) -> Any:
+        text = await home.hget(keys.history_open(AWAY_QUEUE), f"m{minute}")
+        return None if text is None else TierRow.from_json(text).counts.get("complete")
+
+    await away.hset(keys.minute(AWAY_QUEUE, first), "f|o|complete", 5)
+    await away.hset(keys.minute(AWAY_QUEUE, first + 1), "f|o|complete", 6)
+    see(first)
+    await write(first)
+    assert await counted(first) == 5
+    second.kill()
+    see(first + 1)
+    await write(first + 1)
+    assert await home.hexists(keys.history_open(HOME_QUEUE), f"m{first + 1}")
+    assert await counted(first + 1) is None
+    second.start()
+    await until(lambda: away.ping())
+    see(first + 2)
+    await write(first + 2)
+    assert await counted(first + 1) == 6
+
+    async with working(sharded, AWAY_QUEUE):
+        job_id = await submit(connections, sharded, AWAY_QUEUE)
+        await until(ended(connections, sharded, job_id, JobState.COMPLETE))
+    now_ms = time.time() * 1000
+    later = int(now_ms // 60_000) + 1  # a moment that lies behind the run
+    see(later)
+    await write(later)
+    then = await past.as_of(
+        home, connections.streams, now_ms + 90_000, now_ms=now_ms, holding=connections.holding
+    )
+    assert list(then.queues["queue"]) == [HOME_QUEUE, AWAY_QUEUE]
+    assert list(then.runs["job_id"]) == [job_id]
 
 
 def test_the_server_answers_for_the_queues_whose_redis_is_there(

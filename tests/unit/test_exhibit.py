@@ -35,6 +35,15 @@ def exhibit_of(plot=PLOT, theme="light", moment="", workers=None, among=None):
     return (among or Exhibits(1.0, FakeRecall())).of(plot, theme, moment, workers)
 
 
+def whole_of(exhibit):
+    """The document a newcomer has."""
+    text, changes = exhibit.whole()
+    document = Document.from_json(json.loads(text))
+    for change in json.loads(changes):
+        document.apply_json_patch(change)
+    return document
+
+
 def rows_of(document):
     source = document.select_one({"name": "history"})
     assert isinstance(source, ColumnDataSource)
@@ -47,16 +56,21 @@ def test_a_viewer_who_follows_has_what_one_who_comes_has():
     """
     exhibit = exhibit_of()
     exhibit.show(PLOT, at(0), plainly)
-    follower, had = Document.from_json(json.loads(exhibit.whole())), exhibit.count
+    follower, had = whole_of(exhibit), exhibit.count
     for second in (1, 2, 3):
         exhibit.show(PLOT, at(second, waiting=float(second)), plainly)
 
     for change in json.loads(exhibit.since(had)):
         follower.apply_json_patch(change)
-    newcomer = Document.from_json(json.loads(exhibit.whole()))
+    newcomer = whole_of(exhibit)
+    for second in range(4, MAX_CHANGES + 6):  # what the first text lacks is not kept any more
+        exhibit.show(PLOT, at(second, waiting=float(second)), plainly)
+    latest = whole_of(exhibit)
 
     assert rows_of(follower) == rows_of(newcomer)
     assert len(rows_of(follower)[0]) == 4
+    assert rows_of(latest)[1][-1] == MAX_CHANGES + 5
+    assert len(rows_of(latest)[0]) == MAX_CHANGES + 6
     assert [root.name for root in follower.roots] == ["backlog", "throughput"]
 
 
@@ -131,7 +145,7 @@ async def test_what_is_read_of_the_past_is_told_to_those_who_look():
 
     assert looks == [True]
     assert len(json.loads(exhibit.since(had))) == 1
-    whole = Document.from_json(json.loads(exhibit.whole()))
+    whole = whole_of(exhibit)
     assert len(rows_of(whole)[0]) > 1
 
 
