@@ -8,7 +8,7 @@ so keep the newest ``hash`` elsewhere (``AuditReport.head``) where that matters.
 import contextlib
 import hashlib
 import json
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
@@ -26,6 +26,8 @@ LINES_KEPT: Final = 100_000
 #: s a line that must be written once is remembered
 ONCE_S: Final = 7 * 86_400
 MAX_BODY_CHARS: Final = 4_096
+#: lines looked through for what was done to one thing
+ABOUT_LINES: Final = 2_000
 _PAGE: Final = 500
 _FIRST: Final = "0" * 40
 _WHERE: Final = "redis://queue"
@@ -94,6 +96,15 @@ async def recent(redis: Redis, limit: int = 100, before: str = "+") -> list[Audi
     """Return the newest lines, newest first; pass ``(<id>`` as *before* for the next page."""
     rows = await redis.xrevrange(keys.AUDIT, max=before, min="-", count=limit)
     return [line_of(entry_id, fields) for entry_id, fields in rows]
+
+
+async def about(
+    redis: Redis, targets: Collection[str], until_ms: int
+) -> tuple[list[AuditLine], bool]:
+    """What was done to *targets* up to a moment, newest first, and whether older lines were not looked at."""
+    rows = await redis.xrevrange(keys.AUDIT, max=str(until_ms), min="-", count=ABOUT_LINES)
+    lines = [line for line in decoded(rows) if line.target in targets]
+    return lines, len(rows) == ABOUT_LINES
 
 
 def decoded(entries: Iterable[tuple[str, Mapping[str, str]]]) -> list[AuditLine]:

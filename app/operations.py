@@ -270,6 +270,12 @@ async def recent(redis: Redis, limit: int = 100) -> list[Operation]:
     return await _several(redis, await _asked(redis.zrevrange(keys.OPERATIONS, 0, limit - 1)))
 
 
+async def before(redis: Redis, at_ms: float, limit: int = 100) -> list[Operation]:
+    """Return the operations that were asked for by then, newest first."""
+    found = redis.zrevrangebyscore(keys.OPERATIONS, at_ms, "-inf", start=0, num=limit)
+    return await _several(redis, await _asked(found))
+
+
 async def still_open(redis: Redis) -> list[Operation]:
     """Return the operations that may still do something, oldest first."""
     found = await _several(redis, await _asked(redis.hvals(keys.OPEN_OPERATIONS)))

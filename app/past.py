@@ -203,7 +203,7 @@ def _in_words(detail: Mapping[str, Any]) -> str:
     said = ", ".join(
         f"{name.replace('_', ' ')} {f'{value:g}' if isinstance(value, float) else value}"
         for name, value in detail.items()
-        if name not in ("kind", "operation") and value not in ("", None)
+        if name not in ("kind", "operation", "requestId") and value not in ("", None)
     )
     return ": ".join(filter(None, (kind, said)))
 

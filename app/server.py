@@ -112,8 +112,6 @@ def runtime() -> Runtime:
     keyring = Keyring(connections.queue)
     keyring.preload(settings.url("queue"))
     check_access(settings, keyring)
-    if all(seat.place == 0 for seat in _seats):  # once for all that share a port
-        at_once(check(settings))
     guard = Guard(settings, keyring=keyring)
     recall = Recall(connections.queue, connections.streams, connections.holding)
     return Runtime(
@@ -264,6 +262,8 @@ def begin(shared: Runtime) -> None:
     """Start the collector, and stop in order at SIGTERM or SIGINT: no answer is cut off, exit 0."""
     settings = shared.settings
     logs.configure(settings.log_level, settings.log_format, settings.secrets())
+    if all(seat.place == 0 for seat in _seats):  # once for all that share a port
+        at_once(check(settings))
     shared.collector.ensure_started()
     shared.guard.keyring.start()
     allow_many_connections()

@@ -27,7 +27,10 @@ ZIP: Final = "application/zip"
     "/incident",
     response_class=Response,
     responses={
-        200: {"content": {ZIP: {}}, "description": "frames, charts and a notebook as a zip"}
+        200: {
+            "content": {ZIP: {"schema": {"type": "string", "format": "binary"}}},
+            "description": "frames, charts and a notebook as a zip",
+        }
     },
 )
 async def bundle(

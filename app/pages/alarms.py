@@ -1,16 +1,19 @@
 """Alerts: what fires, what fired, and what a rule would have done over the last hour."""
 
+import contextlib
 import math
 from dataclasses import dataclass
 from typing import Final
 
 import pandas as pd
 
-from app import alerts, palette
+from app import alerts, audit, palette
 from app.alert_history import backtest
 from app.alert_rules import BUILT_IN_ALERTS, AlertRule, load_alert_rules
 from app.alerts import Alert, AlertState
 from app.errors import ArqscopeError
+from app.hindsight import alert_then
+from app.pages import travel
 from app.pages.address import Address
 from app.pages.markup import (
     Html,
@@ -59,14 +62,27 @@ class Found:
     trouble: str = ""
 
 
-async def load(reach: Reach, address: Address) -> Found:  # noqa: ARG001 - one list for all
+async def load(reach: Reach, address: Address) -> Found:
     """Read the alerts from the cache Redis, the rules from arqscope.toml."""
-    newest = await alerts.newest(reach.connections.cache, LISTED)
+    then = travel.then_asked(address)
+    if then is None:
+        newest = await alerts.newest(reach.connections.cache, LISTED)
+    else:
+        newest = await _as_of(reach, then)
     try:
         rules = load_alert_rules(reach.settings.config_file)
     except ArqscopeError as error:
         return Found(newest, BUILT_IN_ALERTS, str(error))
     return Found(newest, rules)
+
+
+async def _as_of(reach: Reach, then_ms: float) -> list[Alert]:
+    """The alerts that had fired by then, as they stood."""
+    kept = await alerts.newest(reach.connections.cache, alerts.ALERTS_KEPT)
+    ids = {alert.id for alert in kept if alert.since_ms <= then_ms}
+    lines, _ = await audit.about(reach.connections.queue, ids, int(then_ms))
+    found = [alert_then(alert, lines, then_ms) for alert in kept]
+    return [alert for alert in found if alert is not None][:LISTED]
 
 
 def _above(scene: Scene) -> Html:
@@ -75,7 +91,29 @@ def _above(scene: Scene) -> Html:
     if scene.trouble or found is None:
         said = f"The alerts cannot be read: {scene.trouble}" if scene.trouble else "Reading …"
         return join(title, panel(tag("p", said, class_="empty"), label="Alerts"), _backtest(scene))
-    return join(title, _table(scene, found.alerts), _rules(found), _backtest(scene))
+    return join(
+        title,
+        _table(scene, found.alerts),
+        _then(scene, found),
+        _rules(found, "as they are now" if scene.is_past else ""),
+        _backtest(scene),
+    )
+
+
+def _then(scene: Scene, found: Found) -> Html | None:
+    """Of the past: what the rules of now say about the hour that is stored before the moment."""
+    history = scene.snapshot.history
+    if not scene.is_past or history.empty:
+        return None
+    with contextlib.suppress(ArqscopeError):
+        fired = backtest(history, found.rules)
+        return panel(
+            heading("What today's rules say of the hour before",
+                    "computed now from stored minutes: alerts that fired again since have no record of then"),
+            _firings_table(fired, scene.now) or tag("p", "None of them would have fired.", class_="empty"),
+            label="What today's rules say of the hour before",
+        )  # fmt: skip
+    return None
 
 
 def _table(scene: Scene, listed: list[Alert]) -> Html:
@@ -100,11 +138,16 @@ def _table(scene: Scene, listed: list[Alert]) -> Html:
         )  # fmt: skip
     columns = [("State", ""), ("Severity", "opt"), ("What", ""), ("Where", "opt"), ("Since", "opt"),
                ("Last", "opt"), ("Message", "opt"), *([("", "act")] if scene.may_act else [])]  # fmt: skip
+    word, nothing = "Now and lately", "No alert has fired yet."
+    note = ""
+    if scene.is_past:
+        word, nothing = "As they stood then", "No alert that is stored had fired by then."
+        note = "kept for 7 days; one that fired again since is not listed"
     firing = sum(1 for alert in listed if alert.state is AlertState.FIRING)
     return panel(
-        heading("Now and lately", f"{firing} firing" if firing else "none is firing"),
-        table(columns, made, caption="Alerts, newest first", empty="No alert has fired yet."),
-        label="Now and lately",
+        heading(word, f"{firing} firing" if firing else "none is firing", note),
+        table(columns, made, caption="Alerts, newest first", empty=nothing),
+        label=word,
     )  # fmt: skip
 
 
@@ -122,7 +165,7 @@ def _controls(alert: Alert) -> Html | None:
     )  # fmt: skip
 
 
-def _rules(found: Found) -> Html:
+def _rules(found: Found, note: str = "") -> Html:
     made = [
         row(
             rule.name,
@@ -135,7 +178,7 @@ def _rules(found: Found) -> Html:
     ]
     said = tag("p", found.trouble, class_="empty") if found.trouble else None
     return panel(
-        heading("Rules", "from arqscope.toml; the built-in ones are always watched"),
+        heading("Rules", "from arqscope.toml; the built-in ones are always watched", note),
         said,
         table([("Name", ""), ("Fires when", ""), ("Severity", "opt"), ("Queues", "opt")], made,
               caption="Rules", empty="No rule."),
@@ -207,6 +250,11 @@ def _firings(history: pd.DataFrame, rule: AlertRule, now: pd.Timestamp) -> Html:
         len(fired), f"have fired {len(fired)} times"
     )
     times = f"It would {often}."
+    listed = _firings_table(fired, now)
+    return tag("div", tag("p", tag("b", times), class_="body", role="status"), listed)
+
+
+def _firings_table(fired: pd.DataFrame, now: pd.Timestamp) -> Html | None:
     made = [
         row(
             f"{f['source']}-{f['fired']}",
@@ -217,11 +265,10 @@ def _firings(history: pd.DataFrame, rule: AlertRule, now: pd.Timestamp) -> Html:
         )
         for f in records(fired.tail(20).iloc[::-1])
     ]
-    listed = table([("Queue", ""), ("Fired", ""), ("Ended", ""), ("Worst", "num")], made,
+    return table([("Queue", ""), ("Fired", ""), ("Ended", ""), ("Worst", "num")], made,
                    caption="Firings", empty="") if made else None  # fmt: skip
-    return tag("div", tag("p", tag("b", times), class_="body", role="status"), listed)
 
 
-PAGE = Page(above=_above, load=load)
+PAGE = Page(above=_above, load=load, reads_past=True)
 
 __all__ = ["PAGE", "Found", "in_words", "load"]

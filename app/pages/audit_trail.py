@@ -7,6 +7,7 @@ from typing import Any, Final
 from app import audit as chain
 from app.audit import AuditLine
 from app.errors import InvalidRequest
+from app.pages import travel
 from app.pages.address import Address
 from app.pages.markup import (
     Html,
@@ -37,14 +38,20 @@ async def load(reach: Reach, address: Address) -> Found:
     cursor = address.get("cursor")
     if cursor and not re.fullmatch(r"\d{1,20}-\d{1,20}", cursor):
         raise InvalidRequest("the cursor is not one of ours", field="cursor")
-    lines = await chain.recent(reach.connections.queue, PAGE_ROWS, f"({cursor}" if cursor else "+")
+    then = travel.then_asked(address)
+    newest = "+" if then is None else str(int(then))
+    lines = await chain.recent(
+        reach.connections.queue, PAGE_ROWS, f"({cursor}" if cursor else newest
+    )
     return Found(lines, lines[-1].id if len(lines) == PAGE_ROWS else None)
 
 
 def audit(scene: Scene, found: Any) -> Html:
     """The table of the audit."""
     head = heading(
-        "Audit", "what operators did, newest first; each line is chained to the one before"
+        "Audit",
+        "what operators did, newest first; each line is chained to the one before",
+        _until(scene),
     )
     if scene.trouble or not isinstance(found, Found):
         said = f"The audit cannot be read: {scene.trouble}" if scene.trouble else "Reading …"
@@ -60,7 +67,11 @@ def audit(scene: Scene, found: Any) -> Html:
         )
         for line in found.items
     ]
-    first = link("operations", "Newest", class_="button") if scene.address.get("cursor") else None
+    first = (
+        link(scene.address.but(cursor="").href, "Newest", class_="button")
+        if scene.address.get("cursor")
+        else None
+    )
     older = (
         link(scene.address.but(cursor=found.cursor).href, "Older", class_="button")
         if found.cursor
@@ -77,6 +88,10 @@ def audit(scene: Scene, found: Any) -> Html:
         table(columns, made, caption="Audit, newest first", empty="Nobody has done anything yet."),
         bar, label="Audit",
     )  # fmt: skip
+
+
+def _until(scene: Scene) -> str:
+    return f"up to {scene.then:%Y-%m-%d %H:%M:%S} UTC" if scene.then is not None else ""
 
 
 def _detail(line: AuditLine) -> str:

@@ -11,6 +11,7 @@ from app.pages import (
     configuration,
     jobs,
     letters,
+    life,
     one_chart,
     one_job,
     one_letter,
@@ -28,10 +29,10 @@ PAGES: Final[Mapping[str, Page]] = {
     "queues": overview.PAGE,
     "queue": one_queue.PAGE,
     "jobs": replace(jobs.PAGE, past=bygone.jobs),
-    "job": replace(one_job.PAGE, past=bygone.present_only("A job is shown as it is.")),
+    "job": replace(one_job.PAGE, load=life.load_job, past=life.job, reads_past=True),
     "dead-letters": letters.PAGE,
     "dead-letter": replace(
-        one_letter.PAGE, past=bygone.present_only("A dead letter is shown as it is.")
+        one_letter.PAGE, load=life.load_letter, past=life.letter, reads_past=True
     ),
     "streams": streams.PAGE,
     "pubsub": replace(
@@ -41,13 +42,9 @@ PAGES: Final[Mapping[str, Page]] = {
     "schedules": timetable.PAGE,
     "history": chronicle.PAGE,
     "chart": one_chart.PAGE,
-    "operations": replace(
-        undertakings.PAGE, past=bygone.present_only("Operations are listed as they are.")
-    ),
-    "alerts": replace(alarms.PAGE, past=bygone.present_only("Alerts are listed as they are.")),
-    "settings": replace(
-        configuration.PAGE, past=bygone.present_only("Settings are shown as they are.")
-    ),
+    "operations": undertakings.PAGE,
+    "alerts": alarms.PAGE,
+    "settings": configuration.PAGE,
 }
 
 __all__ = ["PAGES"]

@@ -121,7 +121,7 @@ def _choices(scene: Scene) -> Html:
     return time_tools.tools(
         form,
         time_tools.ranges(address, tuple(RANGES), usual=USUAL, live=False),
-        tag("span", stretch.bundle(_stretch(scene), name if name in queues else ""), class_="end"),
+        stretch.bundle(_stretch(scene), name if name in queues else ""),
         time_tools.by_itself(names, address),
     )
 

@@ -1,13 +1,18 @@
 """Settings: what the doctor says, the Redis servers, and what is in effect, secrets masked."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Final
 
+import pandas as pd
 from pydantic import SecretStr
 
 from app import palette
+from app.analyses.deploys import told_once
 from app.doctor.examination import examine
 from app.doctor.findings import Diagnosis, Severity, in_words, together
+from app.historian import MOMENT_ROWS
+from app.pages import travel
 from app.pages.address import Address
 from app.pages.markup import (
     Html,
@@ -16,6 +21,7 @@ from app.pages.markup import (
     heading,
     icon,
     join,
+    moment,
     panel,
     records,
     row,
@@ -29,6 +35,9 @@ from app.palette import JOB_LOOK
 from app.records import JobState
 from app.settings import Settings, environment_names, masked_url
 
+#: how far back changes before a moment are looked for, and how many are listed
+BEFORE_MS: Final = 7 * 86_400_000
+MARKS: Final = 50
 _SEVERITY_LOOK: Final = {
     Severity.CRITICAL: ("failed", palette.ICONS["close"]),
     Severity.WARNING: ("queued", palette.ICONS["warn"]),
@@ -36,8 +45,18 @@ _SEVERITY_LOOK: Final = {
 }
 
 
-async def load(reach: Reach, address: Address) -> Diagnosis:  # noqa: ARG001 - one for all
-    """Examine the deployment: a few round trips, bounded however much is stored."""
+@dataclass(frozen=True, slots=True)
+class Before:
+    """What is stored of the days before a moment: deploys, pauses, operations."""
+
+    marks: pd.DataFrame
+
+
+async def load(reach: Reach, address: Address) -> Diagnosis | Before:
+    """Examine the deployment: a few round trips, bounded however much is stored; of then, what is kept."""
+    then = travel.then_asked(address)
+    if then is not None:
+        return Before(await reach.recall.marks(then - BEFORE_MS, then))
     return await examine(reach.connections, reach.settings)
 
 
@@ -52,6 +71,63 @@ def _above(scene: Scene) -> Html:
                   caption="Settings in effect", empty=""),
             label="Settings in effect",
         ),
+    )  # fmt: skip
+
+
+def past(scene: Scene) -> Html:
+    """What is stored of then: the servers, who ran which version, what was changed; and what is not."""
+    return join(
+        tag("div", tag("h1", "Settings"), class_="title"),
+        panel(
+            heading("Not stored"),
+            tag("p", "Which settings were in effect then, and what the doctor would have said, is not stored. "
+                     "Below is what is: the Redis servers, the workers' versions, and what was deployed or changed.",
+                class_="body"),
+            label="Not stored",
+        ),
+        _servers(scene),
+        _versions(scene),
+        _changed(scene),
+    )  # fmt: skip
+
+
+def _versions(scene: Scene) -> Html:
+    workers = scene.snapshot.workers
+    grouped = workers.groupby(["source", "version"], observed=True, sort=True, as_index=False).agg(
+        workers=("id", "size"), first=("since", "min")
+    )
+    made = [
+        row(f"{one['source']}-{one['version']}", (clipped(one["source"], 128), "wide"),
+            (clipped(one["version"] or "not told", 80, kind="mono"), ""),
+            (palette.count(one["workers"]), "num"), (moment(one["first"], scene.now), "soft"))
+        for one in records(grouped)
+    ]  # fmt: skip
+    cut = f"of the first {MOMENT_ROWS} processes" if len(workers) >= MOMENT_ROWS else ""
+    return panel(
+        heading("Versions that ran", "as the workers' heartbeats told", cut),
+        table([("Queue or stream", ""), ("Version", ""), ("Processes", "num"), ("First since", "")], made,
+              caption="Versions that ran", empty=known(scene.snapshot, "No worker was alive.")),
+        label="Versions that ran",
+    )  # fmt: skip
+
+
+def _changed(scene: Scene) -> Html:
+    word = "What was changed"
+    if scene.trouble or not isinstance(scene.found, Before):
+        said = f"It cannot be read: {scene.trouble}" if scene.trouble else "Reading …"
+        return panel(heading(word), tag("p", said, class_="empty"), label=word)
+    marks = told_once(scene.found.marks)
+    made = [
+        row(f"{mark['kind']}-{mark['at'].value}-{mark['source']}", (str(mark["kind"]).replace("_", " "), ""),
+            (clipped(mark["source"] or "all queues", 128, kind="soft"), "opt"), (clipped(mark["text"], 300), "wide"),
+            (clipped(mark["actor"] or palette.UNKNOWN, 80, kind="soft"), "opt"), (moment(mark["at"], scene.now), "soft"))
+        for mark in records(marks.tail(MARKS).iloc[::-1])
+    ]  # fmt: skip
+    return panel(
+        heading(word, "deploys, pauses, slots and operations of the 7 days before, newest first"),
+        table([("What", ""), ("Where", "opt"), ("Told", ""), ("Who", "opt"), ("When", "")], made,
+              caption="What was changed, newest first", empty="Nothing of it is stored."),
+        label=word,
     )  # fmt: skip
 
 
@@ -155,6 +231,6 @@ def _servers(scene: Scene) -> Html:
     )  # fmt: skip
 
 
-PAGE = Page(above=_above, load=load, reload_s=15.0)
+PAGE = Page(above=_above, load=load, past=past, reads_past=True, reload_s=15.0)
 
 __all__ = ["PAGE", "load", "shown"]

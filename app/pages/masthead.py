@@ -2,6 +2,8 @@
 
 from typing import Final
 
+import pandas as pd
+
 from app import palette
 from app.pages import markup
 from app.pages.address import HOME
@@ -56,16 +58,28 @@ def health(snapshot: Snapshot) -> Html:
     return tag("details", badge, tag("ul", listed, class_="reasons"), class_="pop")
 
 
-def foot(snapshot: Snapshot, settings: Settings, *, is_past: bool = False) -> Html:
-    """What the dashboard itself costs, and how old the page is."""
-    if is_past and not snapshot.number:
-        return tag("footer", "No stored moment is shown.", class_="foot-line")
+def foot(
+    snapshot: Snapshot,
+    settings: Settings,
+    *,
+    is_past: bool = False,
+    then: pd.Timestamp | None = None,
+) -> Html:
+    """What the dashboard itself costs, and how old the page is; *then*: the moment its records reach to."""
     if is_past:
-        then = snapshot.taken_at
+        stored = f"Stored at {snapshot.taken_at:%Y-%m-%d %H:%M:%S} UTC." if snapshot.number else (
+            "No stored moment is shown.")  # fmt: skip
+        if then is None and not snapshot.number:
+            return tag("footer", stored, class_="foot-line")
+        as_of = (
+            "then"
+            if then is None
+            else f"{then:%Y-%m-%d %H:%M:%S} UTC, up to which records are read"
+        )
+        ms = (then if then is not None else snapshot.taken_at).timestamp() * 1000
         return tag(
             "footer",
-            tag("span", f"Stored at {then:%Y-%m-%d %H:%M:%S} UTC. Ages are as of then.",
-                data_then=f"{then.timestamp() * 1000:.0f}"),
+            tag("span", f"{stored} Ages are as of {as_of}.", data_then=f"{ms:.0f}"),
             class_="foot-line",
         )  # fmt: skip
     if snapshot.number == 0:

@@ -7,6 +7,7 @@ from urllib.parse import quote
 import pandas as pd
 
 from app import palette
+from app.errors import InvalidRequest
 from app.historian import MOMENTS
 from app.pages.address import Address
 from app.pages.markup import Html, icon, link, safe_text, tag
@@ -24,6 +25,14 @@ REFUSAL: Final = "this is the past"
 def then_ms(address: Address) -> float | None:
     """The moment *address* asks for, epoch ms; None: now, or nothing that can be read."""
     return moment_of(address.get("at"))
+
+
+def then_asked(address: Address) -> float | None:
+    """As ``then_ms``, for who reads: InvalidRequest where the address asks for what is no moment."""
+    then = then_ms(address)
+    if then is None and address.get("at"):
+        raise InvalidRequest(f"{address.get('at')[:40]!r} is not a moment", field="at")
+    return then
 
 
 def positions() -> list[int]:
@@ -168,4 +177,14 @@ def kept(html: Html, address: Address) -> Html:
     return Html(_FORM.sub(lambda found: found[1] + hidden, _LINK.sub(stay, html)))
 
 
-__all__ = ["REFUSAL", "asked_for", "banner", "bar", "kept", "moment_at", "place_of", "then_ms"]
+__all__ = [
+    "REFUSAL",
+    "asked_for",
+    "banner",
+    "bar",
+    "kept",
+    "moment_at",
+    "place_of",
+    "then_asked",
+    "then_ms",
+]

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from app import operations, palette
+from app.hindsight import operation_then
 from app.operations import Operation, OperationState
-from app.pages import audit_trail
+from app.pages import audit_trail, travel
 from app.pages.address import Address, href
 from app.pages.markup import (
     Html,
@@ -18,6 +19,7 @@ from app.pages.markup import (
     link,
     moment_ms,
     panel,
+    records,
     row,
     safe_text,
     table,
@@ -51,7 +53,10 @@ class Found:
 
 async def load(reach: Reach, address: Address) -> Found:
     """Read both."""
-    newest = await operations.recent(reach.connections.queue, LISTED)
+    then, redis = travel.then_asked(address), reach.connections.queue
+    newest = await (
+        operations.recent(redis, LISTED) if then is None else operations.before(redis, then, LISTED)
+    )
     return Found(newest, await audit_trail.load(reach, address))
 
 
@@ -61,26 +66,44 @@ def _above(scene: Scene) -> Html:
     if scene.trouble or found is None:
         said = f"They cannot be read: {scene.trouble}" if scene.trouble else "Reading …"
         return join(title, panel(tag("p", said, class_="empty"), label="Operations"))
-    return join(title, _table(scene, found.operations), audit_trail.audit(scene, found.lines))
+    shown, unknown = found.operations, frozenset[str]()
+    if scene.is_past:
+        shown, unknown = _as_of(scene, found.operations)
+    return join(title, _table(scene, shown, unknown), audit_trail.audit(scene, found.lines))
 
 
-def _table(scene: Scene, listed: list[Operation]) -> Html:
+def _as_of(scene: Scene, listed: list[Operation]) -> tuple[list[Operation], frozenset[str]]:
+    """The operations as of the moment asked for, and those whose progress of then is not stored."""
+    if scene.then is None:
+        return [], frozenset()
+    then_ms = scene.then.timestamp() * 1000
+    seen = {str(one["id"]): one for one in records(scene.snapshot.operations)}
+    found = [operation_then(one, seen.get(one.id), then_ms) for one in listed]
+    known = [one for one in found if one is not None]
+    return [one.operation for one in known], frozenset(
+        one.operation.id for one in known if not one.knows_progress
+    )
+
+
+def _table(scene: Scene, listed: list[Operation], unknown: frozenset[str] = frozenset()) -> Html:
     made: list[Html] = []
     columns = [("", "tick opt"), ("State", ""), ("What", ""), ("Where", "opt"), ("Progress", "wide"),
                ("Not done", "num opt"), ("Who", "opt"), ("Started", "opt"), ("", "act")]  # fmt: skip
     if not scene.may_act:
         columns = columns[:-1]
     for operation in listed:
-        made += _rows(scene, operation, len(columns))
+        made += _rows(scene, operation, len(columns), is_known=operation.id not in unknown)
     nothing = "No bulk action yet. Retry or discard a cause of dead letters, and it appears here."
     return panel(
-        heading("Bulk actions", "newest first; the record of each is kept"),
-        table(columns, made, caption="Operations, newest first", empty=nothing),
+        heading("Bulk actions", "newest first; the record of each is kept",
+                "as they stood then" if scene.is_past else ""),
+        table(columns, made, caption="Operations, newest first",
+              empty="No bulk action had been asked for." if scene.is_past else nothing),
         label="Bulk actions",
     )  # fmt: skip
 
 
-def _rows(scene: Scene, operation: Operation, width: int) -> list[Html]:
+def _rows(scene: Scene, operation: Operation, width: int, *, is_known: bool) -> list[Html]:
     css, mark = _LOOK[operation.state]
     more = f"more-{operation.id}"
     twist = tag("button", icon(palette.ICONS["more"], 12), type="button", class_="twist", data_opens=more,
@@ -92,7 +115,7 @@ def _rows(scene: Scene, operation: Operation, width: int) -> list[Html]:
              class_=f"state c-{css}", title=operation.note[:300]), ""),
         (clipped(word, 60), ""),
         (clipped(operation.source, 128, kind="soft"), "opt"),
-        (_progress(operation), "wide"),
+        (_progress(operation) if is_known else _unknown(), "wide"),
         (palette.count(operation.failed) if operation.failed else "", "num opt"),
         (clipped(operation.actor, 60, kind="soft"), "opt"),
         (moment_ms(operation.created_ms, scene.now), "soft opt"),
@@ -102,6 +125,11 @@ def _rows(scene: Scene, operation: Operation, width: int) -> list[Html]:
     record = tag("tr", tag("td", _record(scene, operation), colspan=str(width)), class_="more",
                  hidden=True, data_own=True, data_key=more)  # fmt: skip
     return [row(operation.id, *cells), record]
+
+
+def _unknown() -> Html:
+    why = "no moment that is stored holds it: it was open then, paused or not"
+    return tag("span", "under way; how far is not stored", class_="soft", title=why)
 
 
 def _progress(operation: Operation) -> Html:
@@ -165,6 +193,6 @@ def _record(scene: Scene, operation: Operation) -> Html:
     )  # fmt: skip
 
 
-PAGE = Page(above=_above, load=load, reload_s=1.0)
+PAGE = Page(above=_above, load=load, reload_s=1.0, reads_past=True)
 
 __all__ = ["PAGE", "Found", "load"]

@@ -261,8 +261,9 @@ class Visit(pn.viewable.Viewer):
                     strip.banners(around, settings, is_open=is_open), strip.strip(around))),
             "above": travel.kept(join(above), address),
             "below": travel.kept(join(below), address),
-            "foot": once(around, ("foot", is_past),
-                          lambda: masthead.foot(around, settings, is_past=is_past)),
+            "foot": once(around, ("foot", at, self.page.reads_past),
+                          lambda: masthead.foot(around, settings, is_past=is_past, then=scene.then
+                                                if self.page.reads_past else None)),
         }  # fmt: skip
 
     def _offer(self, snapshot: Snapshot) -> Html | None:

@@ -1,6 +1,7 @@
 """History, time travel and charts of a range in a real browser, over what a historian really wrote."""
 
 import io
+import json
 import re
 import time
 import zipfile
@@ -10,10 +11,12 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from app import keys
+from app import alerts, audit, keys, operations
 from app.collector import Collector
 from app.enqueue import JobRequest
 from app.historian import Historian
+from app.operations import Operation
+from app.records import DeadLetter, JobRun, LetterState, Outcome
 from tests.browser.conftest import House, Window, wait_for
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
@@ -213,3 +216,140 @@ def test_a_window_of_the_history_is_a_bundle_too_unless_it_is_too_long(window: W
     refused = page.get_by_role("button", name="Incident bundle of this stretch")
     refused.wait_for()
     assert refused.get_attribute("aria-disabled") == "true"
+
+
+@pytest.fixture(scope="module")
+def walker(house: House) -> dict[str, int]:
+    """
+    A job that failed 20 minutes ago and died 5 minutes ago, by the records workers leave; named moments.
+    """
+    now = int(time.time() * 1000)
+    at = {name: now - minutes * 60_000 for name, minutes in
+          {"before": 30, "retrying": 10, "dead": 3}.items()}  # fmt: skip
+    told: dict[str, Any] = {
+        "job_id": "walker",
+        "queue": IDLE,
+        "function": "data-sync",
+        "worker": "w",
+    }
+    for attempt, began, outcome in ((1, 21, Outcome.RETRY), (2, 6, Outcome.DEAD)):
+        start = now - began * 60_000
+        run = JobRun(
+            outcome=outcome, attempt=attempt, enqueued_ms=now - 22 * 60_000, due_ms=start - 10,
+            started_ms=start, finished_ms=start + 60_000, error="TimeoutError: too late", **told,
+        )  # fmt: skip
+        house.queue.xadd(keys.runs(IDLE), {"r": run.to_json()})
+    letter = DeadLetter(
+        id="walker", kind="job", source=IDLE, name="data-sync", state=LetterState.NEW,
+        reason="attempts", error_type="TimeoutError", error="too late", attempts=2,
+        enqueued_ms=now - 22 * 60_000, died_ms=now - 5 * 60_000, changed_ms=now - 5 * 60_000,
+    )  # fmt: skip
+    house.queue.hset(keys.dead_record(IDLE, "walker"), mapping=letter.to_fields())
+    house.queue.zadd(keys.dead_open(IDLE), {"walker": letter.died_ms})
+    house.queue.sadd(keys.QUEUES, IDLE)
+    return at
+
+
+def test_one_job_is_shown_as_of_then(window: Window, walker: dict[str, int]) -> None:
+    where = f"job?queue={IDLE}&id=walker&at="
+
+    page = window.open("history")
+    window.go(where + moment(walker["before"]))
+    page.get_by_text("It did not exist yet.").wait_for()
+    window.go(where + moment(walker["retrying"]))
+    page.get_by_role("region", name="Life of the job").get_by_text("none yet").wait_for()
+    assert page.locator(".title .state").inner_text() == "retrying"
+    assert page.get_by_role("table", name="Attempts up to then").locator("tbody tr").count() == 1
+    assert page.locator("dd .state.c-unknown").first.get_attribute("title")
+    window.go(where + moment(walker["dead"]))
+    page.get_by_role("link", name="walker").wait_for()
+    assert page.locator(".title .state").inner_text() == "dead"
+    assert page.get_by_role("button", name="Retry").count() == 0
+
+
+def test_one_letter_is_shown_as_of_then_whatever_was_done_since(
+    window: Window, walker: dict[str, int]
+) -> None:
+    where = f"dead-letter?source={IDLE}&id=walker"
+    page = window.open(where)
+    page.get_by_role("button", name="Discard", exact=True).click()
+    page.locator(".title").get_by_text("discarded").wait_for()
+
+    window.go(f"{where}&at={moment(walker['retrying'])}")
+    page.get_by_text("It did not exist yet").wait_for()
+    window.go(f"{where}&at={moment(walker['dead'])}")
+    page.locator(".title .state").get_by_text("open", exact=True).wait_for()
+    assert page.get_by_text("Nobody did anything to it by itself.").is_visible()
+    window.go(f"{where}&at={moment(int(time.time() * 1000))}")
+    page.locator(".title .state").get_by_text("discarded").wait_for()
+    page.get_by_role("table", name="What people did to it").get_by_text("discard letter").wait_for()
+
+
+def test_operations_and_audit_are_those_of_then(
+    window: Window, house: House, walker: dict[str, int]
+) -> None:
+    async def ask(redis: Any) -> str:
+        made, _ = await operations.create(
+            redis, Operation(id=operations.new_id(), kind="retry_letters", source=QUEUE, matched=9)
+        )
+        await audit.record(redis, "ann", "start_operation", QUEUE, {"operation": made.id})
+        return made.id
+
+    house.run(ask)
+    page = window.open("history")
+    window.go(f"operations?at={moment(walker['before'])}")
+    page.get_by_text("No bulk action had been asked for.").wait_for()
+    page.get_by_text("Nobody has done anything yet.").wait_for()
+
+    window.go(f"operations?at={moment(int(time.time() * 1000))}")
+
+    page.get_by_role("table", name="Operations, newest first").get_by_text(
+        "Retry dead letters"
+    ).wait_for()
+    page.get_by_role("table", name="Audit, newest first").get_by_text(
+        "start operation"
+    ).first.wait_for()
+    assert page.get_by_role("button", name=re.compile("^(Pause|Abort) ")).count() == 0
+
+
+def test_alerts_are_those_of_then(window: Window, house: House, walker: dict[str, int]) -> None:
+    async def fire(redis: Any) -> None:
+        facts = {"id": "rule-past", "kind": "rule", "title": "Backlog grows", "source": QUEUE}
+        await alerts.raise_alert(redis, facts, mark="past", window_s=60)
+
+    house.run(fire, "cache")
+    page = window.open("history")
+    window.go(f"alerts?at={moment(walker['before'])}")
+    page.get_by_text("No alert that is stored had fired by then.").wait_for()
+
+    window.go(f"alerts?at={moment(int(time.time() * 1000))}")
+
+    listed = page.get_by_role("table", name="Alerts, newest first")
+    listed.get_by_text("Backlog grows").wait_for()
+    assert page.get_by_role("button", name=re.compile("^Acknowledge")).count() == 0
+
+
+def test_settings_say_what_of_then_is_stored_and_what_is_not(
+    window: Window, house: House, remembered: int
+) -> None:
+    async def mark(redis: Any) -> None:
+        told = json.dumps({"kind": "deploy", "source": "", "version": "9.1", "actor": "kim"})
+        await redis.zadd(keys.MARKS, {told: remembered - 60_000})
+
+    house.run(mark)
+    page = window.open("history")
+    window.go(f"settings?at={moment(remembered)}")
+
+    page.get_by_role("region", name="Not stored").get_by_text("is not stored").wait_for()
+    page.get_by_role("table", name="What was changed").get_by_text("9.1").wait_for()
+    page.get_by_role("table", name="Versions that ran").get_by_text(QUEUE).wait_for()
+    page.get_by_role("table", name="Redis servers").get_by_text("up").first.wait_for()
+    assert page.get_by_role("region", name="Settings in effect").count() == 0
+
+
+def test_what_is_no_moment_shows_nothing_of_now(window: Window, walker: dict[str, int]) -> None:
+    page = window.open("history")
+    window.go(f"job?queue={IDLE}&id=walker&at=yesterday")
+
+    page.get_by_text("is not a moment").first.wait_for()
+    assert page.get_by_role("table", name="Attempts up to then").count() == 0
