@@ -11,7 +11,7 @@ import math
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -172,27 +172,34 @@ class Collector:
                 due += math.ceil(behind / interval) * interval
             await asyncio.sleep(max(0.0, due - time.monotonic()))
 
-    async def look_around(self) -> Look:
-        """Look once, within a window, for queues of stock arq; they are sampled from then on."""
+    async def look_around(self, clients: Mapping[str, Redis] | None = None) -> Look:
+        """Look once, within a window, for queues of stock arq; they are sampled from then on.
+
+        With *clients*, by server, it is for somebody who waits: those answer in time, and their errors are
+        raised.
+        """
         look = self.look = Look()
         for server in self._observation.servers:
             mine = look if server == HOME else Look()
-            await self._look_around(server, mine)
+            redis = self._client(server) if clients is None else clients[server]
+            try:
+                await self._look_around(server, redis, mine)
+            except (RedisError, OSError) as error:
+                mine.ended = True
+                if clients is not None:
+                    raise
+                log.warning("no look around", extra={"server": server, "error": str(error)[:200]})
             look.queues |= mine.queues
         return look
 
-    async def _look_around(self, server: str, look: Look) -> None:
-        observation, redis = self._observation, self._client(server)
-        try:
-            known = observation.known
-            observation.note_strangers(server, await remembered(redis) - known)
-            await look_around(redis, known, look=look)
-            observation.note_strangers(server, look.queues)
-            if self.settings.keep_history:
-                await remember(redis, look.queues)
-        except (RedisError, OSError) as error:
-            look.ended = True
-            log.warning("no look around", extra={"server": server, "error": str(error)[:200]})
+    async def _look_around(self, server: str, redis: Redis, look: Look) -> None:
+        observation = self._observation
+        known = observation.known
+        observation.note_strangers(server, await remembered(redis) - known)
+        await look_around(redis, known, look=look)
+        observation.note_strangers(server, look.queues)
+        if self.settings.keep_history:
+            await remember(redis, look.queues)
 
     @property
     def durations(self) -> dict[str, dict[str, dict[int, int]]]:

@@ -174,5 +174,8 @@ async def foreign(shared: Shared, _: Caller) -> Response:
 @router.post("/foreign", response_model=answers.Look)
 async def look_again(shared: Shared, caller: Caller) -> Response:
     """Look around once more, within the stated window; answers when the look is over."""
-    await shared.collector.look_around()
+    try:
+        await shared.collector.look_around(shared.connections.queue_servers)
+    except GONE as error:
+        raise explained(error, "redis://queue") from error
     return await foreign(shared, caller)

@@ -78,6 +78,11 @@ class Composed:
         """What the engine's health check of *service* says."""
         return str(self.engine.inspect(self.name(service))["State"]["Health"]["Status"])
 
+    def probes(self, service: str) -> list[str]:
+        """What the last health checks of *service* said, and how they ended."""
+        said = self.engine.inspect(self.name(service))["State"]["Health"]["Log"]
+        return [f"{p['Start']} {p['ExitCode']} {p['Output'][-300:]}" for p in said]
+
     def wait_healthy(self, limit_s: float = 120) -> None:
         """Wait until every service is healthy by its own check."""
         services = [*REDIS, *OURS]
@@ -88,7 +93,9 @@ class Composed:
         end = time.monotonic() + limit_s
         while (ill := sick()) and time.monotonic() < end:
             time.sleep(0.5)
-        assert not ill, (ill, self("logs", "--tail=20", *[i.partition(":")[0] for i in ill]))
+        names = [i.partition(":")[0] for i in ill]
+        probes = {name: self.probes(name) for name in names}
+        assert not ill, (ill, probes, self("logs", "--tail=20", *names))
 
     def inside(self, service: str, *words: str, check: bool = True) -> str:
         """Run a command in the container of *service*."""

@@ -298,9 +298,10 @@ async def test_a_channel_that_is_down_slow_or_full_holds_nothing_up(
     """
     Storms of one cause: one alert each, however the channel fares, and no letter waits for it.
 
-    That nothing waits shows in every storm being over before a silent channel is given up. What the
-    channel costs the deciding loop is its CPU time, the least of all rounds: the clock on the wall
-    tells more about what else the machine does.
+    The processor is given no sender: a channel can cost it no more than the line it puts in the outbox,
+    the same one for every channel, and Redis' answer to that. So its CPU time, the least of interleaved
+    rounds, hides no wait of it; the clock on the wall tells more about what else the machine does. A
+    processor that waited for a silent channel would not be through with a storm before that is given up.
     """
     storm, rounds = sized((10_000, 3), (250, 1))
     fields = environment(server, tmp_path)

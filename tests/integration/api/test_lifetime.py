@@ -76,6 +76,8 @@ def test_a_frozen_redis_is_told_with_503_within_two_seconds_again_and_again(
                     lambda: client.post("/jobs/async-processing", json={"name": "generic"}),
                     lambda: client.get("/jobs/async-processing?state=deferred"),
                     lambda: client.get("/audit"),
+                    lambda: client.post("/foreign"),
+                    lambda: client.post("/events", json={"type": "user.created"}),
                 ):
                     answer, took_s = _timed(call)
                     assert answer.status_code == 503, answer.text
