@@ -23,8 +23,8 @@ from redis.asyncio import Redis
 from redis.exceptions import NoPermissionError, RedisError
 
 from app import keys
-from app.connections import explained, made
 from app.errors import ActionRefused, BadRecord, InvalidRequest, NotFound
+from app.wire.connections import explained, made
 
 log = logging.getLogger("arqscope.api_keys")
 

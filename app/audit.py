@@ -16,10 +16,10 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from app import keys, logs
-from app.connections import explained
 from app.errors import BadRecord
-from app.payload import safe_str
-from app.scripts import script
+from app.payloads.codec import safe_str
+from app.wire.connections import explained
+from app.wire.scripts import script
 
 #: lines kept; beyond it the oldest go, as retention
 LINES_KEPT: Final = 100_000

@@ -14,14 +14,14 @@ from dataclasses import dataclass, field
 from typing import Any, Final, cast
 from urllib.parse import quote
 
-from app import sessions
+from app.access import sessions
+from app.access.identities import Identities
+from app.access.permissions import ROLE_ACCESS, Access, policies_of
+from app.access.throttle import Throttle
 from app.actions import Actor, Role
 from app.api_keys import Keyring, digest_of, id_of
-from app.identities import Identities
 from app.origins import Caller, Proxies, host_name, is_loopback, is_own_page
-from app.permissions import ROLE_ACCESS, Access, policies_of
 from app.settings import Settings
-from app.throttle import Throttle
 
 MAX_BODY_BYTES: Final = 1_000_000
 #: a key in a header; longer ones are not looked at

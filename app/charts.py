@@ -12,8 +12,8 @@ from bokeh.models import ColumnDataSource
 from bokeh.models.glyphs import Line, VArea, VBar
 from bokeh.plotting import figure
 
-from app.chart_source import QUEUE_SERIES, STREAM_SERIES, WINDOW, make_source
-from app.easel import Together, drawn_as, finish, hover, legend, lines, paint, stand, tone
+from app.drawing.chart_source import QUEUE_SERIES, STREAM_SERIES, WINDOW, make_source
+from app.drawing.easel import Together, drawn_as, finish, hover, legend, lines, paint, stand, tone
 from app.palette import Theme
 from app.records import JobState
 

@@ -19,17 +19,17 @@ import pandas as pd
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from app.album import Album
-from app.batch import Batch
-from app.clock import Clock
-from app.connections import connect
-from app.foreign import Look, look_around, remember, remembered
-from app.historian import Historian
-from app.observations import Observations
+from app.annals.historian import Historian
 from app.placement import HOME
+from app.sampling.album import Album
+from app.sampling.clock import Clock
+from app.sampling.foreign import Look, look_around, remember, remembered
+from app.sampling.observations import Observations
+from app.sampling.sharing import Shared, Sharing
 from app.settings import Settings, masked_url
-from app.sharing import Shared, Sharing
 from app.snapshot import Snapshot
+from app.wire.batch import Batch
+from app.wire.connections import connect
 
 log = logging.getLogger("arqscope.collector")
 

@@ -14,12 +14,12 @@ from typing import Any, Final
 
 from redis.exceptions import RedisError
 
-from app.connections import Connections
 from app.enqueue import JobRequest, codec_of, enqueue_many
 from app.errors import ArqscopeError
 from app.logs import configure
 from app.publisher import Publisher
 from app.settings import Settings
+from app.wire.connections import Connections
 
 log = logging.getLogger("arqscope.demo")
 

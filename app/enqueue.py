@@ -12,12 +12,12 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from app import keys
-from app.connections import explained
 from app.errors import InvalidRequest
 from app.next_jobs import NextJob, check_chain
-from app.payload import MAX_CID_CHARS, Codec
-from app.scripts import script
+from app.payloads.codec import MAX_CID_CHARS, Codec
 from app.settings import NAME_PATTERN, Settings
+from app.wire.connections import explained
+from app.wire.scripts import script
 
 #: Payloads outlive their due time by a year: arq's 24 h silently destroys a backlog (ARQ.md G2).
 PAYLOAD_TTL_MS: Final = 365 * 86_400_000

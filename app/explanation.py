@@ -9,13 +9,16 @@ import pandas as pd
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from app import audit, causes, explain, frames, keys, record_rows
-from app.arguments import decoded
-from app.batch import Batch, rows_of, sort_command, sorted_records
-from app.causes import Cause, CauseState
-from app.connections import Connections, explained
+from app import audit, frames, keys
+from app.analyses import explain
 from app.errors import BadRecord, NotFound
+from app.letters import causes
+from app.letters.causes import Cause, CauseState
+from app.payloads.arguments import decoded
 from app.records import DeadLetter
+from app.sampling import record_rows
+from app.wire.batch import Batch, rows_of, sort_command, sorted_records
+from app.wire.connections import Connections, explained
 
 #: newest letters looked at per source and state
 LETTERS: Final = 500

@@ -14,19 +14,16 @@ from typing import Any, Final, Self
 import pandas as pd
 
 from app.actions import ActionReport, Actor, Role
-from app.alert_history import backtest
-from app.alert_rules import alert_rules
+from app.alerts.backtest import backtest
+from app.alerts.rules import alert_rules
 from app.analyses.forecast import Forecast
 from app.analyses.verdicts import Verdict
-from app.deployment import Deployment, Direct
 from app.embedded import reachable_settings
 from app.enqueue import Enqueued, JobRequest
 from app.errors import InvalidRequest
 from app.explanation import Explanation
-from app.incident import file_name, incident
-from app.job_view import JobView, watch
+from app.exports.incident import file_name, incident
 from app.operations import Operation
-from app.query import Query, card
 from app.query_plan import (
     ENDED,
     JOB_STATES,
@@ -36,7 +33,10 @@ from app.query_plan import (
     metric_column,
     moment,
 )  # fmt: skip
-from app.remote_deployment import Remote
+from app.scope.deployment import Deployment, Direct
+from app.scope.job import JobView, watch
+from app.scope.query import Query, card
+from app.scope.remote import Remote
 from app.settings import Settings
 from app.snapshot import Snapshot
 
@@ -328,13 +328,13 @@ class Scope:
 
     def page(self, name: str, **query: Any) -> Any:
         """Return one page as a live object: ``page("dead-letters", source="async-processing")``."""
-        from app.live import page_of
+        from app.scope.live import page_of
 
         return page_of(self.deployment, name, query)
 
     def chart(self, name: str, *, queue: str = "", theme: str = "light") -> Any:
         """Return one chart of the pages, live: ``throughput backlog wait run lag events``."""
-        from app.live import LiveChart
+        from app.scope.live import LiveChart
 
         return LiveChart(self.deployment, name, only=queue, theme=theme)
 

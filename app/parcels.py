@@ -14,9 +14,9 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from app import keys
-from app.connections import Connections, explained
 from app.enqueue import Row, place
 from app.errors import RedisRefused, RedisUnavailable
+from app.wire.connections import Connections, explained
 
 #: parcels an event may add to: beyond it the event itself waits
 MOST: Final = 10_000

@@ -15,12 +15,12 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from app import keys
-from app.connections import connect, explained
 from app.errors import InvalidRequest
-from app.events import MAX_FIELD_CHARS, Event, NewEvent, check_text
-from app.notifications import notification, now_iso, send
-from app.scripts import script
 from app.settings import NAME_PATTERN, Settings
+from app.streams.events import MAX_FIELD_CHARS, Event, NewEvent, check_text
+from app.streams.notifications import notification, now_iso, send
+from app.wire.connections import connect, explained
+from app.wire.scripts import script
 
 #: entries and bytes per script call: a batch must not hold up Redis' other clients
 BATCH: Final = 500

@@ -14,17 +14,21 @@ import numpy as np
 import pandas as pd
 from pydantic_core import from_json
 
-from app import frames, job_list, job_rows, keys, past, record_rows
-from app.batch import rows_of, sorted_records
+from app import frames, keys
+from app.annals import past
+from app.annals.tiers import TIER_COLUMNS
 from app.columns import TIME
 from app.cursors import letter_of
 from app.errors import BadRecord, InvalidRequest
-from app.letter_filter import age_s, moment_ms
+from app.jobs import lists
+from app.jobs import rows as job_rows
+from app.letters.filters import age_s, moment_ms
 from app.operations import Operation
-from app.payload import Codec
+from app.payloads.codec import Codec
 from app.records import DeadLetter, JobRun
+from app.sampling import record_rows
 from app.snapshot import Snapshot
-from app.tiers import TIER_COLUMNS
+from app.wire.batch import rows_of, sorted_records
 
 #: rows looked at per source where a condition is checked here; Redis keeps about as many runs
 WINDOW: Final = 10_000
@@ -492,14 +496,14 @@ def _jobs_plan(ask: Ask, snapshot: Snapshot, now_ms: float, codec: Codec | None)
         asked = [
             Step(where="queue", command=command, queue=queue)
             for queue, pairs, claims in found
-            for command in job_list.row_commands(queue, pairs, claims)
+            for command in lists.row_commands(queue, pairs, claims)
         ]
 
         def make(answers: Sequence[Any]) -> pd.DataFrame:
             rows, at = [], 0
             for queue, pairs, claims in found:
-                width = len(job_list.row_commands(queue, pairs, claims))
-                made = job_list.rows_from(
+                width = len(lists.row_commands(queue, pairs, claims))
+                made = lists.rows_from(
                     queue, pairs, claims, answers[at : at + width], int(now_ms), codec
                 )
                 at += width
@@ -510,7 +514,7 @@ def _jobs_plan(ask: Ask, snapshot: Snapshot, now_ms: float, codec: Codec | None)
 
     later = [
         Step(where="queue", command=command, times=most)
-        for command in job_list.row_commands("<queue>", [("<id>", 0.0)], {})
+        for command in lists.row_commands("<queue>", [("<id>", 0.0)], {})
         if ask.state != "running" or command[0] not in ("HGET", "EXISTS")
     ]
     return Plan(what="jobs", steps=tuple(steps), later=tuple(later), follow=follow)

@@ -1,6 +1,6 @@
 """Read dead letters, events and the audit log from Redis, a page at a time; jobs come from beside.
 
-With ``readings`` and its neighbours ``job_list``, ``job_detail`` and ``job_facts`` the only code that
+With ``readings`` and its neighbours ``jobs.lists``, ``jobs.detail`` and ``jobs.facts`` the only code that
 decodes what Redis holds. Never writes, never unpickles. Every read is bounded and resumes by a cursor.
 """
 
@@ -14,9 +14,6 @@ from typing import Any, Final, Literal
 from redis.asyncio import Redis
 
 from app import keys
-from app.batch import Batch
-from app.batch import into as _into
-from app.contents import PICKLED, Arguments, arguments_of
 from app.cursors import Page
 from app.cursors import bad_cursor as _bad_cursor
 from app.cursors import by_score as _by_score
@@ -25,15 +22,18 @@ from app.cursors import limited as _limited
 from app.cursors import stream_page as _stream_page
 from app.errors import InvalidRequest
 from app.frames import printable
-from app.job_detail import JobDetail, find_job, job
-from app.job_facts import job_facts
-from app.job_list import JobsOf, jobs_page
-from app.job_rows import JobFilter, JobRow, jobs_frame
-from app.letter_filter import LetterFilter, from_now, sweep
-from app.payload import Codec, raw_bytes
+from app.jobs.detail import JobDetail, find_job, job
+from app.jobs.facts import job_facts
+from app.jobs.lists import JobsOf, jobs_page
+from app.jobs.rows import JobFilter, JobRow, jobs_frame
+from app.letters.filters import LetterFilter, from_now, sweep
+from app.letters.redrive import Shelf
+from app.payloads.codec import Codec, raw_bytes
+from app.payloads.contents import PICKLED, Arguments, arguments_of
 from app.records import DeadLetter
-from app.redrive import Shelf
-from app.stream_readings import id_ms
+from app.sampling.stream_readings import id_ms
+from app.wire.batch import Batch
+from app.wire.batch import into as _into
 
 __all__ = [
     "PICKLED",

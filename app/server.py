@@ -29,28 +29,28 @@ except ImportError:  # Windows
     uvloop = None  # type: ignore[assignment]
 
 from app import audit, logs
+from app.access.identities import Identities
 from app.actions import Connections
-from app.answer_headers import AnswerHeaders
+from app.annals.recall import Recall
 from app.api_keys import Keyring
-from app.asgi import AsgiHandler, hang_up, in_flight
 from app.auth import MAX_BODY_BYTES, Guard
 from app.collector import Collector, collector_for
 from app.doctor.preflight import at_once, check
-from app.entrance import PAGE, Entrance, page_actor
+from app.door.asgi import AsgiHandler, hang_up, in_flight
+from app.door.entrance import PAGE, Entrance, page_actor
+from app.door.handover import Place, Receiver
+from app.door.headers import AnswerHeaders
+from app.door.login import LoginHandler, LogoutHandler
+from app.door.oauth import OAuthHandler, provider_of
+from app.door.page_routes import Asset, Page, PageScript, PageSocket, close_ended, open_sockets
+from app.door.slow_clients import LOOK_S, Watch, allow_many_connections, bound, servers_of
 from app.errors import ArqscopeError, PortInUse, SettingsError
-from app.handover import Place, Receiver
-from app.identities import Identities
-from app.listeners import Listeners
-from app.login import LoginHandler, LogoutHandler
-from app.oauth import OAuthHandler, provider_of
 from app.origins import is_loopback
-from app.page_routes import Asset, Page, PageScript, PageSocket, close_ended, open_sockets
 from app.pages.address import paths
 from app.pages.exhibit import Exhibits
-from app.recall import Recall
 from app.settings import Settings
-from app.slow_clients import LOOK_S, Watch, allow_many_connections, bound, servers_of
-from app.tails import Tails
+from app.streams.listeners import Listeners
+from app.streams.tails import Tails
 
 __all__ = [
     "Runtime",

@@ -29,7 +29,7 @@ JOB = {"name": "generic", "data": {"records": 1000}}
 _SERVE = "from app.server import serve; from app.settings import Settings; serve(Settings.load(env_file=None))"
 _FILL = f"""
 import asyncio, sys
-from app.connections import connect
+from app.wire.connections import connect
 from app.enqueue import JobRequest, enqueue_many
 
 async def fill(url, count):
@@ -46,7 +46,7 @@ _LIST = f"""
 import asyncio, sys, time
 from arq.connections import ArqRedis
 from redis.asyncio import ConnectionPool
-from app.payload import Codec
+from app.payloads.codec import Codec
 
 async def listed(url):
     pool = ConnectionPool.from_url(url)

@@ -11,10 +11,10 @@ from typing import Any, Final
 
 from app import keys
 from app.collector import Collector
-from app.connections import connect
 from app.records import JobRun, Outcome, WorkerInfo
 from app.settings import Settings
 from app.snapshot import stats
+from app.wire.connections import connect
 from bench.machine import Server, machine, median, percentile, redis_server
 
 SIZES: Final = ((10, 20), (100, 50), (200, 100), (500, 250), (1_000, 500))

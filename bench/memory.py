@@ -8,12 +8,12 @@ import zlib
 from typing import Final
 
 from app import keys
-from app.chunks import HOURS_GROUP, MINUTES_GROUP, pack
-from app.connections import connect
-from app.historian import MOMENTS
-from app.past import history
+from app.annals.chunks import HOURS_GROUP, MINUTES_GROUP, pack
+from app.annals.historian import MOMENTS
+from app.annals.past import history
+from app.annals.tiers import TierRow, merged_rows
 from app.records import bucket_of
-from app.tiers import TierRow, merged_rows
+from app.wire.connections import connect
 from bench.machine import Server, median, redis_server
 from bench.results import Row
 

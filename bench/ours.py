@@ -16,9 +16,9 @@ from typing import Any
 import uvloop
 from arq.worker import func
 
-from app.connections import connect
 from app.enqueue import JobRequest, enqueue, enqueue_many
-from app.payload import Codec
+from app.payloads.codec import Codec
+from app.wire.connections import connect
 from bench.peers.stamps import Stamps
 from workers.engine import EngineOptions, Worker
 from workers.retry_policy import RetryPolicy

@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from app.events import Event
 from app.settings import Settings
+from app.streams.events import Event
 from workers import event_processor
 from workers.event_context import EventContext
 from workers.event_router import on

@@ -150,9 +150,9 @@ def _check(server: Server, count: int) -> None:
 
 async def _redrive(port: int) -> dict[str, float]:
     from app import operations
-    from app.connections import Connections, connect
-    from app.operation_drive import drive
     from app.operations import Operation
+    from app.operations.drive import drive
+    from app.wire.connections import Connections, connect
 
     redis = connect(f"redis://127.0.0.1:{port}/0", timeout_s=5)
     connections = Connections(queue=redis, streams=redis, cache=redis)

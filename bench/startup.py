@@ -40,7 +40,7 @@ def ready_s() -> float:
 
 _FILL = f"""
 import asyncio, sys
-from app.connections import connect
+from app.wire.connections import connect
 from app.enqueue import JobRequest, enqueue
 
 asyncio.run(enqueue(connect(sys.argv[1]), {QUEUE!r}, JobRequest(name="notification", args=({{"message": "ready"}},))))

@@ -32,10 +32,10 @@ import redis as redis_sync  # noqa: E402
 from redis.asyncio import Redis  # noqa: E402
 
 from app.child import die_with_parent  # noqa: E402
-from app.connections import connect  # noqa: E402
 from app.embedded import bundled_server, find_server  # noqa: E402
 from app.errors import RedisServerMissing  # noqa: E402
 from app.settings import Settings  # noqa: E402
+from app.wire.connections import connect  # noqa: E402
 
 # A run that a script began in the background inherits an ignored SIGQUIT, and so would our workers.
 signal.signal(signal.SIGQUIT, signal.SIG_DFL)

@@ -13,7 +13,7 @@ from typing import Any, Final
 import apprise
 import requests
 
-from app.payload import safe_str
+from app.payloads.codec import safe_str
 from workers.egress import Blocked, Egress, Meter, install
 
 #: apprise's schemes that speak HTTP through requests or SMTP through smtplib: both end in the sockets

@@ -12,7 +12,7 @@ from typing import Any, Final
 from redis.asyncio import Redis
 
 from app import keys
-from app.alert_rules import MIN_RUNS, AlertRule, RuleState, step
+from app.alerts.rules import MIN_RUNS, AlertRule, RuleState, step
 from app.records import bucket_value
 from workers.alerts import Alerts
 

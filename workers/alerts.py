@@ -9,12 +9,13 @@ from typing import Final
 
 from redis.asyncio import Redis
 
-from app import alerts, causes, keys
-from app.alert_rules import AlertRule
+from app import alerts, keys
 from app.alerts import AlertState, alert_id
-from app.causes import CauseState, Standing
+from app.alerts.rules import AlertRule
+from app.letters import causes
+from app.letters.causes import CauseState, Standing
+from app.letters.redrive import Shelf
 from app.records import DeadLetter
-from app.redrive import Shelf
 from workers.policies import UNKNOWN, Action, Decision
 
 #: one alert per cause in this time: a storm of 10,000 failures is one notice

@@ -21,7 +21,7 @@ from redis.exceptions import RedisError
 from app import alerts, keys
 from app.alerts import Alert
 from app.errors import ArqscopeError, SettingsError
-from app.payload import safe_str
+from app.payloads.codec import safe_str
 from app.settings import Settings
 
 log = logging.getLogger("arqscope.alerts")

@@ -8,8 +8,8 @@ from typing import Any, Final
 from redis.asyncio import Redis
 
 from app import keys
-from app.payload import safe_str
-from app.scripts import script
+from app.payloads.codec import safe_str
+from app.wire.scripts import script
 
 #: jobs per script call: bounds how long a claim may hold Redis
 BATCH: Final = 250

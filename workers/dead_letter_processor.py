@@ -1,6 +1,6 @@
 """The dead-letter processor: decide about open dead letters, retry, close, tell. One leads, others wait.
 
-Every change is one script compared with the letter's state (``app.redrive``), so a processor that is
+Every change is one script compared with the letter's state (``app.letters.redrive``), so a processor that is
 killed anywhere leaves each letter in exactly one place; what was not decided is looked at again.
 """
 
@@ -16,18 +16,19 @@ from typing import Any, Final
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from app import causes, keys, logs, parcels, redrive
-from app.alert_rules import AlertRule, load_alert_rules
-from app.causes import Standing
-from app.connections import Connections, connect, shards_of
+from app import keys, logs, parcels
+from app.alerts.rules import AlertRule, load_alert_rules
 from app.doctor.preflight import check
 from app.errors import ArqscopeError, BadRecord
-from app.payload import safe_str
+from app.letters import causes, redrive
+from app.letters.causes import Standing
+from app.letters.redrive import POLICY, Shelf, Verdict
+from app.payloads.codec import safe_str
 from app.placement import HOME
 from app.records import DeadLetter, LetterState
-from app.redrive import POLICY, Shelf, Verdict
-from app.scripts import script
 from app.settings import Settings
+from app.wire.connections import Connections, connect, shards_of
+from app.wire.scripts import script
 from workers import overflow
 from workers.alert_watch import INTERVAL_S, AlertWatch, live_workers
 from workers.alerts import Alerts, without_alert

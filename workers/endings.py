@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from arq.worker import JobExecutionFailed, Retry, RetryJob
 
 from app.errors import PermanentError
-from app.payload import safe_str
+from app.payloads.codec import safe_str
 from app.records import bucket_of
 from app.schedules import MAX_CHARS, Tick
 from workers import results

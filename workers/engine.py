@@ -24,10 +24,10 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from app import __version__
-from app.connections import is_refusal
 from app.errors import SettingsError
-from app.payload import Codec, safe_str
+from app.payloads.codec import Codec, safe_str
 from app.placement import AT_HOME, Placement
+from app.wire.connections import is_refusal
 from workers import pools
 from workers.admission import Admission
 from workers.cancellation import STOP_GRACE_S, end

@@ -12,12 +12,12 @@ from typing import Any, Final
 import redis.exceptions
 
 from app import logs
-from app.arguments import encoded, flat
 from app.errors import BadRecord, InvalidRequest, PermanentError, RedisRefused, RedisUnavailable
-from app.events import ENTRY_ID, Event
-from app.fingerprint import fingerprint
-from app.payload import safe_str
+from app.letters.fingerprint import fingerprint
+from app.payloads.arguments import encoded, flat
+from app.payloads.codec import safe_str
 from app.records import MAX_ERROR_BYTES
+from app.streams.events import ENTRY_ID, Event
 from workers.event_context import Effects, EventContext
 from workers.event_router import Plan
 

@@ -10,15 +10,15 @@ from typing import Any, Final
 from redis.exceptions import RedisError
 
 from app import audit, keys, parcels
-from app.connections import Connections, explained
 from app.enqueue import Enqueued, JobRequest, place, rows_of
 from app.errors import RedisRefused, RedisUnavailable
-from app.events import Event, NewEvent, check_text
-from app.notifications import notification, send
-from app.payload import MAX_CID_CHARS, Codec
+from app.payloads.codec import MAX_CID_CHARS, Codec
 from app.placement import HOME
 from app.publisher import Publisher
-from app.scripts import script
+from app.streams.events import Event, NewEvent, check_text
+from app.streams.notifications import notification, send
+from app.wire.connections import Connections, explained
+from app.wire.scripts import script
 
 EVENT_QUEUE: Final = "event-driven-jobs"
 #: s an event's dedup of effects is kept: longer than any outage it must bridge

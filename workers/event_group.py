@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from app import keys
-from app.scripts import script
+from app.wire.scripts import script
 
 RECENT_KEPT: Final = 1_000
 #: s the dedup of a settled event outlives it: what a group made again may deliver twice

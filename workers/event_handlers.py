@@ -16,7 +16,7 @@ import logging
 from typing import Any, Final
 
 from app.errors import PermanentError
-from app.events import Event
+from app.streams.events import Event
 from workers.event_context import EventContext
 from workers.event_router import on, on_unmatched
 

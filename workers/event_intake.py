@@ -17,10 +17,10 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
 from app import keys
-from app.connections import is_refusal
-from app.notifications import now_iso
-from app.payload import safe_str
+from app.payloads.codec import safe_str
 from app.settings import Settings
+from app.streams.notifications import now_iso
+from app.wire.connections import is_refusal
 from workers.event_attempt import SUSPECT_DELIVERIES, Delivery
 from workers.event_group import PENDING_LOOKED_AT, EventGroup, Pending
 

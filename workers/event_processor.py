@@ -16,10 +16,10 @@ from typing import Any, Final
 from redis.exceptions import RedisError
 
 from app import logs
-from app.connections import Connections, connect, shards_of
 from app.doctor.preflight import check
 from app.settings import Settings
-from app.triggers import load_rules
+from app.streams.triggers import load_rules
+from app.wire.connections import Connections, connect, shards_of
 from workers import triggers
 from workers.cancellation import end
 from workers.event_attempt import SUSPECT_DELIVERIES

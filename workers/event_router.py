@@ -18,9 +18,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
-from app import events
 from app.errors import InvalidRequest, SettingsError
 from app.settings import Settings
+from app.streams import events
 
 F = TypeVar("F", bound=Callable[..., Any])
 

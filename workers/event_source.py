@@ -13,11 +13,11 @@ from typing import Final
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from app.connections import Connections
 from app.enqueue import codec_of
 from app.errors import BadRecord
-from app.payload import safe_str
+from app.payloads.codec import safe_str
 from app.settings import Settings, StreamPolicy
+from app.wire.connections import Connections
 from workers.event_attempt import (
     SUSPECT_DELIVERIES,
     Decision,

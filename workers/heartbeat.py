@@ -18,7 +18,7 @@ from typing import Any, Final
 from redis.asyncio import Redis
 
 from app import __version__, keys
-from app.payload import safe_str
+from app.payloads.codec import safe_str
 from app.records import WorkerInfo
 from workers.cancellation import end
 

@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 from app import keys
 from app.errors import InvalidRequest
 from app.next_jobs import MAX_NEXT, RESULT, NextJob, check_chain, next_id
-from app.payload import dumps, loads, safe_str
+from app.payloads.codec import dumps, loads, safe_str
 
 KEPT_S: Final = 7 * 86_400
 #: s the memory of a job outlives its last use: its dead letter may wait long for a retry

@@ -17,12 +17,12 @@ from typing import Any, Final
 
 from redis.exceptions import RedisError
 
-from app.connections import connect
 from app.errors import ArqscopeError, InvalidRequest
-from app.events import NewEvent
-from app.payload import JobPayload, safe_str
+from app.payloads.codec import JobPayload, safe_str
 from app.publisher import Publisher
 from app.settings import Settings
+from app.streams.events import NewEvent
+from app.wire.connections import connect
 
 log = logging.getLogger("arqscope.worker")
 

@@ -4,9 +4,9 @@ import json
 import traceback
 from typing import Final
 
-from app.arguments import encoded, flat
-from app.fingerprint import fingerprint
-from app.payload import JobPayload, safe_str
+from app.letters.fingerprint import fingerprint
+from app.payloads.arguments import encoded, flat
+from app.payloads.codec import JobPayload, safe_str
 from app.records import MAX_ERROR_BYTES
 from workers.claims import Attempts
 from workers.runs import Run

@@ -14,8 +14,8 @@ from redis import ConnectionPool, Redis
 from redis.exceptions import NoScriptError
 
 from app import keys
-from app.payload import safe_str
-from app.scripts import script
+from app.payloads.codec import safe_str
+from app.wire.scripts import script
 
 log = logging.getLogger("arqscope.worker")
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from app import keys
+from app.letters.redrive import Shelf
 from app.records import DeadLetter, LetterState
-from app.redrive import Shelf
-from app.scripts import script
+from app.wire.scripts import script
 
 PAGE: Final = 200
 #: what deciding needs of a record; tracebacks and histories stay in Redis

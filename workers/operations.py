@@ -15,12 +15,12 @@ from typing import Final
 from redis.exceptions import RedisError
 
 from app import keys, operations
-from app.connections import Connections
 from app.errors import ActionRefused
-from app.operation_drive import drive
 from app.operations import OperationState
-from app.payload import safe_str
-from app.scripts import script
+from app.operations.drive import drive
+from app.payloads.codec import safe_str
+from app.wire.connections import Connections
+from app.wire.scripts import script
 
 log = logging.getLogger("arqscope.operations")
 

@@ -14,9 +14,9 @@ from redis.asyncio import Redis
 from redis.exceptions import DataError, NoScriptError, ResponseError
 
 from app import keys
-from app.connections import GONE, is_refusal
-from app.payload import safe_str
-from app.scripts import script
+from app.payloads.codec import safe_str
+from app.wire.connections import GONE, is_refusal
+from app.wire.scripts import script
 from workers.cancellation import end
 
 log = logging.getLogger("arqscope.worker")

@@ -6,10 +6,10 @@ from typing import Final
 from redis.exceptions import RedisError
 
 from app.errors import ArqscopeError
-from app.payload import safe_str
-from app.redrive import Shelf
+from app.letters.redrive import Shelf
+from app.letters.spill import spill
+from app.payloads.codec import safe_str
 from app.settings import Settings
-from app.spill import spill
 from workers.alerts import Alerts
 
 log = logging.getLogger("arqscope.dead_letters")

@@ -13,8 +13,8 @@ from math import ceil
 from pathlib import Path
 from typing import Any, Final
 
-from app.causes import HOURS_PLANNED, Standing
 from app.errors import SettingsError
+from app.letters.causes import HOURS_PLANNED, Standing
 from app.records import DeadLetter
 from app.settings import Settings
 

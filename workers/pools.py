@@ -8,9 +8,9 @@ from redis.asyncio import ConnectionPool, Redis, SSLConnection, UnixDomainSocket
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from app.connections import gated, made, pool_arguments, prepared
 from app.errors import SettingsError
 from app.sentinels import Seeking, Watched, pool_watching
+from app.wire.connections import gated, made, pool_arguments, prepared
 
 if TYPE_CHECKING:
     from workers.engine import Worker

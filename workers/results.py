@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from arq.worker import Function
 
 from app.errors import ArqscopeError
-from app.payload import MAX_PAYLOAD_BYTES, safe_str
+from app.payloads.codec import MAX_PAYLOAD_BYTES, safe_str
 from workers.runs import Run
 
 if TYPE_CHECKING:

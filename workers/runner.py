@@ -10,7 +10,7 @@ from arq.worker import JobExecutionFailed
 
 from app import logs
 from app.errors import BadPayload
-from app.payload import JobPayload, checked_time, safe_str
+from app.payloads.codec import JobPayload, checked_time, safe_str
 from app.records import utc
 from workers.cancellation import JOB_AGAIN_S, STOP_AGAIN_S
 from workers.claims import QUARANTINE_CRASHES, Claim

@@ -4,7 +4,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import Any, Final
 
-from app.payload import JobPayload
+from app.payloads.codec import JobPayload
 from workers.claims import Claim
 
 #: stands for the job of a payload that cannot be decoded

@@ -15,9 +15,9 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from app import keys
-from app.arguments import encoded, flat
-from app.payload import safe_str
-from app.scripts import script
+from app.payloads.arguments import encoded, flat
+from app.payloads.codec import safe_str
+from app.wire.scripts import script
 from workers.cancellation import end
 
 log = logging.getLogger("arqscope.worker")

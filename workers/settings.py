@@ -19,13 +19,13 @@ from arq.worker import Function, func
 from redis.exceptions import RedisError
 
 from app import keys, logs
-from app.connections import connect
 from app.doctor.preflight import check
 from app.enqueue import codec_of
 from app.errors import SettingsError
-from app.notifications import notification, send
 from app.sentinels import watched, watches
 from app.settings import QueuePolicy, Settings
+from app.streams.notifications import notification, send
+from app.wire.connections import connect
 from workers import engine
 from workers.job_events import JobEvents
 from workers.jobs import BUILT_IN

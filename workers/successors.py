@@ -9,7 +9,7 @@ from app import keys
 from app.enqueue import PAYLOAD_TTL_MS
 from app.errors import ArqscopeError, PermanentError
 from app.next_jobs import RESULT, NextJob, next_id, root_of
-from app.payload import MAX_CID_CHARS, Codec, JobPayload
+from app.payloads.codec import MAX_CID_CHARS, Codec, JobPayload
 from app.placement import AT_HOME, Placement
 
 _LEFT: Final = "the job's work is done; its next job cannot be made"

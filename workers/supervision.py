@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from app import keys
-from app.payload import safe_str
+from app.payloads.codec import safe_str
 from workers.janitor import Janitor
 
 if TYPE_CHECKING:

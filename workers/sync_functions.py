@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from typing import Any, Final
 
-from app.payload import RemoteError, safe_str
+from app.payloads.codec import RemoteError, safe_str
 
 #: idle children kept per function
 KEPT_IDLE: Final = 4

@@ -2,8 +2,8 @@
 
 from collections.abc import Awaitable, Callable, Iterable
 
-from app.events import Event
-from app.triggers import Rule
+from app.streams.events import Event
+from app.streams.triggers import Rule
 from workers.event_context import EventContext
 from workers.event_router import Registry
 

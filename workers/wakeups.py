@@ -15,8 +15,8 @@ from typing import Any, Final, cast
 from redis.asyncio import ConnectionPool, Redis
 
 from app import keys
-from app.connections import pool_arguments
-from app.payload import safe_str
+from app.payloads.codec import safe_str
+from app.wire.connections import pool_arguments
 from workers.cancellation import end
 
 log = logging.getLogger("arqscope.worker")

@@ -32,7 +32,7 @@ from app.actions.queues import (
     set_concurrency,
 )
 from app.actions.streams import change_pending
-from app.connections import Connections
+from app.wire.connections import Connections
 
 __all__ = [
     "ActionReport",

@@ -8,10 +8,10 @@ from typing import Any, Final, Literal
 from redis.exceptions import RedisError
 
 from app import audit, keys
-from app.connections import Connections as Connections
-from app.connections import explained
 from app.errors import ActionRefused, ArqscopeError, NotFound
 from app.settings import Settings
+from app.wire.connections import Connections as Connections
+from app.wire.connections import explained
 
 log = logging.getLogger("arqscope.actions")
 

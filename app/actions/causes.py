@@ -2,10 +2,10 @@
 
 from typing import Final
 
-from app import causes
 from app.actions.asking import ActionReport, Actor, Connections, permit
-from app.causes import CauseState
 from app.errors import InvalidRequest, NotFound
+from app.letters import causes
+from app.letters.causes import CauseState
 from app.settings import Settings
 
 MAX_OWNER_CHARS: Final = 100

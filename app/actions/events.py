@@ -5,9 +5,9 @@ from typing import Any, Final
 
 from app.actions.asking import ActionReport, Actor, Connections, permit
 from app.errors import InvalidRequest, NotFound
-from app.events import NewEvent
 from app.publisher import Published, Publisher
 from app.settings import Settings
+from app.streams.events import NewEvent
 
 MAX_EVENTS: Final = 1_000  #: per call
 

@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Collection, Sequence
-from pathlib import Path
 from typing import Final
 
 from redis.asyncio import Redis
@@ -13,14 +12,13 @@ from app.actions.asking import ActionReport, Actor, Connections, asked, check_qu
 from app.enqueue import MAX_DELAY_S, Enqueued, JobRequest, codec_of, enqueue_many
 from app.errors import ActionRefused, InvalidRequest, NotFound, UnknownFunction
 from app.next_jobs import places_of
-from app.payload import safe_str
-from app.scripts import script
+from app.payloads.codec import safe_str
 from app.settings import Settings
+from app.wire.scripts import script
 
 MAX_JOBS: Final = 1_000  #: per call
 _RETRY_ID: Final = re.compile(r"(.*)~r\d+")
 _FUNCTION: Final = re.compile(r'"f":"([^"\\]{1,128})"')
-_HERE: Final = str(Path(__file__).parent)  #: "beside" it lie the scripts, in app/lua
 
 
 async def submit_jobs(
@@ -129,7 +127,7 @@ async def _reschedule(redis: Redis, queue: str, job_id: str, delay_s: float) -> 
     names = [queue, keys.arq_in_progress(job_id), keys.wake(queue), keys.arq_job(job_id)]
     return str(
         await asked(
-            script(_HERE, "reschedule_job").run(
+            script(__file__, "reschedule_job").run(
                 redis,
                 [*names, keys.running(queue), keys.vault(queue, job_id)],
                 [job_id, f"{delay_s * 1000:.0f}"],
@@ -154,7 +152,7 @@ async def cancel(
     retry = _RETRY_ID.fullmatch(job_id)
     root = retry.group(1) if retry else ""
     word = await asked(
-        script(_HERE, "cancel_job").run(
+        script(__file__, "cancel_job").run(
             redis,
             [
                 queue,

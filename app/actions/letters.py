@@ -4,14 +4,15 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
-from app import keys, redrive, spill
+from app import keys
 from app.actions.asking import ActionReport, Actor, Connections, asked, check_queue, permit
 from app.enqueue import MAX_DELAY_S, codec_of
 from app.errors import ActionRefused, InvalidRequest, NotFound, UnknownFunction
-from app.letter_edit import LetterEdit, edited_event, edited_job
-from app.payload import raw_bytes
+from app.letters import redrive, spill
+from app.letters.edit import LetterEdit, edited_event, edited_job
+from app.letters.redrive import Edited, Shelf, Verdict
+from app.payloads.codec import raw_bytes
 from app.records import LetterState
-from app.redrive import Edited, Shelf, Verdict
 from app.settings import Settings
 
 MAX_REASON_CHARS: Final = 400

@@ -8,8 +8,8 @@ from app import operations
 from app.actions.asking import ActionReport, Actor, Connections, permit
 from app.actions.letters import MAX_REASON_CHARS, shelf_of
 from app.errors import ActionRefused, InvalidRequest, NotFound
-from app.operation_kinds import kind_of
 from app.operations import Operation, OperationState, Role
+from app.operations.kinds import kind_of
 from app.settings import Settings
 
 SAMPLE: Final = 5

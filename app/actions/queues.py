@@ -4,12 +4,13 @@ import json
 import time
 from typing import Final, Literal
 
-from app import keys, redrive
+from app import keys
 from app.actions.asking import ActionReport, Actor, Connections, asked, check_queue, permit
 from app.actions.jobs import cancel
 from app.errors import BadRecord, InvalidRequest
+from app.letters import redrive
+from app.letters.redrive import Shelf, Verdict
 from app.records import JobRun, LetterState, Outcome
-from app.redrive import Shelf, Verdict
 from app.settings import Settings
 
 MAX_CLEANED: Final = 1_000  #: per call; asked again, the next ones go

@@ -1,18 +1,17 @@
 """Actions on pending entries: release one to the next processor, skip it, delete it."""
 
-from pathlib import Path
 from typing import Final, Literal
 
-from app import entries, keys
+from app import keys
 from app.actions.asking import ActionReport, Actor, Connections, Role, asked, permit
 from app.actions.events import check_stream
 from app.errors import InvalidRequest, NotFound
-from app.events import ENTRY_ID
-from app.scripts import script
 from app.settings import NAME_PATTERN, Settings
+from app.streams import entries
+from app.streams.events import ENTRY_ID
+from app.wire.scripts import script
 
 Verb = Literal["claim", "ack", "delete"]
-_HERE: Final = str(Path(__file__).parent)  #: "beside" it lie the scripts, in app/lua
 _RECENT_KEPT: Final = 1_000
 _DONE: Final = {
     "claim": ("claim_pending", "{} is released: the next processor takes it"),
@@ -48,7 +47,7 @@ async def change_pending(
     target = f"{stream}/{group}/{entry_id}"
     await permit(connections, settings, actor, action, target, {"to": consumer}, needs=needs)
     word, holder, kind = await asked(
-        script(_HERE, "change_pending").run(
+        script(__file__, "change_pending").run(
             connections.streams,
             [
                 stream,

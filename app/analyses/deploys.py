@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from app.explain import DEPLOY_S, in_words
+from app.analyses.explain import DEPLOY_S, in_words
 
 #: p below which a change is called one
 SIGNIFICANT: Final = 0.01

@@ -7,15 +7,15 @@ from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from app import actions, alerts
-from app.alert_history import backtest
-from app.alert_rules import METRICS, alert_rules, load_alert_rules
+from app.alerts.backtest import backtest
+from app.alerts.rules import METRICS, alert_rules, load_alert_rules
 from app.api import answers
 from app.api.access import Caller, Now, Shared
 from app.api.encoded import encoded
 from app.api.reports import Report, report
 from app.api.strict_json import StrictRoute
 from app.errors import InvalidRequest, SettingsError
-from app.frame_files import records_json
+from app.exports.files import records_json
 
 router = APIRouter(tags=["alerts"], route_class=StrictRoute)
 

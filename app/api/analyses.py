@@ -8,12 +8,12 @@ import pandas as pd
 from fastapi import APIRouter, Query
 from fastapi.responses import Response
 
-from app import past
 from app.analyses.conservation import conservation
 from app.analyses.deploys import deploy_changes
 from app.analyses.forecast import MINUTES, drain_forecast
 from app.analyses.utilisation import oldest_ages, utilisation
 from app.analyses.verdicts import why_not_running
+from app.annals import past
 from app.api import answers
 from app.api.access import Caller, Now, Shared
 from app.api.encoded import encoded
@@ -21,12 +21,12 @@ from app.api.jobs import JobId, QueueName
 from app.api.moments import Moment, epoch_ms
 from app.api.stats import require
 from app.api.strict_json import StrictRoute
-from app.connections import GONE, explained
 from app.errors import NotFound
-from app.foreign import foreign_frame
-from app.frame_files import records_json
+from app.exports.files import records_json
 from app.reader import job_facts
+from app.sampling.foreign import foreign_frame
 from app.server import Runtime
+from app.wire.connections import GONE, explained
 
 router = APIRouter(tags=["analyses"], route_class=StrictRoute)
 

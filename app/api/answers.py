@@ -10,15 +10,16 @@ from typing import Any, Final, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from app import frames, past, tiers
-from app.alert_history import FIRING_COLUMNS
+from app import frames
+from app.alerts.backtest import FIRING_COLUMNS
 from app.analyses import conservation, utilisation
+from app.analyses.explain import CHANGE_COLUMNS, ELSEWHERE_COLUMNS, ODDS_COLUMNS, SHARED_COLUMNS
 from app.analyses.verdicts import Hold
-from app.causes import Cause
+from app.annals import past, tiers
 from app.columns import TIME, Column, Schema
 from app.doctor.findings import Finding
-from app.explain import CHANGE_COLUMNS, ELSEWHERE_COLUMNS, ODDS_COLUMNS, SHARED_COLUMNS
-from app.foreign import FOREIGN_COLUMNS
+from app.letters.causes import Cause
+from app.sampling.foreign import FOREIGN_COLUMNS
 
 T = TypeVar("T")
 

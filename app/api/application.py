@@ -8,6 +8,7 @@ from fastapi.routing import APIRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import __version__
+from app.annals.recall import Answers
 from app.api import (
     alerts,
     analyses,
@@ -31,8 +32,7 @@ from app.api import (
 )
 from app.api.description import describe, operation_id
 from app.api.problems import RESPONSES, answer_errors
-from app.asgi import request_id_of
-from app.recall import Answers
+from app.door.asgi import request_id_of
 from app.server import Runtime
 
 #: modules whose ``router`` makes up the API; a new one is added here, its policy to ``permissions``

@@ -7,16 +7,17 @@ from fastapi import APIRouter, Path, Query
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from app import actions, causes
+from app import actions
 from app.api import answers
 from app.api.access import Caller, Now, Shared
 from app.api.encoded import encoded
 from app.api.reports import Report, report
 from app.api.strict_json import StrictRoute
-from app.causes import Cause, periods
 from app.errors import NotFound
 from app.explanation import explanation
-from app.frame_files import records_json
+from app.exports.files import records_json
+from app.letters import causes
+from app.letters.causes import Cause, periods
 
 router = APIRouter(tags=["causes"], route_class=StrictRoute)
 

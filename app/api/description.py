@@ -6,7 +6,7 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
 from app.api.problems import EXAMPLES
-from app.idempotency import KEY_PATTERN, MAX_KEY_CHARS
+from app.door.idempotency import KEY_PATTERN, MAX_KEY_CHARS
 
 _SCHEMES: Final = {
     "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},

@@ -13,9 +13,9 @@ from app.api import answers
 from app.api.access import Caller, Now, Shared
 from app.api.strict_json import StrictRoute
 from app.errors import InvalidRequest
-from app.events import NewEvent as EventToPublish
-from app.frame_files import records_json
+from app.exports.files import records_json
 from app.publisher import Published
+from app.streams.events import NewEvent as EventToPublish
 
 router = APIRouter(tags=["events"], route_class=StrictRoute)
 

@@ -9,20 +9,21 @@ import pandas as pd
 from fastapi import APIRouter, Path, Query
 from fastapi.responses import Response
 
-from app import frames, past, reader
+from app import frames, reader
 from app.actions.asking import check_queue
+from app.annals import past
 from app.api import answers
 from app.api.access import Caller, Now, Shared
 from app.api.moments import Moment, epoch_ms
-from app.batch import Batch
-from app.connections import GONE, explained
 from app.enqueue import codec_of
 from app.errors import NotFound
-from app.frame_files import parquet, records_json, safe_csv
+from app.exports.files import parquet, records_json, safe_csv
 from app.query_plan import WINDOW, Ask, plan_of, runs_of
 from app.server import Runtime
 from app.settings import NAME_PATTERN
 from app.snapshot import Snapshot
+from app.wire.batch import Batch
+from app.wire.connections import GONE, explained
 
 router = APIRouter(tags=["frames"])
 

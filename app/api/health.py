@@ -18,8 +18,8 @@ from redis.exceptions import NoPermissionError, RedisError
 from app import __version__, keys
 from app.api import answers
 from app.api.access import Shared
-from app.connections import is_refusal
 from app.server import Runtime
+from app.wire.connections import is_refusal
 
 router = APIRouter(tags=["health"])
 

@@ -8,16 +8,17 @@ from fastapi import APIRouter, Path, Query
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from app import actions, past
+from app import actions
+from app.annals import past
 from app.api import answers
 from app.api.access import Caller, Shared
 from app.api.moments import AskedMoment, Moment, epoch_ms
 from app.api.reports import Report, report
 from app.api.strict_json import StrictRoute
-from app.connections import GONE, explained
 from app.errors import NotFound
-from app.frame_files import records_json
+from app.exports.files import records_json
 from app.settings import NAME_PATTERN
+from app.wire.connections import GONE, explained
 
 router = APIRouter(tags=["history"], route_class=StrictRoute)
 

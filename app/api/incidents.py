@@ -11,8 +11,8 @@ from app.actions.asking import check_queue
 from app.api.access import Caller, Shared
 from app.api.moments import Moment, epoch_ms
 from app.errors import Overloaded
-from app.incident import Bounds, check_stretch, file_name, incident
-from app.inquiry import FromThread
+from app.exports.incident import Bounds, check_stretch, file_name, incident
+from app.scope.inquiry import FromThread
 
 router = APIRouter(tags=["history"])
 

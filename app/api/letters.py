@@ -17,10 +17,10 @@ from app.api.reports import Report, report
 from app.api.strict_json import StrictRoute
 from app.enqueue import codec_of
 from app.errors import InvalidRequest, NotFound
-from app.frame_files import records_json
-from app.letter_edit import LetterEdit
-from app.letter_export import MEDIA, export_letters
-from app.letter_filter import LetterFilter
+from app.exports.files import records_json
+from app.exports.letters import MEDIA, export_letters
+from app.letters.edit import LetterEdit
+from app.letters.filters import LetterFilter
 from app.reader import LetterDetail, LettersOf
 from app.records import DeadLetter
 from app.settings import NAME_PATTERN

@@ -14,7 +14,7 @@ from app import actions
 from app.api.access import Caller, Shared
 from app.api.reports import Report, report
 from app.api.strict_json import StrictRoute
-from app.listeners import GAP, Listener
+from app.streams.listeners import GAP, Listener
 
 router = APIRouter(tags=["notifications"], route_class=StrictRoute)
 

@@ -11,8 +11,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from app.api.strict_json import RefusedBody
-from app.asgi import request_id_of
-from app.connections import GONE, is_refusal
+from app.door.asgi import request_id_of
 from app.errors import (
     ActionRefused,
     ArqscopeError,
@@ -24,6 +23,7 @@ from app.errors import (
     RedisRefused,
     RedisUnavailable,
 )
+from app.wire.connections import GONE, is_refusal
 
 #: parts of pydantic's path that name no field of the caller
 _PLACES: Final = ("body", "query", "path", "header", "one", "many")

@@ -14,7 +14,7 @@ from app.api.reports import Report, report
 from app.api.stats import require
 from app.api.strict_json import StrictRoute
 from app.errors import NotFound
-from app.frame_files import records_json
+from app.exports.files import records_json
 
 router = APIRouter(tags=["queues"], route_class=StrictRoute)
 

@@ -8,8 +8,8 @@ from fastapi.responses import Response
 
 from app.api import answers
 from app.api.access import Caller, Now, Shared
+from app.door.ready_answers import ReadyAnswer
 from app.placement import HOME
-from app.ready_answers import ReadyAnswer
 from app.server import Runtime
 from app.settings import Settings
 from app.snapshot import Snapshot, stats

@@ -7,19 +7,20 @@ from fastapi import APIRouter, Body, Path, Query
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from app import actions, entries
+from app import actions
 from app.actions.events import check_stream
 from app.api import answers
 from app.api.access import Caller, Now, Shared
 from app.api.encoded import encoded
 from app.api.reports import Report, report
 from app.api.strict_json import StrictRoute
-from app.entries import EntriesPage, EntryFilter
 from app.errors import BadRecord, InvalidRequest
-from app.events import Event
-from app.frame_files import records_json
+from app.exports.files import records_json
 from app.settings import NAME_PATTERN
-from app.triggers import Firing, dry_run, load_rules
+from app.streams import entries
+from app.streams.entries import EntriesPage, EntryFilter
+from app.streams.events import Event
+from app.streams.triggers import Firing, dry_run, load_rules
 
 router = APIRouter(tags=["streams"], route_class=StrictRoute)
 

@@ -8,8 +8,8 @@ from typing import Any, Final
 from fastapi import HTTPException, Request, Response
 from fastapi.routing import APIRoute
 
-from app import idempotency
 from app.auth import MAX_BODY_BYTES
+from app.door import idempotency
 from app.errors import ArqscopeError
 
 #: deeper than any sensible argument, shallower than what breaks a parser

@@ -94,9 +94,9 @@ def explain(fingerprint: Fingerprint, as_json: Json = False) -> None:
 
 
 async def _explained(settings: "Settings", fingerprint: str) -> "Explanation":
-    from app.causes import known_queues
-    from app.connections import Connections
     from app.explanation import explanation
+    from app.letters.causes import known_queues
+    from app.wire.connections import Connections
 
     async with clients(settings) as made:
         connections = Connections(**made)
@@ -176,9 +176,9 @@ async def _standing(
     """Open letters with how their causes stand; at most *limit* per source."""
     from app import reader
     from app.actions.letters import shelf_of
-    from app.causes import known_queues, standings
-    from app.connections import Connections
-    from app.letter_filter import LetterFilter
+    from app.letters.causes import known_queues, standings
+    from app.letters.filters import LetterFilter
+    from app.wire.connections import Connections
 
     async with clients(settings) as made:
         connections = Connections(**made)

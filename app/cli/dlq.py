@@ -82,7 +82,7 @@ def listed(
     from app import reader
     from app.actions import Connections
     from app.actions.letters import shelf_of
-    from app.letter_filter import LetterFilter
+    from app.letters.filters import LetterFilter
     from app.records import utc
 
     settings = reachable_settings()
@@ -287,8 +287,8 @@ def export(
     from app.actions import Connections
     from app.actions.letters import shelf_of
     from app.enqueue import codec_of
-    from app.letter_export import FORMATS, Format, export_letters
-    from app.letter_filter import LetterFilter
+    from app.exports.letters import FORMATS, Format, export_letters
+    from app.letters.filters import LetterFilter
 
     settings = reachable_settings()
     if form not in FORMATS:
@@ -366,7 +366,7 @@ def _start(
 
 
 def _edit(text: str) -> Any:
-    from app.letter_edit import LetterEdit
+    from app.letters.edit import LetterEdit
 
     changes = json_value(text, "--edit", "edit")
     known = ("name", "args", "kwargs", "data", "fields")

@@ -21,9 +21,9 @@ def enqueue(
     delay_s: Annotated[float, typer.Option("--delay", help="Seconds to wait first.")] = 0.0,
 ) -> None:
     """Put one job on a queue and print its id."""
-    from app.connections import Connections
     from app.enqueue import JobRequest, codec_of
     from app.enqueue import enqueue as put_on_queue
+    from app.wire.connections import Connections
 
     settings = reachable_settings()
     settings.queue(queue)
@@ -49,7 +49,7 @@ def reschedule(
     """Make a waiting or deferred job due at another time."""
     from app import actions
     from app.errors import InvalidRequest
-    from app.letter_filter import age_s
+    from app.letters.filters import age_s
 
     delay_s = age_s("delay", delay)
     if delay_s is None:

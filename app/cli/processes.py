@@ -14,12 +14,12 @@ from redis.exceptions import RedisError
 from app import __version__
 from app.child import die_with_parent
 from app.cli.terminal import say
-from app.connections import connect, explained
 from app.errors import ArqscopeError
 from app.liveness import living
 from app.placement import HOME
 from app.records import WorkerInfo
 from app.settings import Settings
+from app.wire.connections import connect, explained
 
 
 class Role(StrEnum):
@@ -76,7 +76,7 @@ def serve(
     if prefix is not None:
         settings = Settings.model_validate(settings.model_dump() | {"prefix": prefix})
     if num_procs > 1:
-        from app.switchboard import serve as serve_with
+        from app.door.switchboard import serve as serve_with
 
         raise typer.Exit(serve_with(settings, num_procs))
     from app.server import Seat

@@ -74,7 +74,7 @@ def browse(
     as_json: Json = False,
 ) -> None:
     """Show entries, newest first; at most 5,000 are looked at."""
-    from app import entries
+    from app.streams import entries
 
     wanted = entries.EntryFilter(
         type=event_type, user_id=user, workspace_id=workspace, correlation_id=correlation
@@ -101,7 +101,7 @@ def browse(
 @app.command("show")
 def show(entry_id: EntryId, stream: Stream = "") -> None:
     """Print one entry as it was written, where it is pending, and whether it is dead."""
-    from app import entries
+    from app.streams import entries
 
     async def read(redis: Any, settings: "Settings") -> dict[str, Any]:
         return await entries.entry(redis, stream or settings.stream_name, entry_id)
@@ -119,7 +119,7 @@ def pending(
     as_json: Json = False,
 ) -> None:
     """Show what a group was given and has not acknowledged, oldest first."""
-    from app import entries
+    from app.streams import entries
 
     async def read(redis: Any, settings: "Settings") -> entries.EntriesPage:
         return await entries.pending_page(
@@ -229,7 +229,7 @@ def triggers(
 ) -> None:
     """Show the trigger rules of arqscope.toml, or what each would do with an event."""
     from app.settings import Settings
-    from app.triggers import dry_run, load_rules
+    from app.streams.triggers import dry_run, load_rules
 
     rules = load_rules(Settings.load())
     if test is None:
@@ -258,7 +258,7 @@ def statuses(
     as_json: Json = False,
 ) -> None:
     """Show what events last said about things of one kind, newest first."""
-    from app import entries
+    from app.streams import entries
 
     async def read(redis: Any, settings: "Settings") -> list[dict[str, Any]]:
         return await entries.statuses(redis, stream or settings.stream_name, kind, limit)
@@ -298,7 +298,7 @@ def _ask(read: Callable[[Any, "Settings"], Awaitable[Any]]) -> Any:
 
 
 def _event_of(path: Path) -> Any:
-    from app.events import Event, encode_data
+    from app.streams.events import Event, encode_data
 
     try:
         text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")

@@ -29,7 +29,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 @asynccontextmanager
 async def clients(settings: Settings) -> AsyncIterator[dict[str, Any]]:
     """What ``Connections`` are made of, the clients by role among it; closed at the end."""
-    from app.connections import Connections
+    from app.wire.connections import Connections
 
     made = Connections.of(settings)
     try:

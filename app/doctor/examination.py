@@ -8,12 +8,12 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from app.actions import Connections
-from app.connections import explained
 from app.doctor import queues, servers, streams
 from app.doctor.findings import Diagnosis, Finding, Severity, worst_first
 from app.origins import is_loopback
 from app.placement import HOME
 from app.settings import Settings
+from app.wire.connections import explained
 
 
 async def examine(connections: Connections, settings: Settings) -> Diagnosis:

@@ -10,11 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
-from app.connections import connect
 from app.doctor import servers
 from app.doctor.findings import Finding, Severity, together, worst_first
 from app.errors import SettingsError, UnsafeRedis
 from app.settings import Settings
+from app.wire.connections import connect
 
 _T = TypeVar("_T")
 log = logging.getLogger("arqscope.preflight")

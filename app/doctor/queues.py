@@ -8,12 +8,12 @@ from arq.constants import health_check_key_suffix
 from redis.asyncio import Redis
 
 from app import keys
-from app.batch import Batch, into
 from app.doctor.findings import Finding, Severity
-from app.listings import WORKER_FIELDS, decoded_workers
 from app.placement import HOME, Placement
 from app.records import WorkerInfo
+from app.sampling.listings import WORKER_FIELDS, decoded_workers
 from app.settings import Settings
+from app.wire.batch import Batch, into
 
 #: ids looked at from either end of a queue
 HEAD: Final = 200

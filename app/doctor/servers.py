@@ -13,11 +13,11 @@ from urllib.parse import urlsplit, urlunsplit
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
-from app.connections import explained
 from app.doctor.findings import Finding, Severity
 from app.origins import is_loopback
 from app.placement import HOME
 from app.settings import masked_url
+from app.wire.connections import explained
 
 #: lines of Redis → the lowest patch without a published remote execution, as of 2026-07-24
 #: (the unscheduled releases of that day; lines that are missing get no fixes any more)

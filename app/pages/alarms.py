@@ -8,11 +8,11 @@ from typing import Final
 import pandas as pd
 
 from app import alerts, audit, palette
-from app.alert_history import backtest
-from app.alert_rules import BUILT_IN_ALERTS, AlertRule, load_alert_rules
 from app.alerts import Alert, AlertState
+from app.alerts.backtest import backtest
+from app.alerts.rules import BUILT_IN_ALERTS, AlertRule, load_alert_rules
+from app.annals.hindsight import alert_then
 from app.errors import ArqscopeError
-from app.hindsight import alert_then
 from app.pages import travel
 from app.pages.address import Address
 from app.pages.markup import (

@@ -8,6 +8,7 @@ import pandas as pd
 
 from app import palette
 from app.analyses.deploys import told_once
+from app.annals.past import ANNOTATION_COLUMNS
 from app.charts import METRICS
 from app.frames import empty_frame
 from app.pages import stretch, time_tools, travel
@@ -28,7 +29,6 @@ from app.pages.markup import (
 )
 from app.pages.scene import Page, Reach, Scene
 from app.pages.window import RANGES, Window, moment_text, window_of
-from app.past import ANNOTATION_COLUMNS
 from app.snapshot import Snapshot
 
 USUAL: Final = "6h"

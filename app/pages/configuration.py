@@ -9,9 +9,9 @@ from pydantic import SecretStr
 
 from app import palette
 from app.analyses.deploys import told_once
+from app.annals.historian import MOMENT_ROWS
 from app.doctor.examination import examine
 from app.doctor.findings import Diagnosis, Severity, in_words, together
-from app.historian import MOMENT_ROWS
 from app.pages import travel
 from app.pages.address import Address
 from app.pages.markup import (

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from app import palette
-from app.entries import EntriesPage, EntryFilter, entries_page, position
 from app.errors import InvalidRequest
 from app.pages import travel
 from app.pages.address import Address, href
@@ -26,6 +25,7 @@ from app.pages.overview import stale
 from app.pages.scene import Reach, Scene
 from app.pages.values import block, text_of
 from app.pages.window import moment_of
+from app.streams.entries import EntriesPage, EntryFilter, entries_page, position
 
 PAGE_ROWS: Final = 30
 #: parameter of an address → field of EntryFilter

@@ -15,10 +15,10 @@ from bokeh.core.serialization import Serializer
 from bokeh.document import Document
 from bokeh.document.events import DocumentChangedEvent, DocumentPatchedEvent
 
+from app.annals.recall import Recall
 from app.pages.gallery import Gallery, Plot
 from app.pages.plots import Plots
 from app.palette import Theme
-from app.recall import Recall
 from app.snapshot import Snapshot
 
 #: plots kept ready after their last viewer left

@@ -8,10 +8,10 @@ import pandas as pd
 import panel as pn
 from bokeh.models import ColumnDataSource
 
-from app import chart_source, easel
-from app.chart_source import QUEUE_SERIES
 from app.charts import CHARTS
-from app.easel import MARK_COLUMNS, Together
+from app.drawing import chart_source, easel
+from app.drawing.chart_source import QUEUE_SERIES
+from app.drawing.easel import MARK_COLUMNS, Together
 from app.pages import design
 from app.pages.window import Window
 from app.palette import Theme

@@ -12,7 +12,7 @@ from app import actions, palette
 from app.actions import ActionReport, Actor, Connections
 from app.enqueue import JobRequest
 from app.errors import ArqscopeError, InvalidRequest
-from app.letter_filter import age_s
+from app.letters.filters import age_s
 from app.pages import bulk, publication, submission
 from app.pages.address import href
 from app.pages.dialogs import QUESTIONS, Asked

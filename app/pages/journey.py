@@ -7,12 +7,12 @@ from typing import Any
 
 import pandas as pd
 
+from app.annals.recall import Recall
 from app.errors import ArqscopeError, NotFound
 from app.pages import strip, travel
 from app.pages.address import Address
 from app.pages.intents import Notice
 from app.pages.markup import Html
-from app.recall import Recall
 from app.snapshot import Snapshot
 
 log = logging.getLogger("arqscope.journey")

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from app import audit, palette
+from app.annals.hindsight import JobThen, LetterThen, job_then, letter_then
 from app.audit import AuditLine
-from app.hindsight import JobThen, LetterThen, job_then, letter_then
 from app.pages import one_job, one_letter, travel
 from app.pages.address import Address, href
 from app.pages.letters import look_of

@@ -9,18 +9,19 @@ from typing import Any, Final
 
 import pandas as pd
 
-from app import chart_source, frames
+from app import frames
 from app.analyses.deploys import told_once
 from app.analyses.forecast import MINUTES, Forecast, drain_forecast
+from app.annals.past import ANNOTATION_COLUMNS
+from app.annals.recall import Recall
 from app.charts import CHARTS, MAX_LINES
+from app.drawing import chart_source
 from app.pages.address import Address
 from app.pages.gallery import Gallery, Plot, Stored
 from app.pages.markup import records
 from app.pages.scene import Page
 from app.pages.window import window_of
 from app.palette import Theme
-from app.past import ANNOTATION_COLUMNS
-from app.recall import Recall
 from app.snapshot import Snapshot
 
 log = logging.getLogger("arqscope.plots")

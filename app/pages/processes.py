@@ -28,8 +28,8 @@ from app.pages.markup import (
 from app.pages.overview import known, stale
 from app.pages.scene import Page, Scene
 from app.palette import WORKER_LOOK
-from app.record_rows import running_jobs
 from app.records import WorkerInfo
+from app.sampling.record_rows import running_jobs
 
 _TONE = {"running": "complete", "draining": "queued", "degraded": "failed"}
 

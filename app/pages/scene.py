@@ -8,12 +8,12 @@ import pandas as pd
 
 from app.actions import Connections
 from app.analyses.forecast import Forecast
+from app.annals.recall import Recall
 from app.pages.address import Address
 from app.pages.markup import Html
-from app.recall import Recall
 from app.settings import Settings
 from app.snapshot import Snapshot
-from app.tails import Tails
+from app.streams.tails import Tails
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,8 +8,6 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from app import keys, palette
-from app.batch import Batch, into
-from app.connections import explained
 from app.errors import BadRecord
 from app.pages.address import Address, href
 from app.pages.markup import (
@@ -34,6 +32,8 @@ from app.palette import OUTCOME_LOOK
 from app.records import Outcome
 from app.schedules import Schedule, Tick, heard
 from app.snapshot import Snapshot
+from app.wire.batch import Batch, into
+from app.wire.connections import explained
 
 _TONE = {Outcome.COMPLETE: "complete", Outcome.RETRY: "retrying", Outcome.DEAD: "dead",
          Outcome.ABORTED: "aborted"}  # fmt: skip

@@ -7,8 +7,8 @@ from urllib.parse import quote
 import pandas as pd
 
 from app import palette
+from app.annals.historian import MOMENTS
 from app.errors import InvalidRequest
-from app.historian import MOMENTS
 from app.pages.address import Address
 from app.pages.markup import Html, icon, link, safe_text, tag
 from app.pages.window import moment_of, moment_text

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from app import operations, palette
-from app.hindsight import operation_then
+from app.annals.hindsight import operation_then
 from app.operations import Operation, OperationState
 from app.pages import audit_trail, travel
 from app.pages.address import Address, href

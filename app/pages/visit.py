@@ -17,6 +17,7 @@ import param
 from bokeh.document import Document
 
 from app.actions import Actor, Connections
+from app.annals.recall import Recall
 from app.collector import Callback
 from app.errors import ArqscopeError
 from app.pages import bulk, dialogs, masthead, rail, stretch, strip, travel
@@ -36,10 +37,9 @@ from app.pages.summary import held
 from app.pages.wall import Wall
 from app.pages.wire import Wire
 from app.palette import Theme
-from app.recall import Recall
 from app.settings import Settings
 from app.snapshot import Snapshot
-from app.tails import Tails
+from app.streams.tails import Tails
 
 log = logging.getLogger("arqscope.visit")
 

@@ -7,8 +7,7 @@ from typing import Any, Final
 
 from redis.asyncio import Redis
 
-from app import keys, notifications, palette
-from app.entries import asked
+from app import keys, palette
 from app.pages.address import Address, href
 from app.pages.markup import (
     Html,
@@ -26,7 +25,9 @@ from app.pages.markup import (
 )
 from app.pages.scene import Page, Reach, Scene
 from app.pages.values import block, text_of
-from app.tails import Tail
+from app.streams import notifications
+from app.streams.entries import asked
+from app.streams.tails import Tail
 
 #: what is followed when nothing else is asked for: the notifications of this project
 USUAL: Final = "user:*"

@@ -12,8 +12,8 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 from tornado.httpclient import AsyncHTTPClient, HTTPClientError, HTTPRequest, HTTPResponse
 
-from app.connections import connect, explained
 from app.verify.proofs import failed, impossible
+from app.wire.connections import connect, explained
 
 #: role → the name the specification, ``/health`` and the compose file give its server
 SERVICES: Final[Mapping[str, str]] = {

@@ -15,11 +15,11 @@ from tornado.httpclient import HTTPRequest
 from tornado.websocket import websocket_connect
 
 from app import keys
-from app.connections import explained
 from app.errors import CheckFailed
 from app.origins import is_loopback
 from app.verify.deployment import SERVICES, Deployment
 from app.verify.proofs import failed
+from app.wire.connections import explained
 
 #: s a page's websocket may be silent
 SOCKET_S: Final = 10.0

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
-from app.private_stack import PrivateStack
+from app.scope.private_stack import PrivateStack
 
 HERE = Path(__file__).parent
 #: name of a picture → where it is taken; a click on the first strong link of a list opens one of it

@@ -15,11 +15,11 @@ import pytest
 import redis
 
 from app import keys
-from app.connections import connect
 from app.enqueue import JobRequest, enqueue_many
-from app.payload import Codec
+from app.payloads.codec import Codec
 from app.records import DeadLetter
 from app.settings import Settings
+from app.wire.connections import connect
 from tests.conftest import ROOT, unused_port, wait_until
 
 QUEUE = "async-processing"

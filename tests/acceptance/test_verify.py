@@ -295,7 +295,7 @@ STOCK = """
 import sys
 from arq.connections import RedisSettings
 from arq.worker import func, run_worker
-from app.payload import Codec
+from app.payloads.codec import Codec
 
 async def generic(ctx, data):
     raise ValueError("lost by stock arq")

@@ -21,9 +21,9 @@ import httpx
 import pytest
 from redis import Redis as SyncRedis
 
-from app.connections import connect
 from app.enqueue import JobRequest, enqueue_many
 from app.settings import Settings
+from app.wire.connections import connect
 from tests.chromium import chromium
 from tests.conftest import RunningRedis, redis_binary, start_redis, unused_port
 

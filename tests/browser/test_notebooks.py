@@ -13,7 +13,7 @@ import nbformat
 import pytest
 
 from app.notebook import connect
-from app.rehearsal import rehearse
+from app.scope.rehearsal import rehearse
 from app.settings import Settings
 from tests.browser.conftest import wait_for
 from tests.conftest import unused_port

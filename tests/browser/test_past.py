@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 
 from app import alerts, audit, keys, operations
+from app.annals.historian import Historian
 from app.collector import Collector
 from app.enqueue import JobRequest
-from app.historian import Historian
 from app.operations import Operation
 from app.records import DeadLetter, JobRun, LetterState, Outcome
 from tests.browser.conftest import House, Window, wait_for

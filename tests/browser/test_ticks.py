@@ -8,9 +8,10 @@ from bokeh.embed import file_html
 from bokeh.plotting import figure
 from bokeh.resources import INLINE
 
-from app import charts, ticks
-from app.chart_source import make_source
-from app.easel import Together
+from app import charts
+from app.drawing import ticks
+from app.drawing.chart_source import make_source
+from app.drawing.easel import Together
 from app.frames import HISTORY_COLUMNS, frame_of
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(60)]

@@ -56,7 +56,7 @@ ERRORS: dict[str, str] = {
     "unpack": "a, b = [1] * (n + 2)",
     "arguments": "fetch(n, name)",
     "chained": "__import__('tests.corpus.tasks', fromlist=['x']).chained(name)",
-    "ours-payload": "__import__('app.payload', fromlist=['x']).Codec().decode_job(b'x' * n)",
+    "ours-payload": "__import__('app.payloads.codec', fromlist=['x']).Codec().decode_job(b'x' * n)",
     "ours-record": "__import__('app.records', fromlist=['x']).JobRun.from_json('{' * n)",
     "ours-settings": "__import__('app.settings', fromlist=['x']).Settings().queue('nobody')",
     "memory": "raise MemoryError(f'cannot allocate {n * 10**9 + 1234} bytes at {hex(id(object()))}')",

@@ -9,16 +9,16 @@ from typing import Any
 import httpx
 
 from app.actions import Actor, Connections
+from app.annals.recall import Recall
 from app.api.application import create_api
 from app.auth import Guard
 from app.collector import Collector
-from app.connections import connect
-from app.listeners import Listeners
 from app.pages.exhibit import Exhibits
-from app.recall import Recall
 from app.server import Runtime
 from app.settings import Settings
-from app.tails import Tails
+from app.streams.listeners import Listeners
+from app.streams.tails import Tails
+from app.wire.connections import connect
 from tests.faults.rig import FULL, Rig
 from tests.serving import start_server, stop
 

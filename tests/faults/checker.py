@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 
 from app import keys
 from app.errors import BadPayload
-from app.payload import Codec
+from app.payloads.codec import Codec
 from tests.faults import ledger
 
 

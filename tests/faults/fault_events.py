@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from app.errors import PermanentError
-from app.events import Event
+from app.streams.events import Event
 from tests.faults import ledger
 from workers.event_context import EventContext
 from workers.event_router import on, on_unmatched

@@ -21,13 +21,13 @@ from tests.faults.nursery import ROOT, _die_with_parent, plain_environment
 STEPS: Final = {
     "page": ("workers.dead_letter_processor", "open_page"),
     "read": ("workers.dead_letter_processor", "unsettled"),
-    "count": ("app.causes", "note_deaths"),
+    "count": ("app.letters.causes", "note_deaths"),
     "mark": ("workers.dead_letter_processor", "mark_counted"),
-    "plan": ("app.causes", "plan_retries"),
-    "redrive": ("app.redrive", "redrive"),
+    "plan": ("app.letters.causes", "plan_retries"),
+    "redrive": ("app.letters.redrive", "redrive"),
     "alert": ("app.alerts", "raise_alert"),
-    "note": ("app.redrive", "note_decision"),
-    "close": ("app.redrive", "close"),
+    "note": ("app.letters.redrive", "note_decision"),
+    "close": ("app.letters.redrive", "close"),
 }
 FAILPOINTS: Final = tuple(f"{when} {step}" for step in STEPS for when in ("before", "after"))
 ROUNDS: Final = 2
@@ -120,8 +120,8 @@ def _arm(failpoint: str, nth: int) -> None:
 
 
 async def _rounds(fields: Mapping[str, str]) -> None:
-    from app.connections import connect
     from app.settings import Settings
+    from app.wire.connections import connect
     from workers.dead_letter_processor import DeadLetterProcessor
 
     settings = Settings.load(fields, env_file=None)

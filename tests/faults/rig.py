@@ -15,10 +15,10 @@ from types import MappingProxyType
 from typing import Any, Final, TypeVar, cast
 
 from app import keys
-from app.connections import connect
 from app.enqueue import JobRequest, enqueue_many
 from app.errors import RedisRefused, RedisUnavailable
 from app.records import JobRun
+from app.wire.connections import connect
 from tests.conftest import RunningRedis
 from tests.faults import ledger
 from tests.faults.checker import Verdict, conserved

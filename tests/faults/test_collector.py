@@ -20,20 +20,20 @@ import pytest
 from redis.asyncio import Redis
 
 from app import frames, keys
-from app.album import Album
-from app.clock import Clock, Passed
+from app.annals.minutes import Minutes
 from app.collector import Collector
-from app.connections import connect
 from app.enqueue import JobRequest, enqueue_many
-from app.job_list import jobs_page
-from app.job_rows import JobFilter
-from app.minutes import Minutes
-from app.observation import RUNS_SHOWN
-from app.readings import MAX_QUEUES
+from app.jobs.lists import jobs_page
+from app.jobs.rows import JobFilter
 from app.records import JobRun, Outcome
-from app.sample import Sample
+from app.sampling.album import Album
+from app.sampling.clock import Clock, Passed
+from app.sampling.observation import RUNS_SHOWN
+from app.sampling.readings import MAX_QUEUES
+from app.sampling.sample import Sample
+from app.sampling.turns import Rates
 from app.settings import QueuePolicy, Settings
-from app.turns import Rates
+from app.wire.connections import connect
 from tests import command_costs
 from tests.conftest import RunningRedis, start_redis
 from tests.faults.conftest import Row
@@ -259,9 +259,9 @@ async def test_c3_rates_hold_through_pauses_and_steps_of_clocks(row: Row, tmp_pa
 #: the round trip that reads it: no task of ours could be late at it, so that the truth is exact on a busy machine.
 SAMPLER: Final = f"""
 import asyncio, json, sys
-from app.batch import Batch
+from app.wire.batch import Batch
 from app.collector import Collector
-from app.connections import connect
+from app.wire.connections import connect
 from app.settings import Settings
 
 SET = (

@@ -12,8 +12,8 @@ import httpx
 import pytest
 
 from app import keys, operations
-from app.connections import connect
 from app.operations import OperationState
+from app.wire.connections import connect
 from bench.viewer import Viewer
 from tests.conftest import start_redis
 from tests.faults.conftest import Row

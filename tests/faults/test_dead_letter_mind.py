@@ -20,11 +20,11 @@ import pytest
 from redis.asyncio import Redis
 
 from app import keys
-from app.arguments import encoded, flat
-from app.connections import connect
-from app.fingerprint import fingerprint
+from app.letters.fingerprint import fingerprint
+from app.payloads.arguments import encoded, flat
 from app.records import DeadLetter, LetterState
 from app.settings import Settings
+from app.wire.connections import connect
 from tests.conftest import start_redis
 from tests.faults.conftest import Row
 from tests.faults.processor_nursery import FAILPOINTS, ProcessorNursery

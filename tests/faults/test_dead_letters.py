@@ -13,16 +13,17 @@ from typing import Any, Final, cast
 import pytest
 from arq.worker import func
 
-from app import actions, audit, keys, operations, redrive, spill
+from app import actions, audit, keys, operations
 from app.actions import Connections
-from app.connections import connect
 from app.enqueue import JobRequest
 from app.errors import ActionRefused, ArqscopeError
-from app.letter_edit import LetterEdit
+from app.letters import redrive, spill
+from app.letters.edit import LetterEdit
+from app.letters.redrive import POLICY, Shelf, Verdict
 from app.operations import OperationState
-from app.payload import Codec
-from app.redrive import POLICY, Shelf, Verdict
+from app.payloads.codec import Codec
 from app.settings import Settings
+from app.wire.connections import connect
 from tests.faults.conftest import Row
 from tests.faults.crash import crash
 from tests.faults.nursery import ROOT, plain_environment
@@ -38,7 +39,7 @@ from workers.retry_policy import RetryPolicy
 MakeRig = Callable[..., Rig]
 DRIVER: Final = """
 import asyncio, sys
-from app.connections import Connections, connect
+from app.wire.connections import Connections, connect
 from workers.operations import OperationRunner
 async def main(url):
     redis = connect(url, timeout_s=5.0)

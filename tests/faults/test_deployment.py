@@ -18,10 +18,10 @@ from arq import create_pool
 from redis.asyncio import Redis
 
 from app import keys
-from app.connections import connect
 from app.enqueue import JobRequest, codec_of, enqueue_many
 from app.publisher import SyncPublisher
 from app.settings import Settings
+from app.wire.connections import connect
 from tests.conftest import unused_port, wait_until
 from tests.deployment import ROLES, Deployed
 from tests.faults.conftest import Row

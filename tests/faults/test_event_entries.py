@@ -8,9 +8,9 @@ from typing import Any, cast
 import pytest
 
 from app import keys
-from app.connections import connect
 from app.errors import BadRecord, SettingsError
-from app.events import Event
+from app.streams.events import Event
+from app.wire.connections import connect
 from tests.faults import ledger
 from tests.faults.conftest import Row
 from tests.faults.event_rig import GROUP, STREAM, EventRig, MakeRig, both_in_full, both_versions

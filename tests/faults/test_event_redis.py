@@ -8,8 +8,8 @@ from typing import Any, cast
 import pytest
 
 from app import keys
-from app.connections import connect
 from app.settings import Settings
+from app.wire.connections import connect
 from tests.faults import ledger
 from tests.faults.conftest import Row
 from tests.faults.crash import crash

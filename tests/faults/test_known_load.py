@@ -17,10 +17,10 @@ import pytest
 
 from app.analyses.conservation import conservation
 from app.analyses.percentiles import exact_s
+from app.annals.historian import Historian
+from app.annals.past import annotations, history
 from app.collector import Collector
 from app.enqueue import JobRequest
-from app.historian import Historian
-from app.past import annotations, history
 from app.records import BUCKET_ERROR
 from app.settings import Settings
 from tests.faults.conftest import Row

@@ -12,8 +12,8 @@ import pytest
 
 from app import keys
 from app.collector import Collector
-from app.connections import Connections
 from app.settings import Settings
+from app.wire.connections import Connections
 from tests.faults.checker import describe
 from tests.faults.load import Load, grown
 from tests.faults.rig import Rig, sized

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from app.connections import connect
 from app.doctor import append_only, servers
 from app.enqueue import JobRequest, enqueue_many
 from app.errors import ActionRefused, RedisRefused
+from app.wire.connections import connect
 from tests.conftest import ROOT, RunningRedis, lacking, redis_binary, start_redis, unused_port
 from tests.faults.checker import conserved
 from tests.faults.conftest import Row

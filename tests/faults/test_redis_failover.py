@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from app.connections import connect
+from app.wire.connections import connect
 from tests.conftest import wait_until
 from tests.faults.checker import describe
 from tests.faults.conftest import Row

@@ -16,13 +16,13 @@ from redis.exceptions import RedisError
 
 from app import actions
 from app.actions import Actor, Connections
-from app.connections import connect, explained
 from app.doctor import preflight
 from app.doctor.findings import Severity
 from app.embedded import VARIABLES
 from app.enqueue import JobRequest, enqueue
 from app.errors import ArqscopeError, RedisUnavailable
 from app.settings import Settings
+from app.wire.connections import connect, explained
 from tests.conftest import ROOT, RunningRedis, redis_binary, start_redis, unused_port
 from tests.faults import ledger
 from tests.faults.checker import describe

@@ -11,8 +11,8 @@ import pytest_asyncio
 from redis.asyncio import Redis
 
 from app import keys
-from app.connections import connect
 from app.records import DeadLetter, LetterState
+from app.wire.connections import connect
 from bench.pages import rss_mb
 from bench.viewer import Viewer
 from tests.conftest import RunningRedis, redis_binary, start_redis

@@ -19,11 +19,11 @@ from arq.cron import cron
 from arq.jobs import Job
 
 from app import keys
-from app.connections import connect
 from app.enqueue import JobRequest, enqueue_many
 from app.errors import RedisUnavailable
-from app.payload import Codec
+from app.payloads.codec import Codec
 from app.records import MAX_ERROR_BYTES
+from app.wire.connections import connect
 from tests.conftest import lacking, unused_port
 from tests.faults.api import api
 from tests.faults.checker import describe

@@ -158,7 +158,7 @@ async def test_acknowledged_and_silenced_alerts_are_not_sent(
 async def test_a_queue_without_workers_raises_an_alert_that_ends_when_one_comes(
     connections, settings, deliveries, sender, monkeypatch
 ):
-    from app.alert_rules import AlertRule
+    from app.alerts.rules import AlertRule
 
     rule = AlertRule(name="no worker", metric="workers_missing", above=0.5, for_s=60, clear_s=60)
     clock = [1_000_000.0]

@@ -9,12 +9,12 @@ import pytest
 from redis.asyncio import Redis
 
 from app import actions, audit, keys
+from app.access.sessions import SESSION_COOKIE
 from app.actions import Actor, Connections
 from app.api_keys import Keyring, new_key
 from app.auth import Guard, Refusal, Request, Visit
 from app.errors import ActionRefused, InvalidRequest, NotFound, SettingsError
 from app.server import check_access
-from app.sessions import SESSION_COOKIE
 from app.settings import Settings
 from tests.conftest import ROOT, RunningRedis, start_redis
 

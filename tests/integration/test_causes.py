@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
-from app import actions, alerts, causes, keys
+from app import actions, alerts, keys
 from app.actions import Connections
 from app.alerts import AlertState
-from app.causes import CauseState
 from app.errors import ActionRefused, InvalidRequest, NotFound
+from app.letters import causes
+from app.letters.causes import CauseState
 from app.records import DeadLetter, LetterState
 from app.settings import Settings
 from tests.letters import ANN, EVE, QUEUE, both_servers, bury, bury_event, field

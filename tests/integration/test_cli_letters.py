@@ -12,12 +12,12 @@ from typer.testing import CliRunner
 
 from app import keys
 from app.cli import app
-from app.connections import Connections, connect
 from app.errors import InvalidRequest
-from app.operation_drive import drive
-from app.payload import Codec
-from app.redrive import Shelf
-from app.spill import spill
+from app.letters.redrive import Shelf
+from app.letters.spill import spill
+from app.operations.drive import drive
+from app.payloads.codec import Codec
+from app.wire.connections import Connections, connect
 from tests.letters import QUEUE, bury_many
 
 PAYLOAD = Codec().encode_job("sync", ({"n": 1},), {}, enqueued_ms=1)

@@ -22,7 +22,7 @@ from app.collector import Collector, collector_for
 from app.enqueue import JobRequest, enqueue, enqueue_many
 from app.errors import InvalidRequest
 from app.operations import Operation
-from app.payload import Codec
+from app.payloads.codec import Codec
 from app.records import DeadLetter, JobRun, JobState, LetterState, Outcome, WorkerInfo, utc
 from app.settings import QueuePolicy, Settings
 from app.snapshot import Snapshot, stats

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 import pytest
 from redis.exceptions import RedisError
 
-from app.connections import connect, is_refusal
+from app.wire.connections import connect, is_refusal
 from tests.conftest import RunningRedis, lacking
 
 

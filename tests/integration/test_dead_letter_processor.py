@@ -14,14 +14,15 @@ import pytest
 from arq.worker import func
 from redis.asyncio import Redis
 
-from app import actions, keys, redrive
+from app import actions, keys
 from app.actions import Connections
 from app.child import die_with_parent
-from app.connections import connect
 from app.enqueue import JobRequest, enqueue
-from app.payload import Codec
-from app.redrive import Shelf
+from app.letters import redrive
+from app.letters.redrive import Shelf
+from app.payloads.codec import Codec
 from app.settings import Settings
+from app.wire.connections import connect
 from tests.conftest import RunningRedis, start_redis, wait_until
 from tests.letters import ANN, BOB, QUEUE, both_servers, bury, bury_event, field, places
 from tests.waiting import until

@@ -7,14 +7,15 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from app import actions, audit, keys, redrive
+from app import actions, audit, keys
 from app.actions import Connections
-from app.connections import connect
 from app.enqueue import JobRequest, enqueue
 from app.errors import ActionRefused, InvalidRequest, NotFound, UnknownFunction
+from app.letters import redrive
+from app.letters.redrive import POLICY, Shelf, Verdict, read_letter
 from app.records import LetterState
-from app.redrive import POLICY, Shelf, Verdict, read_letter
 from app.settings import Settings
+from app.wire.connections import connect
 from tests.conftest import start_redis
 from tests.letters import (
     ANN,

@@ -16,7 +16,6 @@ from redis.asyncio import Redis
 
 from app import keys
 from app.actions import Connections
-from app.connections import connect
 from app.doctor import servers
 from app.doctor.examination import examine
 from app.doctor.findings import Diagnosis, Finding, Severity
@@ -26,6 +25,7 @@ from app.pages.scene import Scene
 from app.records import WorkerInfo
 from app.settings import Settings
 from app.snapshot import Snapshot
+from app.wire.connections import connect
 from tests.conftest import ROOT, RunningRedis, redis_binary, start_redis, unused_port
 from tests.waiting import until
 

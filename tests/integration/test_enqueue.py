@@ -9,10 +9,10 @@ import pytest
 from redis.asyncio import Redis
 
 from app import keys
-from app.connections import connect
 from app.enqueue import JobRequest, enqueue, enqueue_many
 from app.errors import InvalidRequest, RedisRefused, RedisUnavailable
-from app.payload import Codec
+from app.payloads.codec import Codec
+from app.wire.connections import connect
 from tests.conftest import RunningRedis, start_redis
 
 QUEUE = "async-processing"

@@ -9,11 +9,12 @@ import sys
 
 import pytest
 
-from app import audit, entries, keys
+from app import audit, keys
 from app.enqueue import codec_of
-from app.events import NewEvent
 from app.publisher import Publisher
-from app.triggers import rules_of
+from app.streams import entries
+from app.streams.events import NewEvent
+from app.streams.triggers import rules_of
 from tests.conftest import ROOT, wait_until
 from tests.integration.test_event_processor import processing, quick, settled
 from workers import triggers

@@ -2,11 +2,11 @@
 
 import pytest
 
-from app import actions, keys, operation_drive
+from app import actions, keys
 from app.actions import Actor, Connections
 from app.errors import InvalidRequest
-from app.event_replay import EventReplay
-from app.operations import Operation, OperationState, Step
+from app.operations import Operation, OperationState, Step, drive
+from app.operations.replay import EventReplay
 from tests.integration.test_event_processor import STREAM, processing, quick, settled
 from workers.event_router import Registry
 
@@ -50,7 +50,7 @@ async def test_a_range_is_copied_once_in_order_and_marked(
     wanted = {"type": "order.*", "from": ids[4], "to": ids[20]}
     detail = await start(connections, settings, wanted)
 
-    done = await operation_drive.drive(connections, detail["operation"])
+    done = await drive.drive(connections, detail["operation"])
 
     assert (done.state, done.matched, done.done, done.skipped) == (OperationState.DONE, 8, 8, 9)
     made = await copies(streams_redis)
@@ -66,7 +66,7 @@ async def test_a_range_is_copied_once_in_order_and_marked(
 async def test_a_replay_does_not_follow_its_own_copies(settings, connections, streams_redis, ids):
     for _ in range(2):
         detail = await start(connections, settings)
-        done = await operation_drive.drive(connections, detail["operation"])
+        done = await drive.drive(connections, detail["operation"])
         assert done.done == 30
 
     assert await streams_redis.xlen(STREAM) == 90
@@ -104,7 +104,7 @@ async def test_a_dry_run_counts_and_shows_and_appends_nothing(
 async def test_a_rate_bounds_the_replay(settings, connections, streams_redis, ids):
     detail = await start(connections, settings, rate_per_s=100.0)
 
-    done = await operation_drive.drive(connections, detail["operation"])
+    done = await drive.drive(connections, detail["operation"])
 
     assert done.done == 30
     took_s = (done.finished_at - done.started_at).total_seconds()
@@ -118,7 +118,7 @@ async def test_what_nobody_can_read_and_copies_are_passed_over(
     await streams_redis.xadd(STREAM, {"type": "user.created", "data": "{}", "redrivenFrom": ids[0]})
     detail = await start(connections, settings, {"type": "user.created"})
 
-    done = await operation_drive.drive(connections, detail["operation"])
+    done = await drive.drive(connections, detail["operation"])
 
     assert (done.done, done.skipped) == (15, 17)
 
@@ -147,7 +147,7 @@ async def test_handlers_run_again_for_copies(settings, connections, streams_redi
         seen.append((event.value("n"), event.replayed_from))
 
     detail = await start(connections, settings, {"type": "order.paid", "to": ids[3]})
-    await operation_drive.drive(connections, detail["operation"])
+    await drive.drive(connections, detail["operation"])
 
     async with processing(quick(settings), registry):
         await settled(streams_redis, 32)

@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 from arq.worker import func
 
-from app import actions, causes, keys
+from app import actions, keys
 from app.actions import Connections
-from app.arguments import decoded
 from app.enqueue import JobRequest, enqueue_many
 from app.errors import NotFound
 from app.explanation import explanation
-from app.payload import Codec
+from app.letters import causes
+from app.payloads.arguments import decoded
+from app.payloads.codec import Codec
 from app.settings import Settings
 from tests.letters import ANN, QUEUE, bury
 from workers.dead_letter_processor import DeadLetterProcessor

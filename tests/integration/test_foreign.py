@@ -17,8 +17,8 @@ from redis.asyncio import ConnectionPool, Redis
 from app import keys, reader
 from app.analyses.verdicts import Hold, why_not_running
 from app.collector import Collector
-from app.contents import PICKLED
-from app.foreign import foreign_frame, look_around
+from app.payloads.contents import PICKLED
+from app.sampling.foreign import foreign_frame, look_around
 from app.settings import Settings
 from app.snapshot import stats
 from tests.waiting import until

@@ -1,8 +1,8 @@
 """The heartbeat of a process against a real Redis."""
 
 from app import keys
-from app.connections import connect
 from app.records import WorkerInfo
+from app.wire.connections import connect
 from tests.conftest import start_redis
 from tests.waiting import until
 from workers.heartbeat import TTL_MS, Heartbeat

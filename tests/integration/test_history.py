@@ -13,16 +13,17 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ReadOnlyError
 
-from app import audit, keys, past
+from app import audit, keys
 from app.analyses.percentiles import exact_s
+from app.annals import past
+from app.annals.historian import Historian
+from app.annals.past import annotations, as_of, history
 from app.errors import BadRecord, InvalidRequest, NotFound
-from app.historian import Historian
 from app.notebook import connect
-from app.past import annotations, as_of, history
 from app.records import BUCKET_ERROR, bucket_of
-from app.sample import Sample
+from app.sampling.sample import Sample
+from app.sampling.sharing import Sharing
 from app.settings import Settings
-from app.sharing import Sharing
 from tests.conftest import RunningRedis, start_redis
 
 QUEUE: Final = "async-processing"

@@ -6,8 +6,8 @@ import pytest
 from redis.asyncio import Redis
 
 from app import keys
+from app.door.idempotency import KEPT_S, Claim, KeptAnswer, claim, digest_of
 from app.errors import ActionRefused, InvalidRequest, RedisUnavailable
-from app.idempotency import KEPT_S, Claim, KeptAnswer, claim, digest_of
 from tests.conftest import start_redis
 
 ASKED = digest_of("POST", "/events", b"{}")

@@ -13,7 +13,7 @@ import pytest
 
 from app.errors import ActionRefused, InvalidRequest
 from app.notebook import connect
-from app.rehearsal import rehearse
+from app.scope.rehearsal import rehearse
 from app.settings import Settings
 from tests.integration.test_notebook import (
     QUEUE,

@@ -5,8 +5,8 @@ import time
 import pytest
 
 from app.enqueue import JobRequest, enqueue
-from app.events import Event
-from app.payload import Codec, JobPayload
+from app.payloads.codec import Codec, JobPayload
+from app.streams.events import Event
 from tests.conftest import unused_port
 from tests.integration.test_worker import (
     QUEUE,

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from app import frames, job_list, keys
+from app import frames, keys
 from app.enqueue import JobRequest, enqueue_many
-from app.job_list import jobs_page
-from app.job_rows import JobFilter, jobs_frame
+from app.jobs import lists
+from app.jobs.lists import jobs_page
+from app.jobs.rows import JobFilter, jobs_frame
 from app.records import JobRun, Outcome
 from app.settings import Settings
 
@@ -82,8 +83,8 @@ async def test_a_page_of_jobs_is_a_frame_with_what_each_job_carries(queue_redis:
 async def test_a_window_that_ends_is_said_and_the_cursor_goes_on(
     queue_redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(job_list, "WINDOW", 100)
-    monkeypatch.setattr(job_list, "STRETCH", 40)
+    monkeypatch.setattr(lists, "WINDOW", 100)
+    monkeypatch.setattr(lists, "STRETCH", 40)
     await fill(queue_redis)
     wanted = JobFilter(text="j0250")
 
@@ -99,7 +100,7 @@ async def test_a_window_that_ends_is_said_and_the_cursor_goes_on(
 async def test_where_scripts_are_forbidden_the_list_still_works(
     queue_redis: Redis, settings: Settings
 ) -> None:
-    from app.connections import connect
+    from app.wire.connections import connect
 
     await fill(queue_redis)
     await queue_redis.execute_command(

@@ -13,13 +13,13 @@ from redis.asyncio import Redis
 from app import actions, audit, keys, reader
 from app.actions import Connections
 from app.actions.letters import shelf_of
-from app.connections import connect
 from app.errors import ActionRefused, InvalidRequest, PayloadTooLarge, UnknownFunction
-from app.letter_edit import LetterEdit
-from app.letter_export import export_letters
-from app.letter_filter import LetterFilter
-from app.payload import Codec
-from app.redrive import Shelf
+from app.exports.letters import export_letters
+from app.letters.edit import LetterEdit
+from app.letters.filters import LetterFilter
+from app.letters.redrive import Shelf
+from app.payloads.codec import Codec
+from app.wire.connections import connect
 from tests.letters import ANN, BOB, QUEUE, both_servers, bury, bury_event, bury_many, places
 
 ORIGINAL = Codec().encode_job(
@@ -222,7 +222,7 @@ async def test_csv_holds_no_formula(connections, settings):
 
 
 async def test_parquet_is_streamed_in_row_groups(connections, settings, monkeypatch, tmp_path):
-    monkeypatch.setattr("app.letter_export._GROUP", 100)
+    monkeypatch.setattr("app.exports.letters._GROUP", 100)
     await bury_many(connections.queue, (f"j{n}" for n in range(450)), ORIGINAL)
     shelf = await shelf_of(connections, settings, QUEUE)
 

@@ -12,8 +12,8 @@ from redis.asyncio import Redis
 from app import audit, keys
 from app.actions import Connections
 from app.api.application import create_api
-from app.operation_drive import drive
-from app.payload import Codec
+from app.operations.drive import drive
+from app.payloads.codec import Codec
 from tests.letters import ANN, QUEUE, bury, bury_event, bury_many, places
 
 PAYLOAD = Codec().encode_job("sync", ({"n": 1, "apiKey": "k-123"},), {}, enqueued_ms=1)

@@ -6,13 +6,14 @@ import time
 
 import pytest
 
-from app import keys, notifications
+from app import keys
 from app.api.notifications import frames
-from app.connections import connect
 from app.errors import InvalidRequest, Overloaded, RedisUnavailable
-from app.listeners import MAX_WAITING, Listeners, server_sent
-from app.notifications import notification
 from app.publisher import Publisher
+from app.streams import notifications
+from app.streams.listeners import MAX_WAITING, Listeners, server_sent
+from app.streams.notifications import notification
+from app.wire.connections import connect
 from tests.conftest import start_redis, unused_port
 from tests.waiting import until
 

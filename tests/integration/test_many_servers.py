@@ -15,7 +15,7 @@ from tornado.httpclient import HTTPRequest
 from tornado.websocket import websocket_connect
 
 from app import keys
-from app.sharing import LEASE_MS
+from app.sampling.sharing import LEASE_MS
 from tests.conftest import RunningRedis, start_redis, wait_until
 from tests.serving import KEY, RunningServer, start_server, stop
 

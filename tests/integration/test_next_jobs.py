@@ -9,12 +9,13 @@ from signal import Signals
 import pytest
 from redis.asyncio import Redis
 
-from app import keys, redrive
+from app import keys
 from app.enqueue import JobRequest, enqueue, enqueue_many
 from app.errors import InvalidRequest
+from app.letters import redrive
+from app.letters.redrive import Shelf, Verdict
 from app.next_jobs import NextJob
-from app.payload import Codec
-from app.redrive import Shelf, Verdict
+from app.payloads.codec import Codec
 from tests.conftest import ROOT
 from tests.integration.test_worker import (
     QUEUE,

@@ -346,7 +346,7 @@ def test_somebody_who_can_answer_is_asked(scope: Scope, monkeypatch: pytest.Monk
         asked.append(question)
         return "n"
 
-    monkeypatch.setattr("app.query.is_interactive", lambda: True)
+    monkeypatch.setattr("app.scope.query.is_interactive", lambda: True)
     monkeypatch.setattr("builtins.input", answer)
 
     done = scope.dead_letters.where(fingerprint="f1").retry(rate="5/s", canary=5)

@@ -12,11 +12,11 @@ from app import actions, audit, keys, operations
 from app.actions import Connections
 from app.enqueue import JobRequest, enqueue_many
 from app.errors import ActionRefused, BadRecord, InvalidRequest, NotFound
-from app.letter_filter import LetterFilter, sweep
-from app.operation_drive import Bucket, advance, drive
-from app.operation_kinds import kind_of
+from app.letters.filters import LetterFilter, sweep
+from app.letters.redrive import Shelf
 from app.operations import OperationState
-from app.redrive import Shelf
+from app.operations.drive import Bucket, advance, drive
+from app.operations.kinds import kind_of
 from tests.letters import (
     ANN,
     BOB,

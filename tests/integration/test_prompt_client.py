@@ -9,7 +9,7 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
-from app.connections import connect
+from app.wire.connections import connect
 from tests.conftest import RunningRedis, start_redis
 
 

@@ -12,12 +12,12 @@ import pytest
 import redis as redis_sync
 
 from app import keys
-from app.connections import connect
 from app.errors import InvalidRequest, PayloadTooLarge, RedisUnavailable
-from app.events import Event, NewEvent
 from app.notebook import connect as connect_notebook
 from app.publisher import Publisher, SyncPublisher
-from app.scripts import LuaScript
+from app.streams.events import Event, NewEvent
+from app.wire.connections import connect
+from app.wire.scripts import LuaScript
 from tests.conftest import ROOT, lacking, unused_port
 
 STREAM = "pyairtable-events"

@@ -11,21 +11,23 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 
-from app import actions, causes, keys, operations, parcels, past, reader
+from app import actions, keys, operations, parcels, reader
 from app.actions import Connections
 from app.actions.letters import shelf_of
+from app.annals import past
+from app.annals.historian import Historian
+from app.annals.tiers import TierRow
 from app.collector import Collector
-from app.connections import connect
 from app.doctor.examination import examine
 from app.enqueue import JobRequest, codec_of, enqueue
 from app.errors import RedisUnavailable
 from app.explanation import explanation
-from app.historian import Historian
+from app.letters import causes
 from app.next_jobs import NextJob, next_id
 from app.records import JobState, LetterState
-from app.sample import Sample
+from app.sampling.sample import Sample
 from app.settings import QueuePolicy, Settings
-from app.tiers import TierRow
+from app.wire.connections import connect
 from tests.conftest import RunningRedis, start_redis, wait_until
 from tests.letters import ANN
 from tests.serving import RunningServer, start_server, stop

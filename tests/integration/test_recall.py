@@ -6,11 +6,11 @@ import time
 import pytest
 from redis.asyncio import Redis
 
-from app import past
+from app.annals import past
+from app.annals.historian import Historian
+from app.annals.recall import Recall
 from app.errors import NotFound
-from app.historian import Historian
-from app.recall import Recall
-from app.sample import Sample
+from app.sampling.sample import Sample
 
 QUEUES = ("a", "b")
 #: four minutes that are over

@@ -8,9 +8,9 @@ from typing import Any, Literal, get_args, get_origin
 
 import pytest
 
+from app.access.permissions import CLOSED, POLICIES, Access, policies_of
 from app.api.application import routes
 from app.api.strict_json import StrictRoute
-from app.permissions import CLOSED, POLICIES, Access, policies_of
 from tests.conftest import ROOT
 from tests.serving import SMALL_PAGE, start_server, stop
 
@@ -115,7 +115,7 @@ def api_paths() -> list[tuple[str, str, Any]]:
 
 def test_every_route_of_the_api_has_a_policy() -> None:
     """
-    A new route fails here until `app/permissions.py` says who may call it.
+    A new route fails here until `app/access/permissions.py` says who may call it.
     """
     asked = api_paths()
     missing = [

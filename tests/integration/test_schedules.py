@@ -10,16 +10,16 @@ from redis.asyncio import Redis
 
 from app import actions, keys
 from app.actions import Actor, Connections
+from app.annals.recall import Recall
 from app.collector import Collector
 from app.enqueue import JobRequest
 from app.pages.address import Address
 from app.pages.scene import Reach
 from app.pages.timetable import Kept, kept, load
-from app.payload import Codec
-from app.recall import Recall
+from app.payloads.codec import Codec
 from app.schedules import Tick
 from app.settings import Settings
-from app.tails import Tails
+from app.streams.tails import Tails
 from tests.conftest import RunningRedis
 from tests.waiting import until
 from workers.engine import EngineOptions, Worker

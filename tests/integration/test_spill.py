@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from app import actions, keys, spill
+from app import actions, keys
 from app.actions import Connections
 from app.errors import ActionRefused, BadRecord, NotFound
-from app.redrive import Shelf
+from app.letters import spill
+from app.letters.redrive import Shelf
 from tests.letters import ANN, QUEUE, both_servers, bury_event, bury_many, field, places
 from workers import overflow
 from workers.alerts import Alerts

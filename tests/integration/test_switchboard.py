@@ -15,7 +15,7 @@ import pytest
 from tornado.httpclient import HTTPRequest
 from tornado.websocket import WebSocketClientConnection, websocket_connect
 
-from app.switchboard import DEAF_S, HEAD_S, place_of
+from app.door.switchboard import DEAF_S, HEAD_S, place_of
 from tests.conftest import RunningRedis, start_redis, wait_until
 from tests.faults.door_rig import token_of
 from tests.serving import KEY, RunningServer, start_server, stop

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from app.payload import RemoteError
+from app.payloads.codec import RemoteError
 from tests.waiting import until
 from workers.sync_functions import in_child_process
 

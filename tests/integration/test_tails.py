@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from app import tails as module
-from app.connections import connect
 from app.errors import InvalidRequest, Overloaded
 from app.settings import Settings
-from app.tails import KEPT, MAX_CHARS, MAX_PATTERNS, Tails
+from app.streams import tails as module
+from app.streams.tails import KEPT, MAX_CHARS, MAX_PATTERNS, Tails
+from app.wire.connections import connect
 from tests.waiting import until
 
 

@@ -18,12 +18,12 @@ from arq.worker import func
 from redis.asyncio import Redis
 
 from app import keys
-from app.connections import connect
 from app.enqueue import JobRequest, enqueue, enqueue_many
 from app.errors import PermanentError
-from app.payload import Codec
+from app.letters.redrive import Shelf, Verdict, redrive
+from app.payloads.codec import Codec
 from app.records import DeadLetter, JobRun, LetterState
-from app.redrive import Shelf, Verdict, redrive
+from app.wire.connections import connect
 from tests.conftest import RunningRedis
 from tests.waiting import until
 from workers.engine import EngineOptions, Worker

@@ -18,7 +18,7 @@ from redis.exceptions import TimeoutError as RedisTimeout
 from app import keys
 from app.enqueue import JobRequest, enqueue
 from app.errors import SettingsError
-from app.payload import Codec
+from app.payloads.codec import Codec
 from tests.conftest import RunningRedis, lacking, start_redis, unused_port
 from tests.integration.test_worker import QUEUE, func, linger
 from tests.waiting import until

@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 from app import keys
 from app.enqueue import JobRequest, enqueue
 from app.errors import InvalidRequest
-from app.payload import MAX_PAYLOAD_BYTES, Codec
+from app.payloads.codec import MAX_PAYLOAD_BYTES, Codec
 from tests.conftest import RunningRedis
 from tests.integration.test_worker import (  # noqa: F401 - fixtures
     QUEUE,

@@ -15,11 +15,11 @@ from redis.asyncio import Redis
 from redis.exceptions import ReadOnlyError
 
 from app import keys
-from app.connections import connect
 from app.enqueue import JobRequest, enqueue_many
-from app.events import Event
-from app.payload import Codec
+from app.payloads.codec import Codec
 from app.settings import Settings
+from app.streams.events import Event
+from app.wire.connections import connect
 from tests.conftest import RunningRedis, start_redis
 from tests.faults.proxy import ChaosProxy
 from tests.integration.test_event_processor import STREAM, processing, quick

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app import frames
-from app.alert_history import FIRING_COLUMNS, backtest
-from app.alert_rules import (
+from app.alerts.backtest import FIRING_COLUMNS, backtest
+from app.alerts.rules import (
     BUILT_IN_ALERTS,
     GAP_S,
     AlertRule,

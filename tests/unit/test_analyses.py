@@ -22,9 +22,9 @@ from app.analyses.deploys import (
 )
 from app.analyses.forecast import drain_forecast
 from app.analyses.utilisation import oldest_ages, utilisation
-from app.chunks import MINUTES_GROUP
-from app.past import ANNOTATION_COLUMNS
-from app.tiers import TIER_COLUMNS
+from app.annals.chunks import MINUTES_GROUP
+from app.annals.past import ANNOTATION_COLUMNS
+from app.annals.tiers import TIER_COLUMNS
 
 START = pd.Timestamp("2026-11-23T10:00Z")
 

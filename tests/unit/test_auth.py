@@ -4,14 +4,14 @@ from dataclasses import replace
 
 import pytest
 
+from app.access.permissions import Access, policies_of
+from app.access.sessions import SESSION_COOKIE, SESSION_S
+from app.access.throttle import FAILURES_PER_MINUTE, Throttle
 from app.actions import Actor
 from app.auth import Guard, Refusal, Request, safe_next
 from app.errors import SettingsError
-from app.permissions import Access, policies_of
 from app.server import check_access
-from app.sessions import SESSION_COOKIE, SESSION_S
 from app.settings import Settings
-from app.throttle import FAILURES_PER_MINUTE, Throttle
 
 KEY = "k" * 40
 

@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 from bokeh.document import Document
 
-from app import chart_source, charts, easel, palette
+from app import charts, palette
+from app.drawing import chart_source, easel
 from app.frames import HISTORY_COLUMNS, frame_of
 from app.records import JobState
 

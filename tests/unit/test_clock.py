@@ -4,9 +4,9 @@ import math
 
 import pytest
 
-from app.clock import PATIENCE_S, Clock, Passed
 from app.collector import Pace
-from app.turns import Rates
+from app.sampling.clock import PATIENCE_S, Clock, Passed
+from app.sampling.turns import Rates
 
 
 class Hands:

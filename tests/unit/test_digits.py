@@ -7,7 +7,7 @@ import pytest
 
 from app.cursors import claim_of
 from app.errors import InvalidRequest, SettingsError
-from app.letter_filter import moment_ms
+from app.letters.filters import moment_ms
 from app.pages import bulk, travel
 from app.pages.address import PLACES
 from app.pages.letters import page_number

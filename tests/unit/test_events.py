@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.errors import BadRecord, InvalidRequest, PayloadTooLarge
-from app.events import Event, NewEvent, decode_data, encode_data
+from app.streams.events import Event, NewEvent, decode_data, encode_data
 
 plain_text = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 json_values = st.recursive(

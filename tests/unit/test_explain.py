@@ -8,10 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app import explain, frames, record_rows
-from app.arguments import MAX_JSON_CHARS, MAX_PATHS, decoded, encoded, flat
-from app.explain import adjusted, arguments_frame, fisher_greater, shared_arguments, wilson
+from app import frames
+from app.analyses import explain
+from app.analyses.explain import adjusted, arguments_frame, fisher_greater, shared_arguments, wilson
+from app.payloads.arguments import MAX_JSON_CHARS, MAX_PATHS, decoded, encoded, flat
 from app.records import DeadLetter, LetterState
+from app.sampling import record_rows
 
 
 def jobs(seed: int, count: int, tenant_share: float = 0.0) -> list[dict[str, str]]:

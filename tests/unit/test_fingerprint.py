@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.fingerprint import fingerprint, frames, normalise
+from app.letters.fingerprint import fingerprint, frames, normalise
 
 TRACE = """Traceback (most recent call last):
   File "{root}/app/tasks.py", line {a}, in sync_base
@@ -81,7 +81,7 @@ def test_the_frames_of_an_exception_group_are_found():
 
 
 def test_another_process_makes_the_same_fingerprint():
-    code = "from app.fingerprint import fingerprint as f; print(f('E', 'user 12345', 'x'))"
+    code = "from app.letters.fingerprint import fingerprint as f; print(f('E', 'user 12345', 'x'))"
 
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.fingerprint import fingerprint, frames
+from app.letters.fingerprint import fingerprint, frames
 
 CORPUS = Path(__file__).parents[1] / "corpus"
 
@@ -89,7 +89,7 @@ def test_a_message_that_quotes_another_traceback_does_not_borrow_its_frames(erro
 
     def made(quotation: str) -> tuple[str, ...]:
         message = f"the subprocess said:\n{quotation}"
-        from app.fingerprint import _without
+        from app.letters.fingerprint import _without
 
         return frames(_without(f"{own}RuntimeError: {message}\n", message))
 

@@ -10,17 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app import frames, record_rows
+from app import frames
 from app.analyses.conservation import CONSERVATION_COLUMNS
 from app.analyses.percentiles import exact_s, quantiles_s, split_minute
 from app.analyses.utilisation import AGE_COLUMNS, UTILISATION_COLUMNS
+from app.annals.past import ANNOTATION_COLUMNS
+from app.annals.tiers import TIER_COLUMNS
 from app.columns import TIME
-from app.foreign import FOREIGN_COLUMNS
 from app.history import ColumnLog
-from app.latency import Latency
 from app.operations import Operation
-from app.past import ANNOTATION_COLUMNS
-from app.readings import QueueReading
 from app.records import (
     BUCKET_ERROR,
     DeadLetter,
@@ -32,11 +30,14 @@ from app.records import (
     bucket_value,
     utc,
 )
-from app.sample_rows import depth_row, function_rows, group_row
+from app.sampling import record_rows
+from app.sampling.foreign import FOREIGN_COLUMNS
+from app.sampling.latency import Latency
+from app.sampling.readings import QueueReading
+from app.sampling.sample_rows import depth_row, function_rows, group_row
+from app.sampling.turns import Rates, Rota
 from app.settings import Settings
 from app.snapshot import Snapshot, stats
-from app.tiers import TIER_COLUMNS
-from app.turns import Rates, Rota
 
 
 def make_run(job_id: str = "j1", **more: object) -> JobRun:

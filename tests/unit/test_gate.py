@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 from redis.exceptions import AuthenticationError, ConnectionError  # noqa: A004
 
-from app.gate import Gate
+from app.wire.gate import Gate
 
 AGAIN_S = 0.05
 
@@ -137,7 +137,7 @@ async def test_a_turn_whose_loop_is_blocked_goes_to_another(
     """
     A job may hold the event loop for minutes; the lease thread must get its chance.
     """
-    monkeypatch.setattr("app.gate.TURN_S", 0.1)
+    monkeypatch.setattr("app.wire.gate.TURN_S", 0.1)
     gate, server = await _refused()
     server.error = None
     held = asyncio.create_task(_tries(gate, server))

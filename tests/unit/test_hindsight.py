@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 
 from app.alerts import Alert, AlertState
+from app.annals.hindsight import alert_then, job_then, letter_then, operation_then
 from app.audit import AuditLine
-from app.contents import Arguments
-from app.hindsight import alert_then, job_then, letter_then, operation_then
-from app.job_detail import JobDetail
+from app.jobs.detail import JobDetail
 from app.operations import Operation, OperationState
+from app.payloads.contents import Arguments
 from app.reader import LetterDetail
 from app.records import DeadLetter, JobRun, JobState, LetterState, Outcome, utc
 

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.access.identities import Identities, name_in
 from app.auth import Guard, Visit
+from app.door.oauth import id_claims, provider_of
 from app.errors import SettingsError
-from app.identities import Identities, name_in
-from app.oauth import id_claims, provider_of
 from app.settings import Settings
 
 GENERIC = {

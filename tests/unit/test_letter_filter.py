@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.errors import BadRecord, InvalidRequest
-from app.letter_export import safe_cell
-from app.letter_filter import LetterFilter, age_s, moment_ms
+from app.exports.letters import safe_cell
+from app.letters.filters import LetterFilter, age_s, moment_ms
+from app.letters.spill import Line, append, line_of, read_lines
 from app.operations import parse_rate
-from app.redaction import MASK, redacted, redacted_text
-from app.spill import Line, append, line_of, read_lines
+from app.payloads.redaction import MASK, redacted, redacted_text
 
 TEXTS = st.text(max_size=50)
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from bokeh.document import Document
 
-from app import actions, frames, record_rows
+from app import actions, frames
 from app.actions import ActionReport, Actor, Connections
 from app.enqueue import Enqueued
 from app.errors import ActionRefused, InvalidRequest
@@ -22,6 +22,7 @@ from app.pages.summary import held, per_minute, verdict
 from app.pages.values import masked, text_of
 from app.pages.visit import Visit
 from app.palette import Verdict
+from app.sampling import record_rows
 from app.settings import Settings
 from app.snapshot import Snapshot
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.errors import BadPayload, InvalidRequest, PayloadTooLarge
-from app.payload import MAX_PAYLOAD_BYTES, TAG, Codec, RemoteError, dumps, loads, safe_str
+from app.payloads.codec import MAX_PAYLOAD_BYTES, TAG, Codec, RemoteError, dumps, loads, safe_str
 
 LEAVES = (
     st.none()

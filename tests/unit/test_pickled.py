@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app import pickled
-from app.contents import PICKLED, arguments_of, function_of, outcome_of
 from app.errors import BadPayload
+from app.payloads import pickled
+from app.payloads.contents import PICKLED, arguments_of, function_of, outcome_of
 
 plain = st.recursive(
     st.none()

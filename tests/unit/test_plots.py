@@ -6,17 +6,18 @@ import math
 import pandas as pd
 import pytest
 
-from app import chart_source, frames
+from app import frames
 from app.actions import Actor, Connections
+from app.annals.past import ANNOTATION_COLUMNS
+from app.annals.recall import joined
+from app.annals.tiers import TIER_COLUMNS
 from app.charts import CHARTS, METRICS, chart_of_history
+from app.drawing import chart_source
 from app.pages.address import Address
 from app.pages.catalogue import PAGES
 from app.pages.plots import plot_of
 from app.pages.visit import Visit
-from app.past import ANNOTATION_COLUMNS
-from app.recall import joined
 from app.settings import Settings
-from app.tiers import TIER_COLUMNS
 from tests.unit.test_pages import NOW, NOW_MS, FakeCollector, make_queue, make_snapshot, shown
 
 QUEUE = "async-processing"

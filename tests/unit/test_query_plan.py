@@ -6,13 +6,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from app import frame_reference, frames
-from app.drawing import drawn_lines
+from app import frames
+from app.drawing.pictures import drawn_lines
 from app.errors import InvalidRequest
-from app.frame_files import file_of, redacted_frame
-from app.query import card
+from app.exports import reference
+from app.exports.files import file_of, redacted_frame
 from app.query_plan import Ask, moment, plan_of, runs_of
 from app.records import JobRun, Outcome
+from app.scope.query import card
 from app.snapshot import Snapshot
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,9 +29,9 @@ def snapshot_of(*queues: str) -> Snapshot:
 
 def test_the_reference_page_is_what_the_code_says():
     """
-    Made by ``python -m app.frame_reference > docs/frames.md``.
+    Made by ``python -m app.exports.reference > docs/frames.md``.
     """
-    assert (ROOT / "docs" / "frames.md").read_text(encoding="utf-8") == frame_reference.page()
+    assert (ROOT / "docs" / "frames.md").read_text(encoding="utf-8") == reference.page()
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from app.slow_clients import MAX_UNSENT_BYTES, PATIENCE, Watch
+from app.door.slow_clients import MAX_UNSENT_BYTES, PATIENCE, Watch
 
 
 class Stream:

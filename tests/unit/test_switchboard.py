@@ -10,7 +10,7 @@ from bokeh.util.token import generate_jwt_token
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.switchboard import place_of
+from app.door.switchboard import place_of
 
 
 def head(token: str, method: str = "GET", before: str = "") -> bytes:

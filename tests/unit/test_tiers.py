@@ -9,11 +9,9 @@ from hypothesis import strategies as st
 
 from app import frames
 from app.analyses.percentiles import exact_s, quantiles_s
-from app.canvas import Canvas
-from app.chunks import Chunk, pack, unpack
-from app.errors import BadRecord
-from app.records import BUCKET_ERROR, bucket_of
-from app.tiers import (
+from app.annals.canvas import Canvas
+from app.annals.chunks import Chunk, pack, unpack
+from app.annals.tiers import (
     COUNTS,
     HISTOGRAMS,
     LEVELS,
@@ -22,6 +20,8 @@ from app.tiers import (
     joined,
     merged_rows,
 )
+from app.errors import BadRecord
+from app.records import BUCKET_ERROR, bucket_of
 
 levels = st.dictionaries(st.sampled_from(list(LEVELS)), st.floats(0, 1e9), max_size=9)
 counts = st.dictionaries(st.sampled_from(COUNTS), st.integers(1, 10**9), max_size=7)

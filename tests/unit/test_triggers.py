@@ -3,9 +3,9 @@
 import pytest
 
 from app.errors import InvalidRequest, SettingsError
-from app.events import Event, matches
 from app.settings import Settings
-from app.triggers import dry_run, load_rules, rules_of
+from app.streams.events import Event, matches
+from app.streams.triggers import dry_run, load_rules, rules_of
 
 SETTINGS = Settings()
 

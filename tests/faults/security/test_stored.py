@@ -16,7 +16,7 @@ import redis as redis_sync
 
 from app import keys
 from app.errors import BadPayload
-from app.payload import Codec
+from app.payloads.codec import Codec
 from app.records import DeadLetter, LetterState
 from tests.conftest import wait_until
 from tests.faults.conftest import Row

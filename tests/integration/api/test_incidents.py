@@ -13,7 +13,7 @@ import pytest
 from redis import Redis
 
 from app import keys
-from app.incident import Bounds, incident
+from app.exports.incident import Bounds, incident
 from app.notebook import connect
 from app.settings import Settings
 from tests.conftest import RunningRedis

@@ -1,0 +1,1 @@
+"""Frames and dead letters as files for people and other programs."""

@@ -1,0 +1,1 @@
+"""Payloads: their codec, what they say to people, and what of them nobody may see."""

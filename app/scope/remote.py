@@ -1,0 +1,554 @@
+"""A deployment reached through the HTTP API of its server: the same answers, the server's rights.
+
+Blocking calls of the standard library, so that they work inside and outside of a running loop. The key
+travels in a header, never to another host, and is never shown.
+"""
+
+import http.client
+import io
+import json
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
+from typing import Any, Final, cast
+from urllib.parse import quote, urlencode, urlsplit
+
+import pandas as pd
+
+from app import frames
+from app.actions import ActionReport, Actor, Connections
+from app.analyses.explain import CHANGE_COLUMNS, ELSEWHERE_COLUMNS, ODDS_COLUMNS, SHARED_COLUMNS
+from app.analyses.forecast import Forecast
+from app.analyses.verdicts import Hold, Verdict
+from app.annals.past import ANNOTATION_COLUMNS
+from app.annals.tiers import TIER_COLUMNS
+from app.collector import Callback
+from app.columns import TIME
+from app.enqueue import Enqueued, JobRequest
+from app.errors import (
+    ActionRefused,
+    ArqscopeError,
+    InvalidRequest,
+    NotFound,
+    Overloaded,
+    RedisUnavailable,
+)  # fmt: skip
+from app.explanation import Explanation
+from app.jobs.rows import JobRow, jobs_frame
+from app.letters.causes import Cause, CauseState
+from app.operations import Operation, OperationState
+from app.payloads.contents import Arguments
+from app.query_plan import (
+    LETTER_STATES,
+    Ask,
+    Plan,
+    Step,
+    letters_frame,
+    operations_frame,
+    snapshot_plan,
+)  # fmt: skip
+from app.reader import JobDetail
+from app.records import DeadLetter, JobRun, JobState, LetterState, Outcome
+from app.scope.deployment import VERBS, report_of
+from app.settings import Settings
+from app.snapshot import Lazy, Snapshot
+
+TIMEOUT_S: Final = 15.0
+PAGE: Final = 500
+#: s a sample is good for when nobody follows
+FRESH_S: Final = 1.0
+#: how often followers get a new sample, s
+EVERY_S: Final = 2.0
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A key is not carried to wherever an answer points."""
+
+    def redirect_request(self, *_: Any) -> None:
+        """Refuse."""
+
+
+class Remote:
+    """A deployment reached through ``http(s)://host:port`` of its server."""
+
+    def __init__(self, url: str, key: str = "", *, interval_s: float = EVERY_S) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise InvalidRequest(
+                f"url={url!r} is not an address of a server", field="url", hint="http://host:8009"
+            )
+        if parts.username or parts.password:
+            raise InvalidRequest("the address holds a password", field="url", hint="give key=…")
+        self._base = url.rstrip("/").removesuffix("/admin/queues").removesuffix("/admin")
+        self.where = self._base
+        self._headers = {"Accept": "application/json"} | ({"X-API-Key": key} if key else {})
+        self._opener = urllib.request.build_opener(_NoRedirect)
+        self._lock = threading.Lock()
+        self._subscribers: dict[int, Callback] = {}
+        self._next_key = 1
+        self._thread: threading.Thread | None = None
+        self._is_over = threading.Event()
+        self._read_at = float("-inf")
+        self._snapshot = Snapshot.empty()
+        self._interval_s = interval_s
+        #: ours, not the server's: what a page shows of settings is refused (``page_of``)
+        self.settings = Settings(sample_interval_s=interval_s, environment=parts.hostname)
+        #: who acts is decided by the server, by the key
+        self.actor = Actor(name="the key's owner", role="operator")
+        self.refresh()
+
+    # -- requests ------------------------------------------------------------------------------
+
+    def _ask(self, method: str, path: str, body: Any = None, **query: Any) -> tuple[bytes, Any]:
+        said = {k: v for k, v in query.items() if v not in (None, "")}
+        address = f"{self._base}{path}" + (f"?{urlencode(said)}" if said else "")
+        data = None if body is None else json.dumps(body).encode()
+        headers = self._headers | ({"Content-Type": "application/json"} if data else {})
+        request = urllib.request.Request(  # noqa: S310 - http or https, checked above
+            address, data=data if data is not None else (b"" if method == "POST" else None),
+            headers=headers, method=method,
+        )  # fmt: skip
+        try:
+            with self._opener.open(request, timeout=TIMEOUT_S) as answer:
+                return answer.read(), answer.headers
+        except urllib.error.HTTPError as error:
+            raise _problem(error, self.where) from error
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            raise RedisUnavailable(f"{self.where} does not answer: {error}") from error
+
+    def _get(self, path: str, **query: Any) -> Any:
+        return _json(self._ask("GET", path, **query)[0])
+
+    def _post(self, path: str, body: Any = None, **query: Any) -> Any:
+        return _json(self._ask("POST", path, body, **query)[0])
+
+    def _frame(self, name: str, at_ms: float | None = None) -> pd.DataFrame:
+        at = None if at_ms is None else pd.Timestamp(int(at_ms), unit="ms", tz="UTC").isoformat()
+        body, _ = self._ask("GET", f"/frames/{name}.parquet", at=at)
+        found = _table(body, self.where)
+        columns = {}
+        for column, kind in frames.FRAMES[name].items():
+            columns[column] = (
+                found[column].astype(kind)
+                if column in found
+                else frames.frame_of([{}] * len(found), {column: kind})[column]
+            )
+        return pd.DataFrame(columns)
+
+    # -- samples -------------------------------------------------------------------------------
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The latest snapshot, at most a second old, or as old as followers are given."""
+        if self._thread is None and time.monotonic() - self._read_at > FRESH_S:
+            self.refresh()
+        return self._snapshot
+
+    def refresh(self) -> None:
+        """Read the frames the pages are made of now; the others when somebody looks."""
+        with self._lock:
+            now: dict[str, Any] = {
+                name: self._frame(name) for name in ("queues", "streams", "history")
+            }
+            rest: dict[str, Any] = {
+                name: Lazy(lambda name=name: self._frame(name))  # type: ignore[misc]
+                for name in frames.FRAMES if name not in now
+            }  # fmt: skip
+            history = now["history"]
+            at = history["at"].iloc[-1] if len(history) else pd.Timestamp.now("UTC")
+            self._snapshot = Snapshot(
+                taken_at=at, interval_s=self._interval_s, role="follower",
+                number=self._snapshot.number + 1, **now, **rest,
+            )  # fmt: skip
+            self._read_at = time.monotonic()
+
+    def subscribe(self, callback: Callback) -> int:
+        """Call *callback* with each new snapshot; a thread asks for them while somebody follows."""
+        key, self._next_key = self._next_key, self._next_key + 1
+        self._subscribers[key] = callback
+        if self._thread is None:
+            self._thread = threading.Thread(
+                target=self._follow, name="arqscope-remote", daemon=True
+            )
+            self._thread.start()
+        return key
+
+    def unsubscribe(self, key: int) -> None:
+        """Stop calling."""
+        self._subscribers.pop(key, None)
+
+    def _follow(self) -> None:
+        while self._subscribers and not self._is_over.wait(self._interval_s):
+            try:
+                self.refresh()
+            # also an answer of another version: the last values stay, their age shows
+            except (ArqscopeError, AttributeError, LookupError, TypeError, ValueError):
+                continue
+            for key, callback in list(self._subscribers.items()):
+                try:
+                    callback(self._snapshot)
+                except Exception:  # a component of a cell that is gone
+                    self.unsubscribe(key)
+        self._thread = None
+
+    # -- reading -------------------------------------------------------------------------------
+
+    def plan(self, ask: Ask) -> Plan:
+        """The requests *ask* will send; a page holds 500 rows."""
+        if ask.is_snapshot:
+            age = snapshot_plan(ask.what, self._snapshot, time.time() * 1000)
+            path = f"GET /frames/{ask.what}.parquet"
+            step = Step(where="http", command=(path,), rows=1_000)
+            return Plan(what=ask.what, steps=(step,), note=age.note.partition(" (")[0])
+        steps = []
+        for path, query in self._requests(ask):
+            said = {k: v for k, v in query.items() if v not in (None, "")}
+            times = 1 if ask.what in ("history", "operations") else -(-ask.reads // PAGE)
+            text = f"GET {path}" + (f"?{urlencode(said)}" if said else "")
+            rows = ask.reads if ask.what != "history" else 1_000
+            steps.append(Step(where="http", command=(text,), times=times, rows=rows))
+        return Plan(what=ask.what, steps=tuple(steps))
+
+    def _requests(self, ask: Ask) -> Iterator[tuple[str, dict[str, Any]]]:
+        snapshot = self.snapshot
+        queues = [str(name) for name in snapshot.queues["queue"]]
+        streams = [str(name) for name in snapshot.streams["stream"]]
+        since, until = _iso(ask.since_ms), _iso(ask.until_ms)
+        limit = min(PAGE, ask.reads)
+        match ask.what:
+            case "runs":
+                for queue in ask.sources or queues:
+                    yield f"/runs/{quote(queue)}.parquet", {
+                        "since": since, "until": until, "limit": ask.reads,
+                    }  # fmt: skip
+            case "jobs":
+                for queue in ask.sources or queues:
+                    yield f"/jobs/{quote(queue)}", {
+                        "state": ask.state, "since": since, "until": until, "limit": limit,
+                    }  # fmt: skip
+            case "dead_letters":
+                states = (ask.state,) if ask.state in LETTER_STATES else LETTER_STATES[:2]
+                for source in ask.sources or (*queues, *streams):
+                    for state in states:
+                        yield f"/dead-letters/{quote(source)}", {
+                            "state": state, "since": ask.since_ms, "until": ask.until_ms, "limit": limit,
+                        }  # fmt: skip
+            case "history":
+                now_ms = time.time() * 1000
+                end = now_ms if ask.until_ms is None else ask.until_ms
+                start = end - ask.span_s * 1000 if ask.since_ms is None else ask.since_ms
+                for source in ask.sources or queues:
+                    yield f"/history/{quote(source)}", {"start": _iso(start), "end": _iso(end)}
+            case "operations":
+                yield "/operations", {"limit": ask.reads}
+
+    def read(self, ask: Ask) -> pd.DataFrame:
+        """Send the requests of *ask* and make its frame."""
+        if ask.is_snapshot:
+            return ask.finish(self._frame(ask.what))
+        parts: list[pd.DataFrame] = []
+        rows: list[Any] = []
+        for path, query in self._requests(ask):
+            if ask.what == "runs":
+                body, _ = self._ask("GET", path, **query)
+                parts.append(_table(body, self.where))
+            elif ask.what == "history":
+                parts.append(_framed(self._get(path, **query), TIER_COLUMNS))
+            elif ask.what == "operations":
+                rows += self._get(path, **query)
+            else:
+                rows += self._pages(path, query, ask.reads)
+        match ask.what:
+            case "jobs":
+                made = jobs_frame(_job_row(row) for row in rows)
+            case "dead_letters":
+                made = letters_frame(_letter(row) for row in rows)
+            case "operations":
+                made = operations_frame(_operation(row) for row in rows)
+            case "runs":
+                made = _joined(parts, frames.RUN_COLUMNS)
+                made["outcome"] = made["outcome"].astype(frames.OUTCOME)
+                made = made.sort_values("finished", ascending=False, ignore_index=True)
+            case _:
+                made = _joined(parts, TIER_COLUMNS)[list(ask.columns)]
+        return ask.finish(made)
+
+    def _pages(self, path: str, query: Mapping[str, Any], most: int) -> Iterator[Any]:
+        cursor, seen = None, 0
+        while seen < most:
+            page = self._get(path, **query, cursor=cursor)
+            yield from page["items"]
+            seen += len(page["items"])
+            cursor = page.get("cursor")
+            if not cursor:
+                return
+
+    def job(self, queue: str, job_id: str) -> JobDetail:
+        """Everything about one job."""
+        raw = self._get(f"/jobs/{quote(queue)}/{quote(job_id, safe='')}")
+        raw["arguments"] = _arguments(raw.get("arguments") or {})
+        raw["state"] = JobState(raw["state"])
+        raw["runs"] = tuple(
+            JobRun(**{**run, "outcome": Outcome(run["outcome"])}) for run in raw.get("runs") or ()
+        )
+        raw["letter"] = _letter(raw["letter"]) if raw.get("letter") else None
+        return JobDetail(**_known(JobDetail, raw))
+
+    def operation(self, operation_id: str) -> Operation:
+        """One bulk action."""
+        return _operation(self._get(f"/operations/{quote(operation_id)}"))
+
+    def explain_cause(self, fingerprint: str) -> Explanation:
+        """Shared arguments, retry odds, other queues, what changed before."""
+        raw = self._get(f"/dead-letters/causes/{quote(fingerprint)}/explain")
+        cause = _known(Cause, raw["cause"]) | {"state": CauseState(raw["cause"]["state"])}
+        return Explanation(
+            cause=Cause(**cause), periods=raw["periods"], function=raw["function"],
+            source=raw["source"], failures=raw["failures"], successes=raw["successes"],
+            shared=_framed(raw["sharedArguments"], SHARED_COLUMNS), shared_note=raw["sharedNote"],
+            odds=_framed(raw["retryOdds"], ODDS_COLUMNS),
+            elsewhere=_framed(raw["elsewhere"], ELSEWHERE_COLUMNS),
+            since=pd.Timestamp(raw["since"]), changes=_framed(raw["changes"], CHANGE_COLUMNS),
+            looked_at=raw["lookedAt"],
+        )  # fmt: skip
+
+    def forecast(self, queue: str, workers: float | None) -> Forecast:
+        """When a queue will be empty."""
+        raw = self._get(f"/queues/{quote(queue)}/forecast", workers=workers)
+        inf, nan = float("inf"), float("nan")
+
+        def number(name: str, unknown: float = nan) -> float:
+            return unknown if raw.get(name) is None else float(raw[name])
+
+        never = inf if raw["drains"] is False else nan
+        queues = self.snapshot.queues
+        row = queues[queues["queue"] == queue].to_dict("records")[0]
+        return Forecast(
+            backlog=float(row["waiting"] + row["running"]), arrivals_per_s=number("arrivalsPerS"),
+            service_per_s=number("servicePerS"), workers=number("workers"), drains=raw["drains"],
+            empty_in_s=number("emptyInS", never), low_s=number("lowS", never),
+            high_s=number("highS", inf if raw["drains"] is not None else nan),
+            minutes=int(raw["minutes"]), reason=str(raw["sentence"]).partition(": ")[2],
+        )  # fmt: skip
+
+    def why(self, queue: str, job_id: str) -> Verdict:
+        """Why a job is not running."""
+        raw = self._get(f"/jobs/{quote(queue)}/{quote(job_id, safe='')}/why")
+        return Verdict(
+            hold=Hold(raw["hold"]), sentence=raw["sentence"], next_step=raw["nextStep"],
+            until_ms=raw["untilMs"] or 0,
+        )  # fmt: skip
+
+    def as_of(self, at_ms: float) -> Snapshot:
+        """The snapshot of then; each frame is asked for when somebody looks."""
+        queues = self._frame("queues", at_ms)  # what is wrong shows at once
+        rest: dict[str, Any] = {
+            name: Lazy(lambda name=name: self._frame(name, at_ms))  # type: ignore[misc]
+            for name in frames.FRAMES if name != "queues"
+        }  # fmt: skip
+        at = pd.Timestamp(int(at_ms), unit="ms", tz="UTC")
+        return Snapshot(taken_at=at, number=1, queues=cast(Any, queues), **rest)
+
+    def annotations(self, start_ms: float, end_ms: float) -> pd.DataFrame:
+        """Deploys, pauses and operations of a range."""
+        raw = self._get("/annotations", start=_iso(start_ms), end=_iso(end_ms))
+        return _framed(raw, ANNOTATION_COLUMNS)
+
+    # -- acting --------------------------------------------------------------------------------
+
+    def act(self, verb: str, *given: Any, **more: Any) -> ActionReport:
+        """Ask the server for the action called *verb*."""
+        if verb not in VERBS:
+            raise ActionRefused(f"no action {verb!r}; there are {', '.join(sorted(VERBS))}")
+        if verb == "start_operation":
+            kind, source, *rest = given
+            body = {"kind": kind, "source": source, "filter": rest[0] if rest else {}, **more}
+            return report_of(
+                self._post("/operations", {k: v for k, v in body.items() if v is not None})
+            )
+        if verb == "publish_event":
+            return self._publish(*given, **more)
+        if verb == "mark_deploy":
+            return report_of(self._post("/deploys", {"version": given[0], **more}))
+        if verb == "set_concurrency":
+            return report_of(
+                self._post(f"/queues/{quote(given[0])}/concurrency", {"slots": given[1]})
+            )
+        word, _, noun = verb.partition("_")
+        path = "/".join(quote(str(one), safe="") for one in given)
+        names = {
+            "letter": "dead-letters",
+            "job": "jobs",
+            "queue": "queues",
+            "operation": "operations",
+        }
+        if verb == "undo_discard":
+            return report_of(self._post(f"/dead-letters/{path}/undo"))
+        body = {k: v for k, v in more.items() if k == "reason" and v}
+        if "delay_s" in more:
+            body["delay"] = more["delay_s"] * 1000
+        return report_of(self._post(f"/{names[noun]}/{path}/{word}", body or None))
+
+    def _publish(self, event_type: str, data: Any = None, **more: Any) -> ActionReport:
+        names = {
+            "user_id": "userId", "workspace_id": "workspaceId", "correlation_id": "correlationId",
+            "event_id": "eventId", "source": "source",
+        }  # fmt: skip
+        body = {"type": event_type, "data": {} if data is None else data}
+        body |= {names[k]: v for k, v in more.items() if k in names and v}
+        told = self._post("/events", body, stream=more.get("stream"))
+        word = "was published before" if told["existed"] else "was published"
+        return ActionReport(
+            action="publish_event", changed=not told["existed"], detail=told,
+            message=f"{event_type} {word} as {told['id']}",
+        )  # fmt: skip
+
+    def submit(self, queue: str, requests: Sequence[JobRequest]) -> list[Enqueued]:
+        """Put jobs on *queue*."""
+        asked = [_new_job(request) for request in requests]
+        told = self._post(f"/jobs/{quote(queue)}", asked)
+        return [Enqueued(one["id"], not one["existed"]) for one in told]
+
+    def page_connections(self) -> Connections:
+        """Pages that read more than frames say where the server shows them."""
+        return cast(Connections, _Elsewhere(self.where))
+
+    def close(self) -> None:
+        """Stop asking."""
+        self._is_over.set()
+        self._subscribers.clear()
+
+
+class _Elsewhere:
+    """In place of clients: a remote scope has none. Whatever it is asked to do, it says where to look."""
+
+    def __init__(self, where: str) -> None:
+        self._where = where
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self
+
+    def __call__(self, *_: Any, **__: Any) -> Any:
+        raise ActionRefused(
+            f"this needs more than frames; the server shows it: {self._where}/admin/queues"
+        )
+
+
+def _problem(error: urllib.error.HTTPError, where: str) -> ArqscopeError:
+    """The error an answer tells of, as the same call on Redis would have raised it."""
+    try:
+        said = json.loads(error.read(100_000))["error"]
+    except (ValueError, KeyError, TypeError, OSError, http.client.HTTPException):
+        said = {}
+    if not isinstance(said, dict):  # a proxy's own
+        said = {}
+    message = str(said.get("message") or f"{where} answered {error.code}")
+    hint = said.get("hint")
+    match error.code:
+        case 401:
+            return ActionRefused(f"{where}: {message}; give connect(url, key=…) a valid API key")
+        case 403 | 409 | 429:
+            return ActionRefused(f"{message}{f' ({hint})' if hint else ''}")
+        case 404:
+            found = NotFound("such thing", message)
+            found.args = (f"{message}{f' ({hint})' if hint else ''}",)
+            return found
+        case 413 | 422 | 400:
+            return InvalidRequest(message, field=said.get("field"), hint=hint)
+        case 503 if said.get("code") == "overloaded":
+            return Overloaded(message)
+        case 301 | 302 | 303 | 307 | 308:
+            return InvalidRequest(
+                f"{where} redirects to {error.headers.get('Location', '?')[:200]}", field="url",
+                hint="give the address of the server itself, with its prefix",
+            )  # fmt: skip
+        case _:
+            return RedisUnavailable(f"{where}: {message}")
+
+
+def _table(body: bytes, where: str) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(io.BytesIO(body))
+    except (ValueError, OSError) as error:
+        raise RedisUnavailable(
+            f"{where} does not answer with a frame: is this an arqscope server?"
+        ) from error
+
+
+def _json(body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except ValueError as error:
+        raise RedisUnavailable("the answer is not JSON: is this an arqscope server?") from error
+
+
+def _iso(ms: float | None) -> str | None:
+    return None if ms is None else pd.Timestamp(int(ms), unit="ms", tz="UTC").isoformat()
+
+
+def _known(kind: Any, raw: Mapping[str, Any]) -> dict[str, Any]:
+    names = {field.name for field in fields(kind)}
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items() if k in names}
+
+
+def _framed(rows: Sequence[Mapping[str, Any]], columns: frames.Columns) -> pd.DataFrame:
+    """Rows of an answer as a frame; ISO times become times."""
+    times = [name for name, kind in columns.items() if kind == TIME]
+    plain = [
+        {**row, **{t: _epoch_ms(row.get(t)) for t in times}} for row in rows
+    ]  # fmt: skip
+    return frames.frame_of(plain, columns)
+
+
+def _epoch_ms(said: Any) -> float | None:
+    return None if said in (None, "") else pd.Timestamp(said).timestamp() * 1000
+
+
+def _joined(parts: list[pd.DataFrame], columns: frames.Columns) -> pd.DataFrame:
+    return pd.concat(parts, ignore_index=True) if parts else frames.empty_frame(columns)
+
+
+def _arguments(raw: Mapping[str, Any]) -> Arguments:
+    return Arguments(**_known(Arguments, raw))
+
+
+def _job_row(raw: Mapping[str, Any]) -> JobRow:
+    known = _known(JobRow, raw)
+    return JobRow(
+        **known | {"state": JobState(raw["state"]), "arguments": _arguments(raw["arguments"])}
+    )
+
+
+def _letter(raw: Mapping[str, Any]) -> DeadLetter:
+    return DeadLetter(**_known(DeadLetter, raw) | {"state": LetterState(raw["state"])})
+
+
+def _operation(raw: Mapping[str, Any]) -> Operation:
+    known = _known(Operation, raw) | {"state": OperationState(raw["state"])}
+    for name in ("created_at", "started_at", "canary_at", "finished_at"):
+        known[name] = pd.Timestamp(raw[name]).to_pydatetime() if raw.get(name) else None
+    return Operation(**known)
+
+
+def _new_job(request: JobRequest) -> dict[str, Any]:
+    if request.due is not None or request.expires_s is not None or request.then:
+        raise InvalidRequest(
+            "due, expires and then are not part of a remote enqueue",
+            field="options",
+            hint="use delay_s",
+        )
+    options = {
+        "delay": request.delay_s * 1000 or None, "jobId": request.id or None,
+        "timeout": None if request.timeout_s is None else request.timeout_s * 1000,
+        "attempts": request.attempts, "correlationId": request.correlation_id or None,
+        "backoff": None if request.backoff_s is None else request.backoff_s * 1000,
+    }  # fmt: skip
+    return {
+        "name": request.name, "args": list(request.args), "kwargs": dict(request.kwargs),
+        "options": {k: v for k, v in options.items() if v is not None},
+    }  # fmt: skip

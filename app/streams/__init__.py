@@ -1,0 +1,1 @@
+"""Streams and pub/sub: events, entries, notifications, and who hears them."""

@@ -1,0 +1,1 @@
+"""The wire to Redis: clients by one recipe, round trips, scripts."""
