@@ -24,15 +24,7 @@ from app.errors import InvalidRequest
 from app.explanation import Explanation
 from app.exports.incident import file_name, incident
 from app.operations import Operation
-from app.query_plan import (
-    ENDED,
-    JOB_STATES,
-    LETTER_STATES,
-    Ask,
-    check_column,
-    metric_column,
-    moment,
-)  # fmt: skip
+from app.plans.ask import ENDED, JOB_STATES, LETTER_STATES, Ask, check_column, metric_column, moment
 from app.scope.deployment import Deployment, Direct
 from app.scope.job import JobView, watch
 from app.scope.query import Query, card

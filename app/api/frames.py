@@ -18,7 +18,8 @@ from app.api.moments import Moment, epoch_ms
 from app.enqueue import codec_of
 from app.errors import NotFound
 from app.exports.files import parquet, records_json, safe_csv
-from app.query_plan import WINDOW, Ask, plan_of, runs_of
+from app.plans.ask import WINDOW, Ask
+from app.plans.commands import plan_of, runs_of
 from app.server import Runtime
 from app.settings import NAME_PATTERN
 from app.snapshot import Snapshot

@@ -26,7 +26,7 @@ from app.explanation import Explanation
 from app.exports.files import parquet, redacted_frame
 from app.exports.reference import section_of
 from app.frames import FRAMES, empty_frame
-from app.query_plan import Ask
+from app.plans.ask import Ask
 from app.snapshot import Snapshot
 
 #: longest stretch one bundle is about

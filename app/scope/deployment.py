@@ -21,7 +21,8 @@ from app.enqueue import Enqueued, JobRequest
 from app.errors import ActionRefused, RedisUnavailable
 from app.explanation import Explanation
 from app.operations import Operation
-from app.query_plan import Ask, Plan
+from app.plans.ask import Ask
+from app.plans.plan import Plan
 from app.reader import JobDetail
 from app.scope.inquiry import PATIENCE_S, Inquiry
 from app.settings import Settings, masked_url

@@ -21,7 +21,9 @@ from app.errors import NotFound, RedisUnavailable
 from app.explanation import Explanation, explanation
 from app.letters.causes import known_queues
 from app.operations import Operation, read
-from app.query_plan import Ask, Plan, plan_of
+from app.plans.ask import Ask
+from app.plans.commands import plan_of
+from app.plans.plan import Plan
 from app.reader import JobDetail, find_job, job_facts
 from app.settings import Settings, masked_url
 from app.snapshot import Snapshot

@@ -14,7 +14,8 @@ from app.actions import ActionReport
 from app.errors import ActionRefused, InvalidRequest
 from app.exports.files import SUFFIXES, file_of, redacted_frame
 from app.operations import parse_rate
-from app.query_plan import Ask, Plan, moment
+from app.plans.ask import Ask, moment
+from app.plans.plan import Plan
 from app.scope.deployment import Deployment
 
 #: rows a representation shows

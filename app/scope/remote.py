@@ -41,15 +41,9 @@ from app.jobs.rows import JobRow, jobs_frame
 from app.letters.causes import Cause, CauseState
 from app.operations import Operation, OperationState
 from app.payloads.contents import Arguments
-from app.query_plan import (
-    LETTER_STATES,
-    Ask,
-    Plan,
-    Step,
-    letters_frame,
-    operations_frame,
-    snapshot_plan,
-)  # fmt: skip
+from app.plans.ask import LETTER_STATES, Ask
+from app.plans.commands import letters_frame, operations_frame, snapshot_plan
+from app.plans.plan import Plan, Step
 from app.reader import JobDetail
 from app.records import DeadLetter, JobRun, JobState, LetterState, Outcome
 from app.scope.deployment import VERBS, report_of

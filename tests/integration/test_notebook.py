@@ -18,7 +18,7 @@ from redis import Redis as SyncRedis
 from app import audit, frames, keys
 from app.errors import ActionRefused, InvalidRequest, NotFound, RedisUnavailable
 from app.notebook import Scope, connect
-from app.query_plan import Plan
+from app.plans.plan import Plan
 from app.records import DeadLetter, JobRun, LetterState, Outcome
 from app.settings import Settings
 from tests.conftest import wait_until

@@ -13,7 +13,7 @@ from app.pages.address import PLACES
 from app.pages.letters import page_number
 from app.pages.visit import Address, _number
 from app.pages.window import moment_of
-from app.query_plan import moment
+from app.plans.ask import moment
 from app.sentinels import watched
 from tests.unit.test_pages import make_queue, make_snapshot, make_visit, shown
 

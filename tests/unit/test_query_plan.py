@@ -11,7 +11,8 @@ from app.drawing.pictures import drawn_lines
 from app.errors import InvalidRequest
 from app.exports import reference
 from app.exports.files import file_of, redacted_frame
-from app.query_plan import Ask, moment, plan_of, runs_of
+from app.plans.ask import Ask, moment
+from app.plans.commands import plan_of, runs_of
 from app.records import JobRun, Outcome
 from app.scope.query import card
 from app.snapshot import Snapshot
