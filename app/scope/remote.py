@@ -5,14 +5,12 @@ travels in a header, never to another host, and is never shown.
 """
 
 import http.client
-import io
 import json
 import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
 from typing import Any, Final, cast
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -26,26 +24,23 @@ from app.analyses.verdicts import Hold, Verdict
 from app.annals.past import ANNOTATION_COLUMNS
 from app.annals.tiers import TIER_COLUMNS
 from app.collector import Callback
-from app.columns import TIME
 from app.enqueue import Enqueued, JobRequest
 from app.errors import (
     ActionRefused,
     ArqscopeError,
     InvalidRequest,
-    NotFound,
-    Overloaded,
     RedisUnavailable,
 )  # fmt: skip
 from app.explanation import Explanation
-from app.jobs.rows import JobRow, jobs_frame
+from app.jobs.rows import jobs_frame
 from app.letters.causes import Cause, CauseState
-from app.operations import Operation, OperationState
-from app.payloads.contents import Arguments
+from app.operations import Operation
 from app.plans.ask import LETTER_STATES, Ask
 from app.plans.commands import letters_frame, operations_frame, snapshot_plan
 from app.plans.plan import Plan, Step
 from app.reader import JobDetail
-from app.records import DeadLetter, JobRun, JobState, LetterState, Outcome
+from app.records import JobRun, JobState, Outcome
+from app.scope import answers
 from app.scope.deployment import VERBS, report_of
 from app.settings import Settings
 from app.snapshot import Lazy, Snapshot
@@ -109,20 +104,20 @@ class Remote:
             with self._opener.open(request, timeout=TIMEOUT_S) as answer:
                 return answer.read(), answer.headers
         except urllib.error.HTTPError as error:
-            raise _problem(error, self.where) from error
+            raise answers.error_of(error, self.where) from error
         except (OSError, ValueError, http.client.HTTPException) as error:
             raise RedisUnavailable(f"{self.where} does not answer: {error}") from error
 
     def _get(self, path: str, **query: Any) -> Any:
-        return _json(self._ask("GET", path, **query)[0])
+        return answers.json_of(self._ask("GET", path, **query)[0])
 
     def _post(self, path: str, body: Any = None, **query: Any) -> Any:
-        return _json(self._ask("POST", path, body, **query)[0])
+        return answers.json_of(self._ask("POST", path, body, **query)[0])
 
     def _frame(self, name: str, at_ms: float | None = None) -> pd.DataFrame:
         at = None if at_ms is None else pd.Timestamp(int(at_ms), unit="ms", tz="UTC").isoformat()
         body, _ = self._ask("GET", f"/frames/{name}.parquet", at=at)
-        found = _table(body, self.where)
+        found = answers.table(body, self.where)
         columns = {}
         for column, kind in frames.FRAMES[name].items():
             columns[column] = (
@@ -210,7 +205,7 @@ class Remote:
         snapshot = self.snapshot
         queues = [str(name) for name in snapshot.queues["queue"]]
         streams = [str(name) for name in snapshot.streams["stream"]]
-        since, until = _iso(ask.since_ms), _iso(ask.until_ms)
+        since, until = answers.iso(ask.since_ms), answers.iso(ask.until_ms)
         limit = min(PAGE, ask.reads)
         match ask.what:
             case "runs":
@@ -235,7 +230,10 @@ class Remote:
                 end = now_ms if ask.until_ms is None else ask.until_ms
                 start = end - ask.span_s * 1000 if ask.since_ms is None else ask.since_ms
                 for source in ask.sources or queues:
-                    yield f"/history/{quote(source)}", {"start": _iso(start), "end": _iso(end)}
+                    yield (
+                        f"/history/{quote(source)}",
+                        {"start": answers.iso(start), "end": answers.iso(end)},
+                    )
             case "operations":
                 yield "/operations", {"limit": ask.reads}
 
@@ -248,26 +246,26 @@ class Remote:
         for path, query in self._requests(ask):
             if ask.what == "runs":
                 body, _ = self._ask("GET", path, **query)
-                parts.append(_table(body, self.where))
+                parts.append(answers.table(body, self.where))
             elif ask.what == "history":
-                parts.append(_framed(self._get(path, **query), TIER_COLUMNS))
+                parts.append(answers.framed(self._get(path, **query), TIER_COLUMNS))
             elif ask.what == "operations":
                 rows += self._get(path, **query)
             else:
                 rows += self._pages(path, query, ask.reads)
         match ask.what:
             case "jobs":
-                made = jobs_frame(_job_row(row) for row in rows)
+                made = jobs_frame(answers.job_row_of(row) for row in rows)
             case "dead_letters":
-                made = letters_frame(_letter(row) for row in rows)
+                made = letters_frame(answers.letter_of(row) for row in rows)
             case "operations":
-                made = operations_frame(_operation(row) for row in rows)
+                made = operations_frame(answers.operation_of(row) for row in rows)
             case "runs":
-                made = _joined(parts, frames.RUN_COLUMNS)
+                made = answers.joined(parts, frames.RUN_COLUMNS)
                 made["outcome"] = made["outcome"].astype(frames.OUTCOME)
                 made = made.sort_values("finished", ascending=False, ignore_index=True)
             case _:
-                made = _joined(parts, TIER_COLUMNS)[list(ask.columns)]
+                made = answers.joined(parts, TIER_COLUMNS)[list(ask.columns)]
         return ask.finish(made)
 
     def _pages(self, path: str, query: Mapping[str, Any], most: int) -> Iterator[Any]:
@@ -283,29 +281,31 @@ class Remote:
     def job(self, queue: str, job_id: str) -> JobDetail:
         """Everything about one job."""
         raw = self._get(f"/jobs/{quote(queue)}/{quote(job_id, safe='')}")
-        raw["arguments"] = _arguments(raw.get("arguments") or {})
+        raw["arguments"] = answers.arguments_of(raw.get("arguments") or {})
         raw["state"] = JobState(raw["state"])
         raw["runs"] = tuple(
             JobRun(**{**run, "outcome": Outcome(run["outcome"])}) for run in raw.get("runs") or ()
         )
-        raw["letter"] = _letter(raw["letter"]) if raw.get("letter") else None
-        return JobDetail(**_known(JobDetail, raw))
+        raw["letter"] = answers.letter_of(raw["letter"]) if raw.get("letter") else None
+        return JobDetail(**answers.fields_of(JobDetail, raw))
 
     def operation(self, operation_id: str) -> Operation:
         """One bulk action."""
-        return _operation(self._get(f"/operations/{quote(operation_id)}"))
+        return answers.operation_of(self._get(f"/operations/{quote(operation_id)}"))
 
     def explain_cause(self, fingerprint: str) -> Explanation:
         """Shared arguments, retry odds, other queues, what changed before."""
         raw = self._get(f"/dead-letters/causes/{quote(fingerprint)}/explain")
-        cause = _known(Cause, raw["cause"]) | {"state": CauseState(raw["cause"]["state"])}
+        cause = answers.fields_of(Cause, raw["cause"]) | {
+            "state": CauseState(raw["cause"]["state"])
+        }
         return Explanation(
             cause=Cause(**cause), periods=raw["periods"], function=raw["function"],
             source=raw["source"], failures=raw["failures"], successes=raw["successes"],
-            shared=_framed(raw["sharedArguments"], SHARED_COLUMNS), shared_note=raw["sharedNote"],
-            odds=_framed(raw["retryOdds"], ODDS_COLUMNS),
-            elsewhere=_framed(raw["elsewhere"], ELSEWHERE_COLUMNS),
-            since=pd.Timestamp(raw["since"]), changes=_framed(raw["changes"], CHANGE_COLUMNS),
+            shared=answers.framed(raw["sharedArguments"], SHARED_COLUMNS), shared_note=raw["sharedNote"],
+            odds=answers.framed(raw["retryOdds"], ODDS_COLUMNS),
+            elsewhere=answers.framed(raw["elsewhere"], ELSEWHERE_COLUMNS),
+            since=pd.Timestamp(raw["since"]), changes=answers.framed(raw["changes"], CHANGE_COLUMNS),
             looked_at=raw["lookedAt"],
         )  # fmt: skip
 
@@ -348,8 +348,8 @@ class Remote:
 
     def annotations(self, start_ms: float, end_ms: float) -> pd.DataFrame:
         """Deploys, pauses and operations of a range."""
-        raw = self._get("/annotations", start=_iso(start_ms), end=_iso(end_ms))
-        return _framed(raw, ANNOTATION_COLUMNS)
+        raw = self._get("/annotations", start=answers.iso(start_ms), end=answers.iso(end_ms))
+        return answers.framed(raw, ANNOTATION_COLUMNS)
 
     # -- acting --------------------------------------------------------------------------------
 
@@ -402,7 +402,7 @@ class Remote:
 
     def submit(self, queue: str, requests: Sequence[JobRequest]) -> list[Enqueued]:
         """Put jobs on *queue*."""
-        asked = [_new_job(request) for request in requests]
+        asked = [answers.new_job(request) for request in requests]
         told = self._post(f"/jobs/{quote(queue)}", asked)
         return [Enqueued(one["id"], not one["existed"]) for one in told]
 
@@ -431,118 +431,3 @@ class _Elsewhere:
         raise ActionRefused(
             f"this needs more than frames; the server shows it: {self._where}/admin/queues"
         )
-
-
-def _problem(error: urllib.error.HTTPError, where: str) -> ArqscopeError:
-    """The error an answer tells of, as the same call on Redis would have raised it."""
-    try:
-        said = json.loads(error.read(100_000))["error"]
-    except (ValueError, KeyError, TypeError, OSError, http.client.HTTPException):
-        said = {}
-    if not isinstance(said, dict):  # a proxy's own
-        said = {}
-    message = str(said.get("message") or f"{where} answered {error.code}")
-    hint = said.get("hint")
-    match error.code:
-        case 401:
-            return ActionRefused(f"{where}: {message}; give connect(url, key=…) a valid API key")
-        case 403 | 409 | 429:
-            return ActionRefused(f"{message}{f' ({hint})' if hint else ''}")
-        case 404:
-            found = NotFound("such thing", message)
-            found.args = (f"{message}{f' ({hint})' if hint else ''}",)
-            return found
-        case 413 | 422 | 400:
-            return InvalidRequest(message, field=said.get("field"), hint=hint)
-        case 503 if said.get("code") == "overloaded":
-            return Overloaded(message)
-        case 301 | 302 | 303 | 307 | 308:
-            return InvalidRequest(
-                f"{where} redirects to {error.headers.get('Location', '?')[:200]}", field="url",
-                hint="give the address of the server itself, with its prefix",
-            )  # fmt: skip
-        case _:
-            return RedisUnavailable(f"{where}: {message}")
-
-
-def _table(body: bytes, where: str) -> pd.DataFrame:
-    try:
-        return pd.read_parquet(io.BytesIO(body))
-    except (ValueError, OSError) as error:
-        raise RedisUnavailable(
-            f"{where} does not answer with a frame: is this an arqscope server?"
-        ) from error
-
-
-def _json(body: bytes) -> Any:
-    try:
-        return json.loads(body)
-    except ValueError as error:
-        raise RedisUnavailable("the answer is not JSON: is this an arqscope server?") from error
-
-
-def _iso(ms: float | None) -> str | None:
-    return None if ms is None else pd.Timestamp(int(ms), unit="ms", tz="UTC").isoformat()
-
-
-def _known(kind: Any, raw: Mapping[str, Any]) -> dict[str, Any]:
-    names = {field.name for field in fields(kind)}
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items() if k in names}
-
-
-def _framed(rows: Sequence[Mapping[str, Any]], columns: frames.Columns) -> pd.DataFrame:
-    """Rows of an answer as a frame; ISO times become times."""
-    times = [name for name, kind in columns.items() if kind == TIME]
-    plain = [
-        {**row, **{t: _epoch_ms(row.get(t)) for t in times}} for row in rows
-    ]  # fmt: skip
-    return frames.frame_of(plain, columns)
-
-
-def _epoch_ms(said: Any) -> float | None:
-    return None if said in (None, "") else pd.Timestamp(said).timestamp() * 1000
-
-
-def _joined(parts: list[pd.DataFrame], columns: frames.Columns) -> pd.DataFrame:
-    return pd.concat(parts, ignore_index=True) if parts else frames.empty_frame(columns)
-
-
-def _arguments(raw: Mapping[str, Any]) -> Arguments:
-    return Arguments(**_known(Arguments, raw))
-
-
-def _job_row(raw: Mapping[str, Any]) -> JobRow:
-    known = _known(JobRow, raw)
-    return JobRow(
-        **known | {"state": JobState(raw["state"]), "arguments": _arguments(raw["arguments"])}
-    )
-
-
-def _letter(raw: Mapping[str, Any]) -> DeadLetter:
-    return DeadLetter(**_known(DeadLetter, raw) | {"state": LetterState(raw["state"])})
-
-
-def _operation(raw: Mapping[str, Any]) -> Operation:
-    known = _known(Operation, raw) | {"state": OperationState(raw["state"])}
-    for name in ("created_at", "started_at", "canary_at", "finished_at"):
-        known[name] = pd.Timestamp(raw[name]).to_pydatetime() if raw.get(name) else None
-    return Operation(**known)
-
-
-def _new_job(request: JobRequest) -> dict[str, Any]:
-    if request.due is not None or request.expires_s is not None or request.then:
-        raise InvalidRequest(
-            "due, expires and then are not part of a remote enqueue",
-            field="options",
-            hint="use delay_s",
-        )
-    options = {
-        "delay": request.delay_s * 1000 or None, "jobId": request.id or None,
-        "timeout": None if request.timeout_s is None else request.timeout_s * 1000,
-        "attempts": request.attempts, "correlationId": request.correlation_id or None,
-        "backoff": None if request.backoff_s is None else request.backoff_s * 1000,
-    }  # fmt: skip
-    return {
-        "name": request.name, "args": list(request.args), "kwargs": dict(request.kwargs),
-        "options": {k: v for k, v in options.items() if v is not None},
-    }  # fmt: skip
