@@ -157,7 +157,7 @@ def test_a_worker_that_crashes_is_started_again(directory: Path):
     up = Up(directory)
     pid_file = directory / "data" / "run" / "worker-async-processing.pid"
     try:
-        wait_until(pid_file.exists, 40)
+        wait_until(lambda: pid_file.exists() and pid_file.read_text(), 40)
         first = pid_file.read_text().split("\0")[0]
 
         os.kill(int(first), signal.SIGKILL)
