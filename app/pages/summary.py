@@ -222,6 +222,10 @@ def verdict(snapshot: Snapshot) -> tuple[Verdict, list[str]]:
     return state, list(reasons)
 
 
+#: what a process is called in a sentence, by its role
+_PROCESS: Final = {"events": "Event processor", "dead-letters": "Dead-letter processor"}
+
+
 def _verdict(snapshot: Snapshot) -> tuple[Verdict, list[str]]:
     if snapshot.number == 0:
         return Verdict.UNKNOWN, ["The first sample has not been taken yet."]
@@ -239,7 +243,8 @@ def _verdict(snapshot: Snapshot) -> tuple[Verdict, list[str]]:
             waited = palette.duration(row.oldest_wait_s)
             reasons.append(f"The oldest job of {row.queue} has waited {waited}.")
     reasons += [
-        f"Worker {row.host}:{row.pid} is degraded: {row.trouble or 'no reason given'}."
+        f"{_PROCESS.get(row.role, 'Worker')} {row.host}:{row.pid} is degraded: "
+        f"{(row.trouble or 'no reason given').rstrip('.')}."
         for row in _rows(snapshot.workers)
         if row.state == "degraded"
     ]

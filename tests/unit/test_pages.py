@@ -162,6 +162,26 @@ def test_a_lost_redis_greys_the_last_known_numbers():
     assert verdict(lost)[0] is Verdict.DOWN
 
 
+def test_a_degraded_process_is_called_what_it_is():
+    """
+    It says which process is in trouble, in one sentence with one full stop.
+    """
+    troubled = {"host": "box", "pid": 7, "state": "degraded", "trouble": "Redis is away."}
+    snapshot = make_snapshot(
+        queues=[make_queue()],
+        workers=frames.frame_of(
+            [{**troubled, "id": role, "role": role} for role in ("worker", "events", "dead-letters")],
+            frames.WORKER_COLUMNS,
+        ),
+    )  # fmt: skip
+
+    assert verdict(snapshot)[1] == [
+        "Worker box:7 is degraded: Redis is away.",
+        "Event processor box:7 is degraded: Redis is away.",
+        "Dead-letter processor box:7 is degraded: Redis is away.",
+    ]
+
+
 def test_hostile_strings_stay_text():
     """
     Ids, errors, queue names, event types and worker names come from whoever can write to Redis.
