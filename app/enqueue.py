@@ -12,10 +12,11 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from app import keys
+from app.declarations import NAME_PATTERN
 from app.errors import InvalidRequest
 from app.next_jobs import NextJob, check_chain
 from app.payloads.codec import MAX_CID_CHARS, Codec
-from app.settings import NAME_PATTERN, Settings
+from app.settings import Settings
 from app.wire.connections import explained
 from app.wire.scripts import script
 

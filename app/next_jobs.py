@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final, Self
 
+from app.declarations import NAME_PATTERN
 from app.errors import BadPayload, InvalidRequest
-from app.settings import NAME_PATTERN
 
 #: next jobs of one job, and jobs in a whole chain
 MAX_NEXT: Final = 20

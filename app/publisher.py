@@ -15,8 +15,9 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from app import keys
+from app.declarations import NAME_PATTERN
 from app.errors import InvalidRequest
-from app.settings import NAME_PATTERN, Settings
+from app.settings import Settings
 from app.streams.events import MAX_FIELD_CHARS, Event, NewEvent, check_text
 from app.streams.notifications import notification, now_iso, send
 from app.wire.connections import connect, explained

@@ -8,10 +8,11 @@ from typing import Any, Final
 
 from app import keys
 from app.collector import Collector
+from app.declarations import QueuePolicy
 from app.jobs.lists import jobs_page
 from app.jobs.rows import JobFilter
 from app.records import JobRun, Outcome, WorkerInfo
-from app.settings import QueuePolicy, Settings
+from app.settings import Settings
 from app.wire.connections import connect
 from bench import dashboards
 from bench.machine import Server, median, redis_server

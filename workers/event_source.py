@@ -13,10 +13,11 @@ from typing import Final
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from app.declarations import StreamPolicy
 from app.enqueue import codec_of
 from app.errors import BadRecord
 from app.payloads.codec import safe_str
-from app.settings import Settings, StreamPolicy
+from app.settings import Settings
 from app.wire.connections import Connections
 from workers.event_attempt import (
     SUSPECT_DELIVERIES,

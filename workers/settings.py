@@ -19,11 +19,12 @@ from arq.worker import Function, func
 from redis.exceptions import RedisError
 
 from app import keys, logs
+from app.declarations import QueuePolicy
 from app.doctor.preflight import check
 from app.enqueue import codec_of
 from app.errors import SettingsError
 from app.sentinels import watched, watches
-from app.settings import QueuePolicy, Settings
+from app.settings import Settings
 from app.streams.notifications import notification, send
 from app.wire.connections import connect
 from workers import engine

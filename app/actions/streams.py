@@ -5,8 +5,9 @@ from typing import Final, Literal
 from app import keys
 from app.actions.asking import ActionReport, Actor, Connections, Role, asked, permit
 from app.actions.events import check_stream
+from app.declarations import NAME_PATTERN
 from app.errors import InvalidRequest, NotFound
-from app.settings import NAME_PATTERN, Settings
+from app.settings import Settings
 from app.streams import entries
 from app.streams.events import ENTRY_ID
 from app.wire.scripts import script

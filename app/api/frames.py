@@ -15,13 +15,13 @@ from app.annals import past
 from app.api import answers
 from app.api.access import Caller, Now, Shared
 from app.api.moments import Moment, epoch_ms
+from app.declarations import NAME_PATTERN
 from app.enqueue import codec_of
 from app.errors import NotFound
 from app.exports.files import parquet, records_json, safe_csv
 from app.plans.ask import WINDOW, Ask
 from app.plans.commands import plan_of, runs_of
 from app.server import Runtime
-from app.settings import NAME_PATTERN
 from app.snapshot import Snapshot
 from app.wire.batch import Batch
 from app.wire.connections import GONE, explained

@@ -15,9 +15,9 @@ from app.api.access import Caller, Shared
 from app.api.moments import AskedMoment, Moment, epoch_ms
 from app.api.reports import Report, report
 from app.api.strict_json import StrictRoute
+from app.declarations import NAME_PATTERN
 from app.errors import NotFound
 from app.exports.files import records_json
-from app.settings import NAME_PATTERN
 from app.wire.connections import GONE, explained
 
 router = APIRouter(tags=["history"], route_class=StrictRoute)

@@ -20,13 +20,14 @@ from app.api.encoded import encoded, paged
 from app.api.moments import Moment, epoch_ms
 from app.api.stats import require
 from app.api.strict_json import StrictRoute
+from app.declarations import NAME_PATTERN
 from app.enqueue import Enqueued, JobRequest, codec_of
 from app.errors import InvalidRequest, NotFound, UnknownFunction
 from app.exports.files import records_json
 from app.next_jobs import RESULT, NextJob
 from app.reader import JobDetail, JobRow, JobsOf
 from app.server import Runtime
-from app.settings import NAME_PATTERN, Settings
+from app.settings import Settings
 from app.wire.connections import GONE, explained
 
 router = APIRouter(tags=["jobs"], route_class=StrictRoute)

@@ -15,6 +15,7 @@ from app.api.access import Caller, Now, Shared
 from app.api.encoded import encoded, paged
 from app.api.reports import Report, report
 from app.api.strict_json import StrictRoute
+from app.declarations import NAME_PATTERN
 from app.enqueue import codec_of
 from app.errors import InvalidRequest, NotFound
 from app.exports.files import records_json
@@ -23,7 +24,6 @@ from app.letters.edit import LetterEdit
 from app.letters.filters import LetterFilter
 from app.reader import LetterDetail, LettersOf
 from app.records import DeadLetter
-from app.settings import NAME_PATTERN
 
 router = APIRouter(tags=["dead letters"], route_class=StrictRoute)
 

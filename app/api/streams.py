@@ -14,9 +14,9 @@ from app.api.access import Caller, Now, Shared
 from app.api.encoded import encoded
 from app.api.reports import Report, report
 from app.api.strict_json import StrictRoute
+from app.declarations import NAME_PATTERN
 from app.errors import BadRecord, InvalidRequest
 from app.exports.files import records_json
-from app.settings import NAME_PATTERN
 from app.streams import entries
 from app.streams.entries import EntriesPage, EntryFilter
 from app.streams.events import Event

@@ -13,9 +13,9 @@ from app.api.jobs import JobOrJobs, NewJob, accept
 from app.api.problems import problem_of
 from app.api.strict_json import JSON, kind_of, parse
 from app.auth import Request
+from app.declarations import NAME_PATTERN
 from app.door.direct_answers import Answer, Answerer, Asked
 from app.server import Runtime
-from app.settings import NAME_PATTERN
 
 _PLACE: Final = "/jobs/"
 _BODY: Final[TypeAdapter[NewJob | list[NewJob]]] = TypeAdapter(JobOrJobs)

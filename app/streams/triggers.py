@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from app.declarations import NAME_PATTERN
 from app.enqueue import JobRequest
 from app.errors import ArqscopeError, InvalidRequest, SettingsError
-from app.settings import NAME_PATTERN, Settings
+from app.settings import Settings
 from app.streams.events import Event, check_pattern, matches
 
 #: parts of an event a rule may name; ``data`` has parts of its own

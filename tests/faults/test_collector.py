@@ -22,6 +22,7 @@ from redis.asyncio import Redis
 from app import frames, keys
 from app.annals.minutes import Minutes
 from app.collector import Collector
+from app.declarations import QueuePolicy
 from app.enqueue import JobRequest, enqueue_many
 from app.jobs.lists import jobs_page
 from app.jobs.rows import JobFilter
@@ -32,7 +33,7 @@ from app.sampling.observation import RUNS_SHOWN
 from app.sampling.readings import MAX_QUEUES
 from app.sampling.sample import Sample
 from app.sampling.turns import Rates
-from app.settings import QueuePolicy, Settings
+from app.settings import Settings
 from app.wire.connections import connect
 from tests import command_costs
 from tests.conftest import RunningRedis, start_redis

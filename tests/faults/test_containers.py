@@ -20,8 +20,8 @@ from typing import Any
 import httpx
 import pytest
 
+from app.declarations import BUILT_IN_QUEUES
 from app.pages.address import paths
-from app.settings import BUILT_IN_QUEUES
 from tests.chromium import chromium
 from tests.conftest import ROOT, unused_port, wait_until
 from tests.deployment import SERVICES, copy_of_compose

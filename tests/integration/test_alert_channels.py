@@ -12,8 +12,9 @@ import pytest
 from app import actions, alerts, keys
 from app.actions import Connections
 from app.alerts import AlertState
+from app.declarations import StreamPolicy
 from app.errors import NotFound, SettingsError
-from app.settings import Settings, StreamPolicy
+from app.settings import Settings
 from tests.letters import ANN, QUEUE, bury
 from tests.listening import listening
 from tests.waiting import until

@@ -19,12 +19,13 @@ from redis.asyncio import Redis
 
 from app import frames, keys, operations, reader
 from app.collector import Collector, collector_for
+from app.declarations import QueuePolicy
 from app.enqueue import JobRequest, enqueue, enqueue_many
 from app.errors import InvalidRequest
 from app.operations import Operation
 from app.payloads.codec import Codec
 from app.records import DeadLetter, JobRun, JobState, LetterState, Outcome, WorkerInfo, utc
-from app.settings import QueuePolicy, Settings
+from app.settings import Settings
 from app.snapshot import Snapshot, stats
 from tests import command_costs
 from tests.conftest import RunningRedis, start_redis

@@ -16,8 +16,9 @@ import pytest
 from app import actions, keys
 from app.actions import Connections
 from app.collector import Collector
+from app.declarations import StreamPolicy
 from app.records import DeadLetter, LetterState
-from app.settings import Settings, StreamPolicy
+from app.settings import Settings
 from app.wire.connections import connect
 from tests.conftest import ROOT, start_redis, wait_until
 from tests.letters import ANN

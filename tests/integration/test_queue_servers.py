@@ -18,6 +18,7 @@ from app.annals import past
 from app.annals.historian import Historian
 from app.annals.tiers import TierRow
 from app.collector import Collector
+from app.declarations import QueuePolicy
 from app.doctor.examination import examine
 from app.enqueue import JobRequest, codec_of, enqueue
 from app.errors import RedisUnavailable
@@ -26,7 +27,7 @@ from app.letters import causes
 from app.next_jobs import NextJob, next_id
 from app.records import JobState, LetterState
 from app.sampling.sample import Sample
-from app.settings import QueuePolicy, Settings
+from app.settings import Settings
 from app.wire.connections import connect
 from tests.conftest import RunningRedis, start_redis, wait_until
 from tests.letters import ANN

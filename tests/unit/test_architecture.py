@@ -97,7 +97,7 @@ def test_nothing_is_pinned_to_a_machine():
 
 #: what workers may know of app: the vocabulary and the producers, and the doctor's look before a start
 SHARED = {
-    "__version__", "alerts", "alerts.rules", "audit", "doctor.preflight", "enqueue", "errors", "keys",
+    "__version__", "alerts", "alerts.rules", "audit", "declarations", "doctor.preflight", "enqueue", "errors", "keys",
     "letters.causes", "letters.fingerprint", "letters.redrive", "letters.spill", "logs",
     "next_jobs", "operations", "operations.drive", "parcels", "payloads.arguments", "payloads.codec", "placement",
     "publisher", "records", "schedules", "sentinels", "settings", "streams.events",

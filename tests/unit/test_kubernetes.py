@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from app.settings import BUILT_IN_QUEUES, Settings, environment_names, secret_names
+from app.declarations import BUILT_IN_QUEUES
+from app.settings import Settings, environment_names, secret_names
 from tests.deployment import COMPOSE, SERVICES, copy_of_compose
 
 MANIFESTS = COMPOSE / "kubernetes"
