@@ -82,8 +82,10 @@ class Server:
             return 0.0
 
 
-async def look_at(role: str, redis: Redis, url: str, *, patience_s: float = PATIENCE_S) -> Server:
-    """Ask one server; what it does not tell stays unknown."""
+async def look_at(
+    role: str, redis: Redis, url: str, *, patience_s: float = PATIENCE_S, only_info: bool = False
+) -> Server:
+    """Ask one server; what it does not tell stays unknown. *only_info*: nothing a login's rights may lack."""
     try:
         async with asyncio.timeout(patience_s):
             began = time.time()
@@ -97,13 +99,13 @@ async def look_at(role: str, redis: Redis, url: str, *, patience_s: float = PATI
         return Server(role=role, url=url, problem=str(explained(error, url)))
     told_s = int(seconds) + int(micros) / 1e6
     skew_s = told_s - ended if told_s > ended else min(0.0, told_s - began)
-    config = await _configuration(redis)
-    user = ""
-    with contextlib.suppress(RedisError, OSError):
-        user = str(await redis.acl_whoami())
-    replay_lacks = ""
-    with contextlib.suppress(RedisError, OSError):
-        replay_lacks = _lacking(await redis.acl_getuser("default"))
+    config, user, replay_lacks = None, "", ""
+    if not only_info:
+        config = await _configuration(redis)
+        with contextlib.suppress(RedisError, OSError):
+            user = str(await redis.acl_whoami())
+        with contextlib.suppress(RedisError, OSError):
+            replay_lacks = _lacking(await redis.acl_getuser("default"))
     return Server(
         role=role,
         url=url,
