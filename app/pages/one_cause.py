@@ -168,7 +168,9 @@ def _why(found: Explanation | None) -> Html | None:
     ]
     nothing = found.shared_note or "No argument tells its failures from successes."
     note = (
-        f"{found.failures} failures against {found.successes} successes" if found.successes else ""
+        f"{found.failures} of its letters compared with {found.successes} sampled successes"
+        if found.successes
+        else ""
     )
     return panel(
         heading("Why it strikes", note),
