@@ -174,14 +174,16 @@ def count(value: float | None) -> str:
 
 
 def rate(value: float | None) -> str:
-    """A rate with as many digits as say something: ``0``, ``0.42``, ``7.5``, ``130``."""
+    """A rate with as many digits as say something: ``0``, ``0.42``, ``6``, ``7.5``, ``130``."""
     if value is None or is_unknown(value):
         return UNKNOWN
     if value == 0:
         return "0"
     if value < 0.005:
         return "<0.01"
-    return f"{value:.2f}" if value < 1 else f"{value:.1f}" if value < 9.95 else f"{round(value):,}"
+    if value >= 9.95:
+        return f"{round(value):,}"
+    return (f"{value:.2f}" if value < 0.995 else f"{value:.1f}").removesuffix(".0")
 
 
 def duration(seconds: float | None) -> str:

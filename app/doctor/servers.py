@@ -229,14 +229,14 @@ def _memory(server: Server) -> Iterator[Finding]:
         yield _finding(
             server, "no-memory-limit", Severity.WARNING if near else Severity.NOTICE,
             "No memory limit: when the machine's memory is gone the kernel kills Redis.",
-            f"maxmemory=0, {used / _MB:.0f} MB used of {total / _MB:.0f} MB",
-            "set maxmemory to at most 70 % of the memory it may have",
+            f"maxmemory=0, {used / _MB:.0f} MiB used of {total / _MB:.0f} MiB",
+            "set maxmemory to at most 70% of the memory it may have",
         )  # fmt: skip
     elif used > 0.8 * limit:
         yield _finding(
             server, "memory-headroom", Severity.CRITICAL if used > 0.95 * limit else Severity.WARNING,
             "Memory is nearly full: writes will be refused.",
-            f"{used / limit:.0%} of maxmemory {limit / _MB:.0f} MB",
+            f"{used / limit:.0%} of maxmemory {limit / _MB:.0f} MiB",
             "raise maxmemory, shorten COMPLETED_JOB_TTL, or let the queues drain",
         )  # fmt: skip
 
@@ -273,7 +273,7 @@ def _persistence(server: Server) -> Iterator[Finding]:
         yield _finding(
             server, "slow-disk", Severity.WARNING,
             "Its disk is slower than its writes: a crash now loses more than one second.",
-            f"aof_delayed_fsync={delayed:.0f} since its start, {buffered / _MB:.1f} MB not written",
+            f"aof_delayed_fsync={delayed:.0f} since its start, {buffered / _MB:.1f} MiB not written",
             "a faster disk of its own; no-appendfsync-on-rewrite no",
         )  # fmt: skip
     if server.free_bytes is not None:
@@ -282,7 +282,7 @@ def _persistence(server: Server) -> Iterator[Finding]:
             yield _finding(
                 server, "disk-space", Severity.CRITICAL if server.free_bytes < needs else Severity.WARNING,
                 "Its disk has no room for the next rewrite.",
-                f"{server.free_bytes / _MB:.0f} MB free, a rewrite may need {needs / _MB:.0f} MB",
+                f"{server.free_bytes / _MB:.0f} MiB free, a rewrite may need {needs / _MB:.0f} MiB",
                 "make room: when the disk is full every write is refused",
             )  # fmt: skip
     if server.number("aof_enabled") and server.replay_lacks:
@@ -374,7 +374,7 @@ def _rest(server: Server) -> Iterator[Finding]:
     if (old := _too_old(version, server.info)) is not None:
         yield _finding(
             server, "version", Severity.WARNING,
-            "Its version has published holes through which scripts run code.",
+            "This version of Redis has published holes through which scripts run code.",
             f"{version}; fixed {old} (as of {FIXED_ON})",
             "upgrade; a distribution may have fixed it under the old number: ask its security tracker",
         )  # fmt: skip

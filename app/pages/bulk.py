@@ -75,15 +75,21 @@ async def count(
 
 
 def fields_of(
-    what: str, data: Mapping[str, str], matched: Matched | None, given: Mapping[str, Any]
+    what: str,
+    data: Mapping[str, str],
+    matched: Matched | None,
+    given: Mapping[str, Any],
+    error: str = "",
 ) -> Html:
-    """The filter, the count, and how it shall go."""
+    """The filter, the count, and how it shall go; *error* is what the cause says, for people."""
     _, _, done = KINDS[what]
     words = {"fingerprint": "cause", "name": "function"}
     lines = [
         tag("div", tag("b", words.get(name, name)), " is ", tag("code", safe_text(value, 120)))
         for name, value in filter_of(data).items()
     ] or [tag("div", "every open dead letter")]
+    if error:
+        lines.append(tag("div", "its last error: ", safe_text(error, 200), class_="soft"))
     if matched is None:
         counted: object = "counting …"
     else:
@@ -104,13 +110,15 @@ def fields_of(
         "follows only if no more than the share given fails.",
         class_="effect",
     )
+    several = matched is not None and len(matched.of_source) > 1
+    first = "Canary: retry first" + (", of each queue" if several else "")
     return join(
         shown,
         effect,
         tag(
             "div",
-            _asked("Canary: retry first", "canary", str(given.get("canary", "5")), "0: all at once"),
-            _asked("Stop when more fail than, %", "failed", str(given.get("failed", "20")), "0"),
+            _asked(first, "canary", str(given.get("canary", "5")), "0: all at once"),
+            _asked("Stop when more than this fail, %", "failed", str(given.get("failed", "20")), "0"),
             _asked("Rate", "rate", str(given.get("rate", "10/s")), "10/s, 600/min; empty: full speed"),
             class_="cols",
         ),

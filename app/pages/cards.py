@@ -111,7 +111,10 @@ def _count(queue: str, state: JobState, value: float) -> Html:
 def activity_line(snapshot: Snapshot, queue: str, row_number: int) -> Html | None:
     """Done per second of the last ten minutes, as a line; none where nothing was sampled."""
     means = once(snapshot, ("activity",), lambda: _activity(snapshot)).get(queue)
-    if means is None or np.count_nonzero(~np.isnan(means)) < 2:  # one point is no line
+    if means is None:
+        return None
+    known = ~np.isnan(means)
+    if not (known[1:] & known[:-1]).any():  # points apart, as stored minutes are, draw nothing
         return None
     tone = f"--tone:var(--s-{row_number % len(palette.SERIES)})"
     line = sparkline(means, f"Done per second in {queue}, last 10 minutes")

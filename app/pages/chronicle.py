@@ -168,7 +168,7 @@ def _below(scene: Scene) -> Html:
     told = f"the newest {LISTED} of {len(marks)}" if len(marks) > LISTED else ""
     return panel(
         heading("What happened", "deploys, pauses and operations: the dashed lines in the charts", told),
-        table([("What", ""), ("Where", "opt"), ("Told", ""), ("Who", "opt"), ("When", ""), ("", "act")],
+        table([("What", ""), ("Where", "opt"), ("Detail", ""), ("Who", "opt"), ("When", ""), ("", "act")],
               made, caption="What happened, newest first", empty=nothing),
         label="What happened",
     )  # fmt: skip

@@ -125,7 +125,7 @@ def _changed(scene: Scene) -> Html:
     ]  # fmt: skip
     return panel(
         heading(word, "deploys, pauses, slots and operations of the 7 days before, newest first"),
-        table([("What", ""), ("Where", "opt"), ("Told", ""), ("Who", "opt"), ("When", "")], made,
+        table([("What", ""), ("Where", "opt"), ("Detail", ""), ("Who", "opt"), ("When", "")], made,
               caption="What was changed, newest first", empty="Nothing of it is stored."),
         label=word,
     )  # fmt: skip
@@ -137,7 +137,8 @@ def _doctor(scene: Scene) -> Html:
         said = f"It cannot be examined: {scene.trouble}" if scene.trouble else "Examining …"
         return panel(heading("Doctor"), tag("p", said, class_="empty"), label="Doctor")
     made = []
-    for finding in together(found.findings):
+    listed = together(found.findings)
+    for finding in listed:
         css, mark = _SEVERITY_LOOK[finding.severity]
         made.append(
             row(
@@ -154,7 +155,7 @@ def _doctor(scene: Scene) -> Html:
         for reason in found.unknown
     ]
     return panel(
-        heading("Doctor", in_words(found.findings) or "no hazard", f"{len(found.examined)} things examined"),
+        heading("Doctor", in_words(listed) or "no hazard", f"{len(found.examined)} things examined"),
         table([("Severity", ""), ("What, where and what shows it, what to do", "")], made,
               caption="Hazards, the worst first", empty="Nothing we know of is wrong."),
         *unknown,

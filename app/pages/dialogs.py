@@ -7,7 +7,7 @@ from typing import Any, Final
 from app import palette
 from app.pages import bulk, publication, submission
 from app.pages.address import PLACES
-from app.pages.markup import Html, button, icon, tag
+from app.pages.markup import Html, button, icon, records, tag
 from app.pages.scene import Scene
 
 MAX_FIELD: Final = 300
@@ -105,7 +105,7 @@ def dialog(asked: Asked, scene: Scene) -> Html:
     if asked.what == "submit":
         return _submit(asked, scene)
     if asked.what in bulk.KINDS:
-        return _group(asked)
+        return _group(asked, scene)
     if asked.what in publication.FORMS:
         return _publish(asked)
     question = QUESTIONS[asked.what]
@@ -173,11 +173,14 @@ def framed(
     )
 
 
-def _group(asked: Asked) -> Html:
+def _group(asked: Asked, scene: Scene) -> Html:
     verb = bulk.KINDS[asked.what][1]
     count = f"{palette.count(asked.matched.total)} " if asked.matched is not None else ""
     word = "letter" if asked.matched is not None and asked.matched.total == 1 else "letters"
-    fields = bulk.fields_of(asked.what, asked.data, asked.matched, asked.fields)
+    cause, known = asked.data.get("cause"), scene.snapshot.causes
+    named = records(known[known["fingerprint"] == cause]) if cause else []
+    said = str(named[0]["error"]) if named else ""
+    fields = bulk.fields_of(asked.what, asked.data, asked.matched, asked.fields, said)
     return framed(
         asked,
         f"{verb} a group of dead letters",

@@ -42,8 +42,9 @@ def causes(scene: Scene) -> Html | None:
     for cause in records(causes.head(MAX_CAUSES)):
         where = href("dead-letters", cause=cause["fingerprint"])
         kind = str(cause["error_type"] or "Error")
-        said = tag("span", tag("b", safe_text(kind, 60)), " ", safe_text(without_type(cause), 240),
-                   class_="clip", title=str(cause["error"])[:300])  # fmt: skip
+        said = tag("span", tag("b", safe_text(kind, 60)),
+                   tag("span", " in ", safe_text(cause["functions"], 80), class_="narrow"), " ",
+                   safe_text(without_type(cause), 240), class_="clip", title=str(cause["error"])[:300])  # fmt: skip
         act = None
         if scene.may_act:
             act = button(
@@ -167,7 +168,9 @@ def _why(found: Explanation | None) -> Html | None:
     ]
     nothing = found.shared_note or "No argument tells its failures from successes."
     note = (
-        f"{found.failures} failures against {found.successes} successes" if found.successes else ""
+        f"{found.failures} of its letters compared with {found.successes} sampled successes"
+        if found.successes
+        else ""
     )
     return panel(
         heading("Why it strikes", note),
@@ -175,7 +178,7 @@ def _why(found: Explanation | None) -> Html | None:
         table([("Argument", ""), ("Value", ""), ("Of its failures", "num"), ("Of successes", "num")],
               shared, caption="Shared arguments", empty=nothing),
         heading("What changed in the hour before it began", level=3) if changes else None,
-        table([("What", ""), ("Told", ""), ("Who", "opt"), ("When", "num")], changes,
+        table([("What", ""), ("Detail", ""), ("Who", "opt"), ("When", "num")], changes,
               caption="What changed in the hour before it began", empty="") if changes else None,
         label="Why it strikes",
     )  # fmt: skip

@@ -141,19 +141,31 @@ def _timeline(job: JobDetail, scene: Scene) -> Html:
 
     step("Enqueued", job.enqueued_ms, "unknown", job.queue)
     attempts = list(reversed(job.runs))[-4:]
+    letter = job.letter
+
+    def buried() -> None:
+        if letter is not None:
+            css = "complete" if letter.state is LetterState.RESOLVED else "dead"
+            where = href("dead-letter", source=job.queue, id=letter.id)
+            step("Dead letter", letter.died_ms, css, link(where, letter.state))
+
+    # a retry has the letter of an earlier run: its attempts began after that death
+    died_ms = letter.died_ms if letter is not None else 0
+    later = (n for n, run in enumerate(attempts) if died_ms and run.started_ms > died_ms)
+    died_before = next(later, len(attempts))
     due_ahead = job.state in (JobState.DEFERRED, JobState.RETRYING, JobState.QUEUED)
     if not attempts:
         step("Due", job.due_ms, "deferred", ahead=job.state is JobState.DEFERRED)
-    for run in attempts:
+    for number, run in enumerate(attempts):
+        if number == died_before:
+            buried()
         look = OUTCOME_LOOK[run.outcome]
         css = {Outcome.COMPLETE: "complete", Outcome.DEAD: "dead", Outcome.RETRY: "retrying",
                Outcome.ABORTED: "aborted"}.get(run.outcome, "unknown")  # fmt: skip
         took = palette.duration(run.runtime_s)
         step(f"Attempt {run.attempt}: {look.word}", run.finished_ms, css, f"{took} on {run.worker}")
-    if job.letter is not None:
-        css = "complete" if job.letter.state is LetterState.RESOLVED else "dead"
-        step("Dead letter", job.letter.died_ms, css,
-             link(href("dead-letter", source=job.queue, id=job.letter.id), job.letter.state))  # fmt: skip
+    if died_before == len(attempts):
+        buried()
     if due_ahead and attempts:
         step("Due again", job.due_ms, "deferred", ahead=True)
     if job.state is JobState.RUNNING:

@@ -78,8 +78,9 @@ def causes(snapshot: Snapshot) -> Html:
         kind = str(cause["error_type"] or "Error")
         where = href("dead-letters", cause=cause["fingerprint"])
         said = tag(
-            "span", tag("b", safe_text(kind, 60)), " ", safe_text(without_type(cause), 240),
-            class_="clip", title=str(cause["error"])[:300],
+            "span", tag("b", safe_text(kind, 60)),
+            tag("span", " in ", safe_text(cause["functions"], 60), class_="narrow"), " ",
+            safe_text(without_type(cause), 240), class_="clip", title=str(cause["error"])[:300],
         )  # fmt: skip
         listed.append(
             row(

@@ -66,7 +66,7 @@ def _figures(scene: Scene, workers: pd.DataFrame) -> Html:
     return tag(
         "dl",
         cell("Processes", palette.count(len(workers))),
-        cell("Slots", palette.count(slots)),
+        cell("Slots", palette.count(slots), "for jobs"),  # a stream's and the undertaker's are not
         cell("Busy", palette.count(busy)),
         cell(
             "Utilisation", f"{use:.0%}" if use == use else palette.UNKNOWN, why="there is no slot"
@@ -120,7 +120,8 @@ def _rows(scene: Scene, worker: dict[str, Any], width: int) -> list[Html]:
     cells: list[tuple[object, str]] = [
         (twist, "tick opt"),
         (state(look, _TONE.get(word, "unknown"), title=str(worker["trouble"])[:300]), ""),
-        (clipped(f"{worker['host']}:{worker['pid']}", 120), "wide"),
+        (join(clipped(f"{worker['host']}:{worker['pid']}", 120),
+              clipped(source or str(worker["role"]), 128, kind="narrow line soft")), "wide"),
         (serves, "opt"),
         (clipped(worker["version"], 40, kind="soft"), "opt"),
         (moment(worker["since"], now), "soft opt"),

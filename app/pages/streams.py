@@ -1,5 +1,11 @@
 """Streams: their groups with lag in events and in seconds, and the entries themselves."""
 
+import math
+from typing import Final
+
+import numpy as np
+import pandas as pd
+
 from app import palette
 from app.pages import entry_browser
 from app.pages.markup import (
@@ -16,6 +22,10 @@ from app.pages.markup import (
 )
 from app.pages.overview import events, known, stale
 from app.pages.scene import Page, Scene
+from app.pages.summary import since
+
+#: s the rate of a stream is the mean of: what ended since the last sample alone is 0 or 1
+MINUTE_S: Final = 60.0
 
 
 def _above(scene: Scene) -> Html:
@@ -29,6 +39,7 @@ def groups(scene: Scene) -> Html:
     """A row per consumer group, and per stream nobody reads."""
     snapshot, made = scene.snapshot, []
     of_stream = {s["stream"]: s for s in records(snapshot.streams)}
+    minute = since(snapshot.stream_history, snapshot.taken_at, MINUTE_S)
     unread = dict(of_stream)
     for group in records(snapshot.groups):
         stream = of_stream.get(group["stream"], {})
@@ -41,7 +52,8 @@ def groups(scene: Scene) -> Html:
                 (clipped(group["stream"], 128), ""),
                 (clipped(group["group"], 128, kind="soft"), "wide opt"),
                 (figure(palette.count(stream.get("length")), why="not known"), "num opt"),
-                (figure(palette.rate(stream.get("per_s")), why="not known"), "num opt"),
+                (figure(palette.rate(_handled_per_s(minute, str(group["stream"]))), why="not known",
+                        title="handled per second, mean of the last 60 s"), "num opt"),
                 (figure(lag if lag == palette.UNKNOWN else about + lag,
                         why="Redis cannot tell it after entries were deleted"), "num"),
                 (figure(palette.duration(group["lag_s"]), why="not known"), "num"),
@@ -65,6 +77,18 @@ def groups(scene: Scene) -> Html:
         table(columns, made, caption="Streams and consumer groups", empty=known(snapshot, nothing)),
         label="Groups", css=stale(snapshot, "streams"),
     )  # fmt: skip
+
+
+def _handled_per_s(minute: pd.DataFrame, stream: str) -> float:
+    """The mean over the samples of *minute*, each for as long as it is of; NaN when none is known."""
+    rows = minute[minute["stream"] == stream]
+    rates = rows["processed_per_s"].to_numpy("float64")
+    known = ~np.isnan(rates)
+    if not known.any():
+        return math.nan
+    gaps = rows["at"].diff().dt.total_seconds()
+    gaps = gaps.fillna(gaps.median()).fillna(1.0).clip(lower=1e-3).to_numpy("float64")
+    return float(np.average(rates[known], weights=gaps[known]))
 
 
 def _below(scene: Scene) -> Html:

@@ -131,11 +131,10 @@ def _row(scene: Scene, one: Kept, tick: Tick | None) -> Html:
     cells: list[tuple[object, str]] = [
         (clipped(schedule.name, 128, kind="strong"), ""),
         (tag("span", clipped(f"{schedule.words}{zone}", 200), " ", differ if one.differ else None,
-             class_="cause-line"), "wide"),
+             class_="cause-line"), "wide whole"),
         (moment_ms(schedule.next_ms, scene.now), "soft"),
         (_last(scene, one, tick), "opt"),
-        (figure(palette.duration(tick.took_ms / 1000 if tick else None), why="no run is remembered"),
-         "num opt"),
+        (figure(_took(tick), why="no run is remembered"), "num opt"),
         (link(href("queue", name=one.queue), clipped(one.queue, 128, kind="soft")), "opt"),
         (palette.count(one.workers), "num opt"),
     ]  # fmt: skip
@@ -144,6 +143,12 @@ def _row(scene: Scene, one: Kept, tick: Tick | None) -> Html:
                      schedule=schedule.name, label=f"Run {schedule.name[:80]} now")  # fmt: skip
         cells.append((run, "act"))
     return row(f"{one.queue}/{schedule.name}", *cells)
+
+
+def _took(tick: Tick | None) -> str:
+    if tick is None:
+        return palette.UNKNOWN
+    return palette.duration(tick.took_ms / 1000) if tick.took_ms > 0 else "<1 ms"
 
 
 def _last(scene: Scene, one: Kept, tick: Tick | None) -> Html:

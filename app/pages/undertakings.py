@@ -153,7 +153,10 @@ def _controls(operation: Operation) -> Html | None:
     data = {"operation": operation.id}
     name = f"operation {operation.id}"
     made: list[Html] = []
-    if operation.state in (OperationState.PAUSED, OperationState.STOPPED):
+    has_rest = not operation.matched or operation.done + operation.failed < operation.matched
+    if operation.state is OperationState.PAUSED or (
+        operation.state is OperationState.STOPPED and has_rest
+    ):
         made.append(button("Go on", "steer-operation", kind="quiet once", verb="resume",
                            label=f"Go on with {name}", **data))  # fmt: skip
     elif operation.state.is_open:

@@ -123,7 +123,7 @@ def _tail(scene: Scene, pattern: str) -> Html:
         for p, word in OFFERED
     ]  # fmt: skip
     tools = tag("div", form, tag("span", quick, class_="opt"), class_="toolbar", data_key="tools")
-    of_keys = link(href("pubsub", pattern=OF_KEYS), "show them", class_="note") if (
+    of_keys = link(href("pubsub", pattern=OF_KEYS), "show them") if (
         found is not None and found.tail.hidden) else None  # fmt: skip
     head = heading("Live", _told(found, pattern), of_keys)
     if scene.trouble:

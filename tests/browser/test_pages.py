@@ -98,7 +98,7 @@ def test_the_commonest_cause_is_retried_as_a_canary(window: Window, house: House
     row.get_by_role("button", name=re.compile("^Retry the")).click()
     page.get_by_text(re.compile("open letters? match")).wait_for()
     page.get_by_label("Canary: retry first").fill("2")
-    page.get_by_label("Stop when more fail than, %").fill("0")
+    page.get_by_label("Stop when more than this fail, %").fill("0")
     page.get_by_label("Reason, kept in the record").fill("is the token renewed?")
     page.get_by_role("button", name=re.compile("^Retry .* letters?$")).last.click()
 

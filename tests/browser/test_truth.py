@@ -252,7 +252,7 @@ def test_the_headline_numbers_of_the_other_pages_are_redis_own(
             "figure Completed": f"{totals['complete']} since ever",
         },
         f"queue?name={IDLE}": {"figure Workers": "0", "figure Open dead letters": "0"},
-        "workers": {"figure Processes": str(len(truth.workers())), "figure Slots": str(slots),
+        "workers": {"figure Processes": str(len(truth.workers())), "figure Slots": f"{slots} for jobs",
                     "figure Busy": "0", "figure Utilisation": "0%"},
     }  # fmt: skip
     page = window.open()

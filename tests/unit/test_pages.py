@@ -4,6 +4,7 @@ import dataclasses
 import re
 from html import unescape
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -13,7 +14,8 @@ from app import actions, frames
 from app.actions import ActionReport, Actor, Connections
 from app.enqueue import Enqueued
 from app.errors import ActionRefused, InvalidRequest
-from app.pages import markup, submission
+from app.jobs.detail import JobDetail
+from app.pages import markup, one_job, submission
 from app.pages.address import PLACES, Address, address_of
 from app.pages.dialogs import Asked
 from app.pages.letters import PAGE_ROWS
@@ -22,6 +24,8 @@ from app.pages.summary import held, per_minute, verdict
 from app.pages.values import masked, text_of
 from app.pages.visit import Visit
 from app.palette import Verdict
+from app.payloads.contents import Arguments
+from app.records import DeadLetter, JobRun, JobState, LetterState, Outcome
 from app.sampling import record_rows
 from app.settings import Settings
 from app.snapshot import Snapshot
@@ -607,3 +611,31 @@ def test_a_minute_weighs_each_sample_by_the_time_it_is_of():
         pytest.approx(2 * one.complete),
         pytest.approx(one.complete),
     )
+
+
+@pytest.mark.parametrize(
+    ("died_ms", "expected"),
+    [(NOW_MS - 13_000, ["Enqueued", "Dead letter", "Attempt 1: retrying"]),
+     (NOW_MS - 1_000, ["Enqueued", "Attempt 1: retrying", "Dead letter"]),
+     (0, ["Enqueued", "Attempt 1: retrying", "Dead letter"])],
+)  # fmt: skip
+def test_a_retry_tells_the_death_it_comes_from_before_its_own_attempts(died_ms, expected):
+    """
+    The order of the timeline is the order of time; a death at an unknown time is not put before anything.
+    """
+    run = JobRun(
+        job_id="j~r1", queue="async-processing", function="f", outcome=Outcome.RETRY, attempt=1, worker="w",
+        enqueued_ms=int(NOW_MS - 29_000), due_ms=int(NOW_MS - 3_000), started_ms=int(NOW_MS - 3_000),
+        finished_ms=int(NOW_MS - 2_000),
+    )  # fmt: skip
+    letter = DeadLetter(
+        id="j", kind="job", source="async-processing", name="f", state=LetterState.RETRYING,
+        reason="attempts", died_ms=int(died_ms), changed_ms=int(NOW_MS),
+    )  # fmt: skip
+    job = JobDetail(
+        id="j~r1", queue="async-processing", state=JobState.FAILED, function="f", runs=(run,),
+        enqueued_ms=int(NOW_MS - 29_000), letter=letter, arguments=Arguments(function="f"),
+    )  # fmt: skip
+
+    timeline = one_job._timeline(job, SimpleNamespace(now=NOW))
+    assert re.findall(r"<b>([^<]*)</b>", timeline) == expected

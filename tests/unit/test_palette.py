@@ -71,7 +71,8 @@ def test_counts_are_exact_and_unknown_is_not_zero(value, shown):
 
 @pytest.mark.parametrize(
     ("value", "shown"),
-    [(0, "0"), (0.001, "<0.01"), (0.424, "0.42"), (7.46, "7.5"), (9.97, "10"), (130.2, "130"),
+    [(0, "0"), (0.001, "<0.01"), (0.424, "0.42"), (0.5, "0.50"), (0.999, "1"), (6.04, "6"),
+     (7.46, "7.5"), (9.97, "10"), (130.2, "130"),
      (math.nan, "–")],  # noqa: RUF001
 )  # fmt: skip
 def test_rates_have_the_digits_that_say_something(value, shown):
