@@ -55,7 +55,7 @@ def causes(scene: Scene) -> Html | None:
                 str(cause["fingerprint"]),
                 (link(where, palette.count(cause["count"]), class_="strong",
                       aria_label=f"Show the {cause['count']} letters of {kind[:60]}"), "num"),
-                (link(where, said), "wide"),
+                (link(where, said, data_under=str(cause["functions"])[:80]), "wide"),
                 (clipped(cause["functions"], 80, kind="soft"), "opt"),
                 (moment(cause["first_seen"], scene.now), "soft opt"),
                 (moment(cause["last_seen"], scene.now), "soft opt"),

@@ -86,7 +86,7 @@ def causes(snapshot: Snapshot) -> Html:
                 str(cause["fingerprint"]),
                 (link(where, palette.count(cause["count"]), class_="strong",
                       aria_label=f"{cause['count']} letters of {kind[:60]}"), "num"),
-                (link(where, said), "wide"),
+                (link(where, said, data_under=str(cause["functions"])[:60]), "wide"),
                 (clipped(cause["functions"], 60, kind="soft"), "opt"),
                 (moment(cause["last_seen"], snapshot.taken_at), "soft"),
             )

@@ -120,7 +120,7 @@ def _rows(scene: Scene, worker: dict[str, Any], width: int) -> list[Html]:
     cells: list[tuple[object, str]] = [
         (twist, "tick opt"),
         (state(look, _TONE.get(word, "unknown"), title=str(worker["trouble"])[:300]), ""),
-        (clipped(f"{worker['host']}:{worker['pid']}", 120), "wide"),
+        (tag("span", clipped(f"{worker['host']}:{worker['pid']}", 120), data_under=source[:128]), "wide"),
         (serves, "opt"),
         (clipped(worker["version"], 40, kind="soft"), "opt"),
         (moment(worker["since"], now), "soft opt"),
