@@ -39,7 +39,7 @@ MARK_COLUMNS: Final = ("at", "sort", "kind", "text", "actor")
 #: sorts of marks and their colours per theme: what was deployed, what somebody did, where we began
 _SORTS: Final[dict[str, tuple[str, str]]] = {
     "deploy": ("#7c3aed", "#a68be6"),
-    "act": ("#b45309", "#d6a24a"),
+    "act": ("#b45309", "#ebe8e4"),  # dark: ink, for no series has it
     "start": ("#8a837c", "#8a837c"),
 }
 

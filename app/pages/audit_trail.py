@@ -62,7 +62,7 @@ def audit(scene: Scene, found: Any) -> Html:
             (moment_ms(line.at_ms, scene.now), "soft"),
             (clipped(line.actor, 60), ""),
             (clipped(line.action.replace("_", " "), 60), ""),
-            (clipped(line.target, 200, kind="mono soft"), "opt"),
+            (clipped(line.target, 200, kind="mono soft"), "to"),
             (clipped(_detail(line), 300, kind="soft"), "wide opt"),
         )
         for line in found.items
@@ -82,7 +82,7 @@ def audit(scene: Scene, found: Any) -> Html:
         if first or older
         else None
     )
-    columns = [("When", ""), ("Who", ""), ("Action", ""), ("To", "opt"), ("Detail", "opt")]
+    columns = [("When", ""), ("Who", ""), ("Action", ""), ("To", ""), ("Detail", "opt")]
     return panel(
         head,
         table(columns, made, caption="Audit, newest first", empty="Nobody has done anything yet."),

@@ -115,7 +115,7 @@ def _rows(scene: Scene, operation: Operation, width: int, *, is_known: bool) -> 
              class_=f"state c-{css}", title=operation.note[:300]), ""),
         (clipped(word, 60), ""),
         (clipped(operation.source, 128, kind="soft"), "opt"),
-        (_progress(operation) if is_known else _unknown(), "wide"),
+        (_progress(operation) if is_known else _unknown(), "wide words"),
         (palette.count(operation.failed) if operation.failed else "", "num opt"),
         (clipped(operation.actor, 60, kind="soft"), "opt"),
         (moment_ms(operation.created_ms, scene.now), "soft opt"),
