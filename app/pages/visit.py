@@ -205,7 +205,10 @@ class Visit(pn.viewable.Viewer):
     def _live(self) -> Snapshot:
         """The latest snapshot, with the last known numbers of a lost source; one for all visits."""
         now, before = self._collector.snapshot, self._good
-        return cast(Snapshot, once(now, ("held", before), lambda: held(now, before)))
+        if before is None or not now.problems:
+            return now
+        # by number: what is kept with a snapshot must not hold on to one, or none is ever freed
+        return cast(Snapshot, once(now, ("held", before.number), lambda: held(now, before)))
 
     def refresh(self) -> None:
         """Show the present, or the moment asked for: what changed is sent, nothing else."""

@@ -1,7 +1,9 @@
 """The pages as one component: what they show, what they never show, what survives a refresh."""
 
 import dataclasses
+import gc
 import re
+import weakref
 from html import unescape
 from html.parser import HTMLParser
 from types import SimpleNamespace
@@ -164,6 +166,21 @@ def test_a_lost_redis_greys_the_last_known_numbers():
     assert 'class="strip stale"' in html
     assert "last answer 12 s ago" in html
     assert verdict(lost)[0] is Verdict.DOWN
+
+
+@pytest.mark.parametrize("problems", [{}, {"queue": "redis://host:6381/0: refused"}])
+def test_no_snapshot_outlives_the_next_ones(problems):
+    """
+    What is made of a snapshot once for all viewers is kept with it, and never holds on to one.
+    """
+    visit, collector = make_visit(make_snapshot(queues=[make_queue()]))
+    seen = []
+    for _ in range(6):
+        publish(collector, visit, make_snapshot(queues=[make_queue()], problems=problems))
+        seen.append(weakref.ref(collector.snapshot))
+    gc.collect()
+
+    assert [ref() is None for ref in seen] == [True] * 5 + [False]
 
 
 def test_a_degraded_process_is_called_what_it_is():
