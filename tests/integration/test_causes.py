@@ -96,7 +96,9 @@ async def test_a_resolved_cause_that_comes_again_is_regressed_and_told_at_once(
     await processor.round()
     done = await actions.change_cause(*where, "f1", state="resolved", note="fixed in 2.4")
     again = await actions.change_cause(*where, "f1", state="resolved")
-    await bury(connections.queue, "j2", fingerprint="f1")
+    resolved_ms = (await cause_of(connections, "f1")).changed_ms
+    # the next millisecond: what died in the very one it was resolved in may have died before
+    await bury(connections.queue, "j2", fingerprint="f1", died_ms=resolved_ms + 1)
     await processor.round()
 
     cause = await cause_of(connections, "f1")
