@@ -28,6 +28,7 @@ import time  # noqa: E402
 from collections.abc import AsyncIterator, Callable, Iterator  # noqa: E402
 from dataclasses import dataclass, field  # noqa: E402
 
+import hypothesis  # noqa: E402
 import redis as redis_sync  # noqa: E402
 from redis.asyncio import Redis  # noqa: E402
 
@@ -39,6 +40,10 @@ from app.wire.connections import connect  # noqa: E402
 
 # A run that a script began in the background inherits an ignored SIGQUIT, and so would our workers.
 signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+
+# How long an example takes says how busy the machine is; what is wanted of it is asserted.
+hypothesis.settings.register_profile("arqscope", parent=hypothesis.settings(), deadline=None)
+hypothesis.settings.load_profile("arqscope")
 
 #: each is given once; two test runs on one machine begin at different ones
 _ports = iter(random.SystemRandom().sample(range(20_000, 32_000), 12_000))
