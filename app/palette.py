@@ -90,6 +90,17 @@ LETTER_LOOK: Final[Mapping[LetterState, Look]] = {
     LetterState.ARCHIVED: Look("archived", *_GREY, _STOP),
     LetterState.SPILLED: Look("moved to a file", *_GREY, _STOP),
 }
+#: why something became a dead letter, by the reason its record tells
+_DEATHS: Final[Mapping[str, str]] = {
+    "permanent": "it said that no retry would help",
+    "timeout": "its last attempt took too long",
+    "crash": "workers vanished while they ran it",
+    "expired": "it expired before it was begun",
+    "malformed": "what it carries cannot be read",
+    "undecodable": "what it carries cannot be read",
+    "unknown-function": "no worker of its queue knows its function",
+    "aborted": "somebody aborted it",
+}
 #: what a worker process says of itself
 WORKER_LOOK: Final[Mapping[str, Look]] = {
     "running": Look("running", *_GREEN, _PLAY),
@@ -171,6 +182,15 @@ def is_unknown(value: float | None) -> bool:
 def count(value: float | None) -> str:
     """Whole numbers with thousands separated: ``12,480``."""
     return UNKNOWN if value is None or is_unknown(value) else f"{round(value):,}"
+
+
+def cause_of_death(reason: str, attempts: int) -> str:
+    """Why a dead letter is one, in words: ``all 3 attempts failed``; unknown where nothing is told."""
+    if reason == "attempts":
+        if attempts < 1:
+            return "no attempt was left"
+        return "its only attempt failed" if attempts == 1 else f"all {attempts:,} attempts failed"
+    return _DEATHS.get(reason, reason) or UNKNOWN
 
 
 def rate(value: float | None) -> str:

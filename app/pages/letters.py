@@ -9,7 +9,7 @@ import pandas as pd
 
 from app import palette, reader
 from app.courses import Course, courses
-from app.errors import NotFound
+from app.errors import ArqscopeError, NotFound
 from app.explanation import Explanation, explanation
 from app.pages import one_cause
 from app.pages.address import Address, href
@@ -50,13 +50,13 @@ class Found:
     items: list[DeadLetter] = field(default_factory=list)
     cursor: str | None = None
     explained: Explanation | None = None
-    courses: Mapping[str, Course] = field(default_factory=dict)
+    courses: Mapping[str, Course] | None = None  #: None: they cannot be read
 
 
 async def load(reach: Reach, address: Address) -> Found:
     """Closed letters are read when they are asked for, an explanation when one cause is shown, else courses."""
     explained: Explanation | None = None
-    told: Mapping[str, Course] = {}
+    told: Mapping[str, Course] | None = None
     if address.get("cause"):
         with contextlib.suppress(NotFound):
             explained = await explanation(
@@ -76,15 +76,17 @@ async def load(reach: Reach, address: Address) -> Found:
     return Found(page.items, page.cursor, explained, told)
 
 
-async def _courses(reach: Reach) -> Mapping[str, Course]:
-    """The courses of the causes listed, one look for all viewers; none where they cannot be read."""
+async def _courses(reach: Reach) -> Mapping[str, Course] | None:
+    """The courses of the causes listed, one look for all viewers; None where they cannot be read."""
     names = [str(name) for name in one_cause.listed(reach.snapshot)["fingerprint"]]
     queues = [str(name) for name in reach.snapshot.queues["queue"]]
 
     async def read() -> Mapping[str, Course]:
         return await courses(reach.connections, reach.settings.stream_name, queues, names)
 
-    return await reach.recall.shared(("courses", *names), read, COURSES_FRESH_S)
+    with contextlib.suppress(ArqscopeError):  # the list itself is in the snapshot
+        return await reach.recall.shared(("courses", *names), read, COURSES_FRESH_S)
+    return None
 
 
 def chosen_state(address: Address) -> str:
@@ -142,7 +144,7 @@ def _above(scene: Scene) -> Html:
         tag("div", tag("h1", "Dead letters"),
             tag("span", _window(scene.snapshot), class_="note"), class_="title"),
         one_cause.opened(scene, found.explained) if scene.address.get("cause")
-        else one_cause.causes(scene, found.courses if scene.found is not None else None),
+        else one_cause.causes(scene, found.courses),
         panel(
             _tabs(scene),
             _toolbar(scene),
@@ -330,7 +332,8 @@ def acts_of(letter: dict[str, Any], key: str) -> Html | None:
 
 def decision(letter: dict[str, Any]) -> str:
     """Why it was buried, and what the policy said."""
-    said = f"buried because of: {letter['reason']}" if letter["reason"] else ""
+    why = palette.cause_of_death(letter["reason"], letter["attempts"])
+    said = f"why it died: {why}" if letter["reason"] else ""
     if letter["decision"]:
         said += f"; policy: {letter['decision']} {letter['decision_reason']}"
     return said

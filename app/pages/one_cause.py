@@ -105,7 +105,7 @@ def _deaths(course: Course | None, *, is_past: bool) -> Html:
     """Deaths hour by hour; what nobody counted is unknown, not 0."""
     if course is None or not course.deaths:
         why = "not stored for a moment of the past" if is_past else (
-            "its deaths are not counted yet" if course is not None else "not read yet")  # fmt: skip
+            "its deaths are not counted yet" if course is not None else "it is not read yet, or cannot be")  # fmt: skip
         return figure(palette.UNKNOWN, why=why)
     said = (
         f"Deaths of the last {len(course.deaths)} clock hours: {sum(course.deaths)}, at most "
@@ -118,7 +118,7 @@ def _odds(course: Course | None, *, is_past: bool) -> Html:
     """The share of its retries that ended well; unknown where none has ended."""
     if course is None or not course.retries:
         why = "not stored for a moment of the past" if is_past else (
-            "no retry of it has ended yet" if course is not None else "not read yet")  # fmt: skip
+            "no retry of it has ended yet" if course is not None else "it is not read yet, or cannot be")  # fmt: skip
         return figure(palette.UNKNOWN, why=why)
     said = (
         f"{course.ended_well} of {course.retries} retries ended well "
@@ -212,16 +212,6 @@ def _why(found: Explanation | None) -> Html | None:
         f"(95%: {odds[0]['low']:.0%} to {odds[0]['high']:.0%})."
         if odds and odds[0]["retries"] else "No retry of it has ended yet, so there are no odds."
     )  # fmt: skip
-    changes = [
-        row(
-            f"{c['at']}-{c['what']}",
-            (safe_text(str(c["kind"]).capitalize(), 40), ""),
-            (clipped(str(c["what"]).replace("_", " "), 160, kind="soft"), "wide"),
-            (clipped(c["who"], 60, kind="soft"), "opt"),
-            (f"{palette.duration(c['before_s'])} before", "num"),
-        )
-        for c in records(found.changes.head(5))
-    ]
     nothing = found.shared_note or "No argument tells its failures from successes."
     note = (
         f"{found.failures} of its letters compared with {found.successes} sampled successes"
@@ -233,11 +223,27 @@ def _why(found: Explanation | None) -> Html | None:
         tag("p", tag("b", "Retry odds: "), tried, class_="body"),
         table([("Argument", ""), ("Value", ""), ("Of its failures", "num"), ("Of successes", "num")],
               shared, caption="Shared arguments", empty=nothing),
-        heading("What changed in the hour before it began", level=3) if changes else None,
-        table([("What", ""), ("Detail", ""), ("Who", "opt"), ("When", "num")], changes,
-              caption="What changed in the hour before it began", empty="") if changes else None,
+        changed(found.changes, "What changed in the hour before it began"),
         label="Why it strikes",
     )  # fmt: skip
 
 
-__all__ = ["causes", "listed", "opened"]
+def changed(changes: pd.DataFrame, title: str) -> Html | None:
+    """What changed before a moment, under *title*; nothing when nothing is known to have."""
+    made = [
+        row(
+            f"{c['at']}-{c['what']}",
+            (safe_text(str(c["kind"]).capitalize(), 40), ""),
+            (clipped(str(c["what"]).replace("_", " "), 160, kind="soft"), "wide"),
+            (clipped(c["who"], 60, kind="soft"), "opt"),
+            (f"{palette.duration(c['before_s'])} before", "num"),
+        )
+        for c in records(changes.head(5))
+    ]
+    if not made:
+        return None
+    columns = [("What", ""), ("Detail", ""), ("Who", "opt"), ("When", "num")]
+    return join(heading(title, level=3), table(columns, made, caption=title, empty=""))
+
+
+__all__ = ["causes", "changed", "listed", "opened"]

@@ -55,5 +55,5 @@ def test_what_is_not_known_of_a_cause_is_unknown_with_its_reason():
     assert '<svg class="spark"' not in html
     assert 'title="its deaths are not counted yet">–</span>' in html  # noqa: RUF001
     assert 'title="no retry of it has ended yet">–</span>' in html  # noqa: RUF001
-    assert shown(None).count('title="not read yet"') == 2
+    assert shown(None).count('title="it is not read yet, or cannot be"') == 2
     assert shown(None, is_past=True).count('title="not stored for a moment of the past"') == 2

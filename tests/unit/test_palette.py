@@ -114,3 +114,21 @@ def test_sizes_are_binary():
         "3.4 MiB",
         "–",  # noqa: RUF001
     ]
+
+
+@pytest.mark.parametrize(
+    ("reason", "attempts", "words"),
+    [
+        ("attempts", 1, "its only attempt failed"),
+        ("attempts", 3, "all 3 attempts failed"),
+        ("attempts", 0, "no attempt was left"),
+        ("unknown-function", 1, "no worker of its queue knows its function"),
+        ("of its own", 2, "of its own"),
+        ("", 2, palette.UNKNOWN),
+    ],
+)
+def test_why_something_died_is_told_in_words(reason, attempts, words):
+    """
+    "attempts", of a job that had one, read like a contradiction.
+    """
+    assert palette.cause_of_death(reason, attempts) == words
