@@ -182,7 +182,7 @@ export function render({model}) {
   const reveal = () => {
     for (const tab of main.querySelectorAll(".tabs > [aria-current]")) {
       const tabs = tab.parentNode
-      if (current.get(tabs) === tab.dataset.key) continue
+      if (!tabs.clientWidth || current.get(tabs) === tab.dataset.key) continue // not laid out yet, or done
       current.set(tabs, tab.dataset.key)
       tabs.scrollLeft = tab.offsetLeft - (tabs.clientWidth - tab.offsetWidth) / 2
     }
@@ -376,6 +376,7 @@ export function render({model}) {
   dress()
   entitle()
   mark()
+  requestAnimationFrame(reveal)
   const beat = setInterval(tick, 1000)
   model.on("remove", () => clearInterval(beat))
   const scheme = matchMedia("(prefers-color-scheme: dark)")
