@@ -366,3 +366,27 @@ def test_a_phone_shows_everything_without_sideways_scroll(window: Window) -> Non
     page.get_by_role("button", name="Show the pages").click()
     page.get_by_role("link", name="Workers").first.click()
     page.get_by_role("table", name="Processes").wait_for()
+
+
+def test_a_phone_shows_the_tab_that_is_chosen_and_that_there_are_more(window: Window) -> None:
+    """
+    Tabs wider than the screen are moved to the one chosen; a shadow lies where more are.
+    """
+    window.page.set_viewport_size({"width": 390, "height": 844})
+    page = window.go("jobs?state=failed")
+    chosen = page.get_by_role("link", name="Failed runs")
+    chosen.wait_for()
+
+    wait_for(
+        lambda: chosen.evaluate(
+            """tab => { const at = tab.getBoundingClientRect(), row = tab.parentNode.getBoundingClientRect()
+                        return at.left >= row.left && at.right <= row.right + 1 }"""
+        ),
+        "the chosen tab is in sight",
+        5,
+    )
+    tabs = page.locator(".tabs").first
+    assert tabs.evaluate("row => row.scrollWidth > row.clientWidth && row.scrollLeft > 0")
+    assert tabs.evaluate("row => getComputedStyle(row).backgroundAttachment") == (
+        "local, local, scroll, scroll"
+    )
