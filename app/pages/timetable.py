@@ -140,7 +140,7 @@ def _row(scene: Scene, one: Kept, tick: Tick | None) -> Html:
     ]  # fmt: skip
     if scene.may_act:
         run = button("Run now", "run-schedule", kind="quiet once", queue=one.queue,
-                     schedule=schedule.name, label=f"Run {schedule.name[:80]} now")  # fmt: skip
+                     schedule=schedule.name, label=f"Run now: {schedule.name[:80]}")  # fmt: skip
         cells.append((run, "act"))
     return row(f"{one.queue}/{schedule.name}", *cells)
 
