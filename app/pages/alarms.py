@@ -170,7 +170,7 @@ def _rules(found: Found, note: str = "") -> Html:
         row(
             rule.name,
             (clipped(rule.name, 80), ""),
-            (in_words(rule), "told"),
+            (in_words(rule), "told fair"),
             (clipped(rule.severity, 20, kind="soft"), "opt"),
             (clipped(_queues_of(rule), 80, kind="soft"), "opt"),
         )
