@@ -24,6 +24,7 @@ from tornado.httputil import (
 from app import logs
 from app.actions import Actor
 from app.door.asgi import in_flight
+from app.wire.prompt_client import Patience, patience
 
 #: a loop keeps only weak references to its tasks
 _tasks: Final[set[asyncio.Task[None]]] = set()
@@ -100,6 +101,7 @@ class DirectDelegate(HTTPMessageDelegate):
         try:
             asked = self._asked(b"".join(self._chunks))
             logs.request_id.set(asked.request_id)
+            patience.set(Patience(self._request.request_time()))
             answer = await self._answerer(asked)
             if not self._gone:
                 await self._write(answer)
