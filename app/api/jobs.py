@@ -311,7 +311,7 @@ async def jobs(
     shared: Shared,
     _: Caller,
     state: Annotated[JobsOf, Query()] = "waiting",
-    cursor: Annotated[str | None, Query(max_length=64)] = None,
+    cursor: Annotated[str | None, Query(max_length=300)] = None,
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
     function: Annotated[str, Query(max_length=128, description="exactly")] = "",
     text: Annotated[str, Query(max_length=200, description="in id or arguments")] = "",
