@@ -57,8 +57,8 @@ def answer_unreadable(server: HTTPServer, headers: AnswerHeaders) -> None:
 class _Told:
     """Stands in for the write and the close of one stream."""
 
-    def __init__(self, stream: IOStream, address: Any, headers: AnswerHeaders) -> None:
-        self._stream: Any = stream
+    def __init__(self, stream: Any, address: Any, headers: AnswerHeaders) -> None:
+        self._stream = stream
         self._write: Any = stream.write
         self._close: Any = stream.close
         self._address = address

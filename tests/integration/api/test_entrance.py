@@ -100,6 +100,22 @@ def test_what_is_no_request_is_answered_like_all_else(
         assert line in named
 
 
+def test_what_may_be_kept_is_said_and_asked_again_costs_nothing(keyed: RunningServer) -> None:
+    with keyed.client(X_API_Key=KEY) as client:
+        style = client.get("/docs/assets/swagger-ui.css")
+        again = client.get(
+            "/docs/assets/swagger-ui.css", headers={"If-None-Match": style.headers["etag"]}
+        )
+        for path in ("/openapi.json", "/metrics", "/docs"):
+            assert client.get(path).headers["cache-control"] == "no-store"
+        page = client.head("/admin/queues")
+
+    assert (again.status_code, again.content) == (304, b"")
+    assert again.headers["cache-control"] == "private, max-age=86400"
+    assert (page.status_code, page.headers["content-type"]) == (200, "text/html")
+    assert "default-src" in page.headers["content-security-policy"]
+
+
 def test_with_the_key_in_either_header_it_opens(keyed: RunningServer) -> None:
     wait_until(
         lambda: httpx.get(f"{keyed.url}/stats", headers={"X-API-Key": KEY}).status_code == 200
