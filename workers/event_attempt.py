@@ -19,6 +19,7 @@ from app.payloads.codec import safe_str
 from app.records import MAX_ERROR_BYTES
 from app.streams.events import ENTRY_ID, Event
 from workers.event_context import Effects, EventContext
+from workers.event_group import through
 from workers.event_router import Plan
 
 #: s a handler may take; longer work belongs in a job
@@ -84,7 +85,7 @@ class Delivery:
     is_lost: bool = False  #: somebody else has taken it over
     taken_at: float = 0.0  #: monotonic, when it became ours
     runner: "asyncio.Task[Any] | None" = None  #: works on it at this moment
-    leaves_marks: bool = False  #: whether the dedup of its effects has an entry in Redis
+    marks: set[str] | None = None  #: entries the dedup of its effects has in Redis
     started: float = 0.0  #: monotonic, when it was first worked on here
     ended: float = 0.0  #: monotonic, when its handlers were through
     done: set[str] | None = None  #: names of handlers that are through
@@ -180,10 +181,11 @@ async def attempt(
                 done = delivery.done = delivery.done or set()
                 done.add(handler.name)
                 if len(done) < len(plan.handlers):  # the acknowledgement covers the last one
-                    delivery.leaves_marks = True
+                    context.marks.add(through(handler.name))
                     await on_done(delivery, handler.name)
         finally:
-            delivery.leaves_marks = delivery.leaves_marks or context.leaves_marks
+            if context.marks:
+                delivery.marks = (delivery.marks or set()) | context.marks
     return worst
 
 

@@ -1,8 +1,10 @@
 """Events under fault, rows of FAULTS.md: groups that vanish, and a Redis that dies or is slow."""
 
 import asyncio
+import os
 import signal
 import time
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -147,6 +149,53 @@ async def test_events_outlive_every_redis_that_is_killed(make_event_rig: MakeRig
     assert (alive, codes) == ([True, True], [0, 0])
     assert jobs >= len(rig.acked)
     assert max(recoveries) <= 2.5
+
+
+def _kept_file(rig: EventRig) -> Path:
+    """The file Redis appends to: 7 has a directory of them, the newest is the one."""
+    parts = list(rig.server.directory.glob("appendonlydir/*.incr.aof"))
+    return max(parts, key=lambda part: part.stat().st_mtime_ns, default=None) or (
+        rig.server.directory / "appendonly.aof"
+    )
+
+
+@pytest.mark.row("E17")
+@pytest.mark.seeded
+@both_in_full
+async def test_what_redis_forgets_of_events_is_done_again_by_processors_that_live_on(
+    make_event_rig: MakeRig, row: Row, kind: str
+) -> None:
+    """
+    Its file is cut off at an earlier moment, as by a power cut: effects, acknowledgements and reads it
+    had answered are gone, the processors remember them.
+    """
+    rig = make_event_rig(lease_s=1.0, kind=kind)
+    fleet = [rig.start() for _ in range(2)]
+    for one in fleet:
+        await rig.started(one)
+    cut_bytes = 0
+    for number in range(sized(20, 2)):
+        rows = [fields("work.made", {"n": n}, workspaceId=f"w{n % 10}") for n in range(200)]
+        for _ in range(5):
+            rows.insert(rig.random.randrange(200), {"type": "broken.entry", "data": '{"n":'})
+        await rig.publish(rows)
+        await rig.has("done", 200 * number + rig.random.randrange(20, 180))
+        # Redis writes before it answers, and the disk has all of what is kept
+        kept = _kept_file(rig).stat().st_size
+        await rig.has("done", 200 * (number + 1) - rig.random.randrange(20))
+        rig.server.kill()
+        cut_bytes += _kept_file(rig).stat().st_size - kept
+        os.truncate(_kept_file(rig), kept)
+        await asyncio.to_thread(rig.server.start)
+        await rig.settled()
+    alive = [one.is_alive for one in fleet]
+    codes = await rig.stop()
+
+    verdict = await rig.verdict({"broken.entry": "malformed"})
+    row.figure(redis=kind, cuts=number + 1, cut_bytes=cut_bytes, **verdict.figures())
+    assert verdict.holds, verdict.said()
+    assert (alive, codes) == ([True, True], [0, 0])
+    assert cut_bytes > 0
 
 
 @pytest.mark.row("R12")
