@@ -275,21 +275,33 @@ async def test_a_queue_over_the_cap_keeps_every_letter(
     ids = await bury_many(redis, (f"j{n:06}" for n in range(count)), died_ms=lambda n: 1_000 + n)
     settings = settings.model_copy(update={"dead_letter_cap": cap})
     shelf = Shelf(redis, QUEUE, "job")
-    kills = 0
-    run = spill._run
+    points = [
+        f"{when} {step}" for step in ("take", "append", "gone") for when in ("before", "after")
+    ]
+    kills, run, append = len(points), spill._run, spill.append
 
     class Killed(BaseException):
         pass
 
-    async def run_or_die(on: Shelf, verb: str, *rest: Any) -> Any:
-        nonlocal kills
-        if verb == "gone" and kills < 3:
-            kills += 1
+    def die_at(point: str) -> None:
+        if point in points:
+            points.remove(point)
             raise Killed
-        return await run(on, verb, *rest)
+
+    async def run_or_die(on: Shelf, verb: str, *rest: Any) -> Any:
+        die_at(f"before {verb}")
+        answer = await run(on, verb, *rest)
+        die_at(f"after {verb}")
+        return answer
+
+    def append_or_die(*args: Any) -> None:
+        die_at("before append")
+        append(*args)
+        die_at("after append")
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(spill, "_run", run_or_die)
+        patch.setattr(spill, "append", append_or_die)
         while True:
             try:
                 if not await relieve(shelf, settings, Alerts(connections.cache)):
@@ -308,6 +320,7 @@ async def test_a_queue_over_the_cap_keeps_every_letter(
         letters=count, cap=cap, left=len(left), filed=len(filed), kills=kills, alerts=alerts,
         missing=len(set(ids) - back), import_per_s=round(len(filed) / (time.monotonic() - began)),
     )  # fmt: skip
+    assert points == []
     assert len(left) == cap
     assert left.isdisjoint(filed)
     assert left | filed == back == set(ids)
