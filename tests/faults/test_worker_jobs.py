@@ -469,6 +469,7 @@ async def test_a_workers_wrong_clock_starts_nothing_early_and_nothing_late(
     # faketime forks: what it started dies with it
     prefix = (faketime, "-f", shift, "setpriv", "--pdeathsig", "KILL")
     worker = rig.start_fresh(*prefix, FAKETIME_DONT_FAKE_MONOTONIC=1)
+    await rig.has_started(worker)
     delay_s = sized(2.0, 1.2)
     enqueued_at = time.time()
     await rig.submit(
