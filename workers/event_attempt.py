@@ -19,7 +19,6 @@ from app.payloads.codec import safe_str
 from app.records import MAX_ERROR_BYTES
 from app.streams.events import ENTRY_ID, Event
 from workers.event_context import Effects, EventContext
-from workers.event_group import through
 from workers.event_router import Plan
 
 #: s a handler may take; longer work belongs in a job
@@ -181,7 +180,6 @@ async def attempt(
                 done = delivery.done = delivery.done or set()
                 done.add(handler.name)
                 if len(done) < len(plan.handlers):  # the acknowledgement covers the last one
-                    context.marks.add(through(handler.name))
                     await on_done(delivery, handler.name)
         finally:
             if context.marks:

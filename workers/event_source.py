@@ -32,7 +32,7 @@ from workers.event_attempt import (
     letter_of,
 )
 from workers.event_context import HANDLED_S, Effects
-from workers.event_group import EventGroup, Settled, raw_payload
+from workers.event_group import EventGroup, Settled, raw_payload, through
 from workers.event_intake import Intake
 from workers.event_lanes import Lanes
 from workers.event_router import Registry
@@ -200,9 +200,11 @@ class EventSource:
         delivery.attempts, delivery.done = await self.intake.insist(
             lambda: self.group.past(delivery.id, delivery.identity)
         )
+        delivery.marks = set(map(through, delivery.done))
         delivery.is_known = True
 
     async def _note_done(self, delivery: Delivery, handler: str) -> None:
+        delivery.marks = {*(delivery.marks or ()), through(handler)}
         await self.intake.insist(
             lambda: self.group.note_done(delivery.identity, handler, HANDLED_S)
         )

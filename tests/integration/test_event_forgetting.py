@@ -15,6 +15,7 @@ from tests.integration.test_event_processor import (
     settled,
 )
 from tests.waiting import until
+from workers import event_intake
 from workers.event_router import Registry
 
 
@@ -75,6 +76,19 @@ async def test_a_settled_event_that_redis_gives_out_again_is_skipped_only_with_i
 
     assert sorted(await effects(streams_redis)) == [kept, lost]
     assert await streams_redis.hget(keys.event_totals(STREAM), "processed") == "6"
+
+
+async def test_marks_that_may_have_expired_are_not_asked_for(settings, streams_redis, monkeypatch):
+    monkeypatch.setattr(event_intake, "FORGETS_S", 0.0)
+    async with processing(quick(settings), publishing(["nothing"], streams_redis)):
+        old = await streams_redis.xadd(STREAM, {"type": "a.b", "data": "1"})
+        await settled(streams_redis, 2)
+        await streams_redis.delete(keys.handled(STREAM, old))
+        await streams_redis.xgroup_setid(STREAM, GROUP, "0")
+        await streams_redis.xadd(STREAM, {"type": "made.it", "data": '{"of": "nobody"}'})
+        await settled(streams_redis, 3)
+
+    assert sorted(await effects(streams_redis)) == [old, "nobody"]
 
 
 @both_versions
