@@ -200,7 +200,7 @@ class EventSource:
         delivery.attempts, delivery.done = await self.intake.insist(
             lambda: self.group.past(delivery.id, delivery.identity)
         )
-        delivery.marks = set(map(through, delivery.done))
+        delivery.marks = {through(name) for name in delivery.done or ()}
         delivery.is_known = True
 
     async def _note_done(self, delivery: Delivery, handler: str) -> None:
