@@ -66,10 +66,14 @@ _STREAM_COUNTERS: Final = {
 
 class _Source(MetricSource):
     def __init__(
-        self, snapshot: Snapshot, durations: Mapping[str, Mapping[str, Histogram]]
+        self,
+        snapshot: Snapshot,
+        durations: Mapping[str, Mapping[str, Histogram]],
+        viewers: int,
     ) -> None:
         self._snapshot = snapshot
         self._durations = durations
+        self._viewers = viewers
 
     def collect(self) -> Iterator[Metric]:
         """Yield every metric of the snapshot; unknown numbers are left out."""
@@ -109,6 +113,9 @@ class _Source(MetricSource):
         )
         yield GaugeMetricFamily(
             "arqscope_sample_commands", "Redis commands of the sample", float(now.cost_commands)
+        )
+        yield GaugeMetricFamily(
+            "arqscope_viewers", "sessions of the pages this process holds", float(self._viewers)
         )
         yield from self._histograms()
 
@@ -172,5 +179,5 @@ def _cumulated(histogram: Histogram) -> tuple[list[tuple[str, float]], float]:
 async def metrics(now: Now, shared: Shared, _: Caller) -> Response:
     """Return the metrics in Prometheus' text format."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Source(now, shared.collector.durations))
+    registry.register(_Source(now, shared.collector.durations, shared.collector.viewers))
     return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
