@@ -140,11 +140,6 @@ class Collector:
         """Forget the subscriber *key*; it may be gone already."""
         self._subscribers.pop(key, None)
 
-    @property
-    def viewers(self) -> int:
-        """How many are told: a session of the pages counts until it is freed."""
-        return len(self._subscribers)
-
     def _tell(self, snapshot: Snapshot) -> None:
         for key, reference in list(self._subscribers.items()):
             callback = reference()

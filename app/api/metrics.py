@@ -7,7 +7,7 @@ from typing import Any, Final
 import pandas as pd
 from fastapi import APIRouter
 from fastapi.responses import Response
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -20,6 +20,7 @@ from prometheus_client.registry import Collector as MetricSource
 from app.analyses.percentiles import Histogram
 from app.api.access import Caller, Now, Shared
 from app.records import bucket_value
+from app.server import page_sessions
 from app.snapshot import Snapshot
 
 router = APIRouter(tags=["metrics"])
@@ -66,14 +67,10 @@ _STREAM_COUNTERS: Final = {
 
 class _Source(MetricSource):
     def __init__(
-        self,
-        snapshot: Snapshot,
-        durations: Mapping[str, Mapping[str, Histogram]],
-        viewers: int,
+        self, snapshot: Snapshot, durations: Mapping[str, Mapping[str, Histogram]]
     ) -> None:
         self._snapshot = snapshot
         self._durations = durations
-        self._viewers = viewers
 
     def collect(self) -> Iterator[Metric]:
         """Yield every metric of the snapshot; unknown numbers are left out."""
@@ -115,7 +112,7 @@ class _Source(MetricSource):
             "arqscope_sample_commands", "Redis commands of the sample", float(now.cost_commands)
         )
         yield GaugeMetricFamily(
-            "arqscope_viewers", "sessions of the pages this process holds", float(self._viewers)
+            "arqscope_page_sessions", "page sessions of this process", float(page_sessions())
         )
         yield from self._histograms()
 
@@ -179,5 +176,6 @@ def _cumulated(histogram: Histogram) -> tuple[list[tuple[str, float]], float]:
 async def metrics(now: Now, shared: Shared, _: Caller) -> Response:
     """Return the metrics in Prometheus' text format."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Source(now, shared.collector.durations, shared.collector.viewers))
+    registry.register(_Source(now, shared.collector.durations))
+    ProcessCollector(registry=registry)
     return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
