@@ -13,7 +13,7 @@ from bokeh.models.glyphs import Line, Quad, Segment, VArea
 from bokeh.plotting import figure
 
 from app.drawing.bins import bins_of, keep_binned
-from app.drawing.captions import hover, hover_marks, hush, legend
+from app.drawing.captions import UNKNOWN, hover, hover_marks, hush, legend
 from app.drawing.chart_source import QUEUE_SERIES, STREAM_SERIES, WINDOW, make_source
 from app.drawing.easel import Together, drawn_as, finish, lines, paint, stand, tone
 from app.palette import Theme
@@ -21,8 +21,6 @@ from app.records import JobState
 
 #: names a chart draws a line for; more would be a tangle
 MAX_LINES: Final = 8
-#: said where there are samples or steps, and none knows the value
-_UNKNOWN: Final = "Not known in this time."
 
 
 def throughput_chart(
@@ -55,7 +53,7 @@ def throughput_chart(
     tips = [(cell, f"{{number {cell}}} /s · {{count n:{cell}}} runs") for cell in stack]
     legend(chart, list(stack), list(zip(edges, bars, strict=True)), together)
     return _finished(
-        chart, source, bars, tips, list(stack), theme, together, bins=bins, none=_UNKNOWN
+        chart, source, bars, tips, list(stack), theme, together, bins=bins, none=UNKNOWN
     )
 
 
@@ -78,7 +76,7 @@ def _rates(
         for name, cell in zip(names, cells, strict=True)
     ]
     legend(chart, names, [[line] for line in drawn], together)
-    return _finished(chart, source, drawn, tips, cells, theme, together, bins=bins, none=_UNKNOWN)
+    return _finished(chart, source, drawn, tips, cells, theme, together, bins=bins, none=UNKNOWN)
 
 
 def _finished(
@@ -130,7 +128,7 @@ def backlog_chart(
     legend(chart, names, shown, together)
     cells = _of("waiting", queues)
     tips = [(name, f"{{count {cell}}} waiting") for name, cell in zip(queues, cells, strict=True)]
-    return _finished(chart, source, drawn, tips, cells, theme, together, none=_UNKNOWN)
+    return _finished(chart, source, drawn, tips, cells, theme, together, none=UNKNOWN)
 
 
 def latency_chart(
@@ -219,7 +217,7 @@ def metric_chart(
     tips = [
         (name, f"{{{told.kind} {cell}}}{after}") for name, cell in zip(names, cells, strict=True)
     ]
-    none = "Nothing ended that could be timed." if told.kind == "duration" else _UNKNOWN
+    none = "Nothing ended that could be timed." if told.kind == "duration" else UNKNOWN
     return _finished(chart, source, drawn, tips, cells, theme, together, none=none)
 
 

@@ -75,11 +75,14 @@ const text = known ? '' : rows ? none : nothing
 if (label.text === text && label.x === chart.inner_width / 2) return
 label.setv({text, x: chart.inner_width / 2, y: chart.inner_height / 2, visible: !known}, {sync: false})
 """
-#: where there is no row at all: of now, of a stored stretch
+#: where there is no row at all: of now, of a stored stretch, which has a row for each step once it is read
 _NOTHING: Final = {
     True: "No sample yet: they appear here as they are taken.",
-    False: "Nothing was stored in this time.",
+    False: "What was stored of this time is not read yet.",
 }
+#: where rows know nothing
+UNKNOWN: Final = "Not known in this time."
+_NOT_STORED: Final = "Nothing was stored in this time."
 
 
 def legend(
@@ -199,7 +202,8 @@ def hush(
     say = CustomJS(
         args={
             "ids": [model.id for model in (source, chart, chart.x_range, label)],  # as ``bins`` says
-            "columns": list(columns), "none": none, "nothing": _NOTHING[is_live],
+            "columns": list(columns), "nothing": _NOTHING[is_live],
+            "none": none if is_live or none != UNKNOWN else _NOT_STORED,
         },
         code=_HUSH,
     )  # fmt: skip
@@ -209,4 +213,4 @@ def hush(
         model.js_on_change(name, say)
 
 
-__all__ = ["MAX_NAME", "hover", "hover_marks", "hush", "legend"]
+__all__ = ["MAX_NAME", "UNKNOWN", "hover", "hover_marks", "hush", "legend"]

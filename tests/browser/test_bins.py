@@ -8,6 +8,7 @@ from bokeh.embed import file_html
 from bokeh.resources import INLINE
 
 from app import charts
+from app.drawing.captions import UNKNOWN
 from app.drawing.chart_source import MINUTE_MS
 from app.frames import HISTORY_COLUMNS, frame_of
 
@@ -207,7 +208,7 @@ def test_a_tooltip_has_exact_values_their_unit_and_their_time(
     [
         ("throughput", (), "No sample yet: they appear here as they are taken."),
         ("wait", ((0, 1.0, 0.0), (1, 1.0, 0.0)), "No job was started in this time."),
-        ("throughput", ((0, None, None), (1, None, None)), "Not known in this time."),
+        ("throughput", ((0, None, None), (1, None, None)), UNKNOWN),
         ("backlog", ((0, 1.0, 0.0), (1, 1.0, 0.0)), ""),
     ],
 )
