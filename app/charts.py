@@ -93,7 +93,7 @@ def _finished(
 ) -> figure:
     """Give *chart* its axes, marks, words and colours; *none* is said where *columns* hold no value."""
     hover(chart, bins or source, tips, together)
-    marks = finish(chart, together, drawn, source if bins else None)
+    marks = finish(chart, source, drawn, together)
     if marks is not None and together is not None:
         hover_marks(chart, marks, together)
     hush(chart, source, columns, none, together)

@@ -176,21 +176,19 @@ def stand(
 
 
 def finish(
-    chart: Any,
-    together: Together | None,
-    drawn: Sequence[Any],
-    source: ColumnDataSource | None = None,
+    chart: Any, source: ColumnDataSource, drawn: Sequence[Any], together: Together | None
 ) -> Any:
     """Let the axes follow *drawn* only, and put the marks behind it, if there are any; return them.
 
-    Where *drawn* depends on the range shown, the time axis follows the *source* it was made of.
+    The time axis follows the rows of *source*, known or not, and what is *drawn* of the future.
     """
     shared = together
     chart.y_range.renderers = [*chart.y_range.renderers, *drawn]
-    if source is not None:
-        moments = Scatter(x="at", y=FLOOR_S, fill_alpha=0, line_alpha=0, size=1)
-        drawn = [drawn_as(chart, source, moments)]
-    chart.x_range.renderers = [*chart.x_range.renderers, *drawn]
+    moments = Scatter(x="at", y=FLOOR_S, fill_alpha=0, line_alpha=0, size=1)
+    ahead = [one for one in drawn if one.tags[:1] == ["forecast"]]
+    chart.x_range.renderers = [
+        *chart.x_range.renderers, drawn_as(chart, source, moments), *ahead,
+    ]  # fmt: skip
     if shared is None or shared.marks is None:
         return None
     glyph = VSpan(
