@@ -288,12 +288,11 @@ class EventSource:
         await self.group.prune_consumers(gone_ms)
         await self.group.trim(self.policy.keep)
         length = await self.group.length()
-        is_long = length > TOO_LONG * self.policy.keep
-        if is_long and not self._is_long:
+        was_long, self._is_long = self._is_long, length > TOO_LONG * self.policy.keep
+        if self._is_long and not was_long:
             text = f"{self.policy.name} holds {length:,} entries that some group has yet to handle"
             log.error("stream grows", extra={"stream": self.policy.name, "entries": length})
             await self.intake.alert("event-stream-long", text)
-        self._is_long = is_long
 
     # -- ending --------------------------------------------------------------------------------
 
