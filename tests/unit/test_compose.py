@@ -1,7 +1,9 @@
 """What compose/ must be, read as text: no default secret, nothing open, the specification's checks."""
 
+import os
 import re
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +59,32 @@ def test_the_specifications_health_checks(services: dict[str, Any]) -> None:
     }
 
     assert found == CHECKS
+
+
+def test_a_health_check_of_ours_is_the_age_of_the_beat(
+    services: dict[str, Any], tmp_path: Path
+) -> None:
+    """
+    Fresh: well; old, or never: ill, and it says why.
+    """
+    for name in OURS - {"queue-processor"}:
+        kind, command = services[name]["healthcheck"]["test"]
+        file = services[name]["environment"]["ARQSCOPE_BEAT_FILE"]
+        assert (kind, command.count(file)) == ("CMD-SHELL", 1), name
+    beat = tmp_path / "beat"
+
+    def check() -> tuple[int, str]:
+        words = command.replace(file, str(beat))
+        done = subprocess.run(["sh", "-c", words], capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout + done.stderr
+
+    ill = (1, "no heartbeat that Redis took in 20 s\n")
+    assert check() == ill
+    beat.touch()
+    assert check() == (0, "")
+    old = time.time() - 21
+    os.utime(beat, (old, old))
+    assert check() == ill
 
 
 def test_every_container_is_locked_down(services: dict[str, Any]) -> None:
