@@ -121,6 +121,35 @@ def test_only_the_dashboard_is_published_and_only_on_loopback(services: dict[str
     }
 
 
+def test_a_second_queue_server_is_the_first_with_data_of_its_own() -> None:
+    """
+    compose.sharded.yaml: every process of ours is told of it, logs in as itself, and waits for it.
+    """
+    document = load("compose.sharded.yaml")
+    services = document["services"]
+    assert set(services) == OURS | {"redis-queue-2"}
+    assert services["redis-queue-2"] == {
+        "extends": {"file": "compose.yaml", "service": "redis-queue"},
+        "volumes": ["queue-2:/data"],
+    }
+    assert document["volumes"] == {"queue-2": None}
+    whole = load("compose.yaml")["services"]
+    for name in OURS:
+        assert services[name]["depends_on"] == {"redis-queue-2": {"condition": "service_healthy"}}
+        assert set(services[name]["environment"]) == {"REDIS_QUEUE_SHARDS"}
+        plain = {
+            variable: re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", value)
+            for variable, value in {
+                **whole[name]["environment"], **services[name]["environment"]
+            }.items()
+            if "URL" in variable or "SHARDS" in variable
+        }  # fmt: skip
+        settings = Settings.load(plain, env_file=None)
+        assert settings.placement.server_of("event-driven-jobs") == "queue-2"
+        home, further = settings.url("queue"), settings.url("queue-2")
+        assert further == home.replace("@redis-queue:", "@redis-queue-2:"), name
+
+
 def test_who_stops_has_longer_than_the_drain(services: dict[str, Any]) -> None:
     drain_s = Settings().drain_s
     for name in OURS - {"queue-processor"}:
