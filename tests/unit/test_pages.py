@@ -19,6 +19,7 @@ from app.errors import ActionRefused, InvalidRequest
 from app.jobs.detail import JobDetail
 from app.pages import markup, one_job, submission
 from app.pages.address import PLACES, Address, address_of
+from app.pages.cards import cards
 from app.pages.dialogs import Asked
 from app.pages.letters import PAGE_ROWS
 from app.pages.screen import PARTS
@@ -676,3 +677,12 @@ def test_a_retry_tells_the_death_it_comes_from_before_its_own_attempts(died_ms, 
 
     timeline = one_job._timeline(job, SimpleNamespace(now=NOW))
     assert re.findall(r"<b>([^<]*)</b>", timeline) == expected
+
+
+@pytest.mark.parametrize(("number", "boxes"), [(1, 1), (0, 0)])
+def test_a_card_keeps_the_room_of_its_line_before_there_is_one(number, boxes):
+    """The page would jump with the second sample; as of a moment no line ever comes."""
+    html = cards(make_snapshot(queues=[make_queue()], number=number), may_act=False)
+
+    assert html.count('class="spark-box"') == boxes
+    assert '<svg class="spark"' not in html
