@@ -203,6 +203,12 @@ class Settings(BaseModel):
         validation_alias=AliasChoices("ARQSCOPE_RELEASE", "release"),
         description="version of your own code, told by workers; when it changes, charts mark a deploy",
     )
+    beat_file: str = Field(
+        default="",
+        max_length=1_000,
+        validation_alias=AliasChoices("ARQSCOPE_BEAT_FILE", "beat_file"),
+        description="touched after each heartbeat that Redis took, for health checks that must cost nothing",
+    )
     keep_history: bool = Field(
         default=True,
         validation_alias=AliasChoices("ARQSCOPE_KEEP_HISTORY", "keep_history"),

@@ -66,6 +66,7 @@ class EngineOptions:
     )
     release: str = ""  #: version of the user's code that heartbeats tell; empty: this project's
     placement: Placement = AT_HOME  #: which server holds which queue: next jobs stay on theirs
+    beat_file: str = ""  #: touched after each heartbeat; empty: none
 
 
 class Worker(arq.worker.Worker):
@@ -124,7 +125,10 @@ class Worker(arq.worker.Worker):
             self.pool.job_serializer = self.options.codec.encode
             self.pool.job_deserializer = self.options.codec.decode
         self.ctx["redis"] = self.pool
-        heartbeat = Heartbeat(self.pool, "worker", self.queue_name, describe=self._describe)
+        heartbeat = Heartbeat(
+            self.pool, "worker", self.queue_name,
+            describe=self._describe, beat_file=self.options.beat_file,
+        )  # fmt: skip
         self.id = heartbeat.id
         outbox = self._outbox = Outbox(self.pool, self.queue_name, on_trouble=self._on_trouble)
         self._wakeups = Wakeups(
