@@ -24,7 +24,7 @@ from app.placement import HOME
 from app.sampling.album import Album
 from app.sampling.clock import Clock
 from app.sampling.foreign import Look, look_around, remember, remembered
-from app.sampling.observations import Observations
+from app.sampling.queue_servers import QueueServers
 from app.sampling.sharing import Shared, Sharing
 from app.settings import Settings, masked_url
 from app.snapshot import Snapshot
@@ -54,7 +54,7 @@ class Collector:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.snapshot = Snapshot.empty()
-        self._observation = Observations(settings)
+        self._observation = QueueServers(settings)
         self._album = Album()
         self._unwritten = False
         self._sharing = Sharing(may_write=settings.keep_history)

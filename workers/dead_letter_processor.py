@@ -29,13 +29,13 @@ from app.records import DeadLetter, LetterState
 from app.settings import Settings
 from app.wire.connections import Connections, connect, shards_of
 from app.wire.scripts import script
-from workers import overflow
-from workers.alert_watch import INTERVAL_S, AlertWatch, live_workers
-from workers.alerts import Alerts, without_alert
+from workers.alerts.channels import Channel, Deliveries, Sender, channels_of
+from workers.alerts.notices import Alerts, without_alert
+from workers.alerts.watch import INTERVAL_S, AlertWatch, live_workers
 from workers.cancellation import end
-from workers.channels import Channel, Deliveries, Sender, channels_of
 from workers.heartbeat import Heartbeat
-from workers.open_letters import Place, mark_counted, open_page, unsettled
+from workers.letters import overflow
+from workers.letters.open_letters import Place, mark_counted, open_page, unsettled
 from workers.operations import OperationRunner
 from workers.policies import UNKNOWN, Action, Decision, Rule, decide_all, load_rules
 

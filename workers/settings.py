@@ -27,11 +27,11 @@ from app.sentinels import watched, watches
 from app.settings import Settings
 from app.streams.notifications import notification, send
 from app.wire.connections import connect
-from workers import engine
-from workers.job_events import JobEvents
+from workers.engine import worker as engine
 from workers.jobs import BUILT_IN
 from workers.retry_policy import RetryPolicy
-from workers.sync_functions import in_child_process
+from workers.runs.job_events import JobEvents
+from workers.runs.sync_functions import in_child_process
 
 try:
     import uvloop

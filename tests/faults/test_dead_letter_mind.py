@@ -32,8 +32,8 @@ from tests.faults.rig import FULL, sized
 from tests.letters import QUEUE, bury, places
 from tests.unit.test_fingerprint_corpus import ERRORS
 from tests.waiting import until
-from workers.alerts import WINDOW_S
-from workers.channels import Channel, Deliveries, Sender
+from workers.alerts.channels import Channel, Deliveries, Sender
+from workers.alerts.notices import WINDOW_S
 from workers.dead_letter_processor import DeadLetterProcessor
 from workers.policies import BUILT_IN_RULES, decide
 

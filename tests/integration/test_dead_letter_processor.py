@@ -27,7 +27,7 @@ from tests.conftest import RunningRedis, start_redis, wait_until
 from tests.letters import ANN, BOB, QUEUE, both_servers, bury, bury_event, field, places
 from tests.waiting import until
 from workers.dead_letter_processor import DeadLetterProcessor, LeaseLost
-from workers.engine import EngineOptions, Worker
+from workers.engine.worker import EngineOptions, Worker
 from workers.policies import BUILT_IN_RULES, Action, Rule, decide
 from workers.retry_policy import RetryPolicy
 

@@ -23,9 +23,9 @@ from app.wire.connections import connect
 from tests.conftest import ROOT, start_redis, wait_until
 from tests.letters import ANN
 from tests.waiting import until
-from workers.event_group import EventGroup
 from workers.event_processor import EventProcessor
 from workers.event_router import Registry, load_handlers
+from workers.events.group import EventGroup
 
 STREAM = "pyairtable-events"
 GROUP = "event-processors"

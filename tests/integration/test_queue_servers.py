@@ -34,8 +34,8 @@ from tests.letters import ANN
 from tests.serving import RunningServer, start_server, stop
 from tests.waiting import until
 from workers.dead_letter_processor import DeadLetterProcessor, serve
-from workers.engine import Worker
-from workers.event_context import Effects
+from workers.engine.worker import Worker
+from workers.events.context import Effects
 from workers.operations import OperationRunner
 from workers.settings import worker_settings
 

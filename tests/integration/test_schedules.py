@@ -22,7 +22,7 @@ from app.settings import Settings
 from app.streams.tails import Tails
 from tests.conftest import RunningRedis
 from tests.waiting import until
-from workers.engine import EngineOptions, Worker
+from workers.engine.worker import EngineOptions, Worker
 from workers.retry_policy import RetryPolicy
 
 QUEUE = "async-processing"

@@ -26,8 +26,8 @@ from app.records import DeadLetter, JobRun, LetterState
 from app.wire.connections import connect
 from tests.conftest import RunningRedis
 from tests.waiting import until
-from workers.engine import EngineOptions, Worker
-from workers.janitor import Janitor
+from workers.claims.janitor import Janitor
+from workers.engine.worker import EngineOptions, Worker
 from workers.retry_policy import RetryPolicy
 
 QUEUE = "async-processing"

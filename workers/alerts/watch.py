@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 from app import keys
 from app.alerts.rules import MIN_RUNS, AlertRule, RuleState, step
 from app.records import bucket_value
-from workers.alerts import Alerts
+from workers.alerts.notices import Alerts
 
 INTERVAL_S: Final = 5.0
 #: a heartbeat older than this is of a dead process

@@ -8,8 +8,8 @@ from app.letters.fingerprint import fingerprint
 from app.payloads.arguments import encoded, flat
 from app.payloads.codec import JobPayload, safe_str
 from app.records import MAX_ERROR_BYTES
-from workers.claims import Attempts
-from workers.runs import Run
+from workers.claims.claimer import Attempts
+from workers.runs.run import Run
 
 #: characters of a function's name in letters and reports; payloads of others may hold any
 NAME_CHARS: Final = 128

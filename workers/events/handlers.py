@@ -17,8 +17,8 @@ from typing import Any, Final
 
 from app.errors import PermanentError
 from app.streams.events import Event
-from workers.event_context import EventContext
 from workers.event_router import on, on_unmatched
+from workers.events.context import EventContext
 
 log = logging.getLogger("arqscope.events")
 

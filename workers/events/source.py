@@ -1,7 +1,7 @@
 """One stream as a processor serves it: takes entries in, sees each through, acknowledges in batches.
 
 An entry leaves the group only in the script that counts it (``ack_events``) or buries it
-(``bury_event``); everything decided on the way is a value of ``event_attempt``.
+(``bury_event``); everything decided on the way is a value of ``attempt``.
 """
 
 import asyncio
@@ -19,7 +19,8 @@ from app.errors import BadRecord
 from app.payloads.codec import safe_str
 from app.settings import Settings
 from app.wire.connections import Connections
-from workers.event_attempt import (
+from workers.event_router import Registry
+from workers.events.attempt import (
     SUSPECT_DELIVERIES,
     Decision,
     Delivery,
@@ -31,11 +32,10 @@ from workers.event_attempt import (
     backoff_s,
     letter_of,
 )
-from workers.event_context import HANDLED_S, Effects
-from workers.event_group import EventGroup, Settled, raw_payload
-from workers.event_intake import Intake
-from workers.event_lanes import Lanes
-from workers.event_router import Registry
+from workers.events.context import HANDLED_S, Effects
+from workers.events.group import EventGroup, Settled, raw_payload
+from workers.events.intake import Intake
+from workers.events.lanes import Lanes
 
 log = logging.getLogger("arqscope.events")
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from app.payloads.codec import JobPayload
-from workers.claims import Claim
+from workers.claims.claimer import Claim
 
 #: stands for the job of a payload that cannot be decoded
 NO_JOB: Final = JobPayload("<unknown>", (), {}, 0, None, {})

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from app import keys
 from app.payloads.codec import safe_str
-from workers.janitor import Janitor
+from workers.claims.janitor import Janitor
 
 if TYPE_CHECKING:
-    from workers.engine import Worker
+    from workers.engine.worker import Worker
 
 log = logging.getLogger("arqscope.worker")
 

@@ -3,10 +3,10 @@
 import time
 from typing import TYPE_CHECKING, Final
 
-from workers.claims import BATCH, QUARANTINE_CRASHES, Claim
+from workers.claims.claimer import BATCH, QUARANTINE_CRASHES, Claim
 
 if TYPE_CHECKING:
-    from workers.engine import Worker
+    from workers.engine.worker import Worker
 
 #: endings that may wait for Redis before no new job is claimed, per slot
 OUTBOX_PER_SLOT: Final = 4

@@ -9,10 +9,10 @@ from arq.worker import Function
 
 from app.errors import ArqscopeError
 from app.payloads.codec import MAX_PAYLOAD_BYTES, safe_str
-from workers.runs import Run
+from workers.runs.run import Run
 
 if TYPE_CHECKING:
-    from workers.engine import Worker
+    from workers.engine.worker import Worker
 
 #: s the result of a cron tick is kept at least: it stops a late worker from running the tick again
 TICK_KEPT_S: Final = 3600

@@ -10,7 +10,7 @@ from app.letters.redrive import Shelf
 from app.letters.spill import spill
 from app.payloads.codec import safe_str
 from app.settings import Settings
-from workers.alerts import Alerts
+from workers.alerts.notices import Alerts
 
 log = logging.getLogger("arqscope.dead_letters")
 

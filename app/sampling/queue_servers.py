@@ -27,7 +27,7 @@ _RUNNING_SHOWN: Final = 200
 _LISTS: Final = ("workers", "running", "letters", "functions")
 
 
-class Observations(Observation):
+class QueueServers(Observation):
     """The home's observation, with those of the further queue servers beside it."""
 
     def __init__(self, settings: Settings) -> None:

@@ -21,8 +21,8 @@ from app.payloads.codec import safe_str
 from app.settings import Settings
 from app.streams.notifications import now_iso
 from app.wire.connections import is_refusal
-from workers.event_attempt import SUSPECT_DELIVERIES, Delivery
-from workers.event_group import PENDING_LOOKED_AT, EventGroup, Pending
+from workers.events.attempt import SUSPECT_DELIVERIES, Delivery
+from workers.events.group import PENDING_LOOKED_AT, EventGroup, Pending
 
 log = logging.getLogger("arqscope.events")
 R = TypeVar("R")

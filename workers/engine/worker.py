@@ -28,19 +28,19 @@ from app.errors import SettingsError
 from app.payloads.codec import Codec, safe_str
 from app.placement import AT_HOME, Placement
 from app.wire.connections import is_refusal
-from workers import pools
-from workers.admission import Admission
 from workers.cancellation import STOP_GRACE_S, end
-from workers.claims import Claimer
+from workers.claims import pools
+from workers.claims.admission import Admission
+from workers.claims.claimer import Claimer
+from workers.claims.leases import LeaseKeeper, renewal_timeout_s
+from workers.claims.wakeups import POLL_S, Wakeups
+from workers.engine.schedules import Schedules
+from workers.engine.supervision import fence, supervise
 from workers.heartbeat import GOODBYE_S, Heartbeat, sources_alive
-from workers.job_events import JobEvents
-from workers.leases import LeaseKeeper, renewal_timeout_s
-from workers.outcomes import Outbox
 from workers.retry_policy import RetryPolicy
-from workers.runner import Runner
-from workers.schedules import Schedules
-from workers.supervision import fence, supervise
-from workers.wakeups import POLL_S, Wakeups
+from workers.runs.job_events import JobEvents
+from workers.runs.outcomes import Outbox
+from workers.runs.runner import Runner
 
 log = logging.getLogger("arqscope.worker")
 

@@ -13,7 +13,7 @@ from app.sentinels import Seeking, Watched, pool_watching
 from app.wire.connections import gated, made, pool_arguments, prepared
 
 if TYPE_CHECKING:
-    from workers.engine import Worker
+    from workers.engine.worker import Worker
 
 #: what a connection without event loop needs of one with, to reach the same server as the same user
 _WHERE: Final = ("host", "port", "path", "db", "username", "password", "credential_provider")

@@ -4,8 +4,8 @@ from collections.abc import Awaitable, Callable, Iterable
 
 from app.streams.events import Event
 from app.streams.triggers import Rule
-from workers.event_context import EventContext
 from workers.event_router import Registry
+from workers.events.context import EventContext
 
 
 def register(registry: Registry, rules: Iterable[Rule]) -> None:

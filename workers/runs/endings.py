@@ -13,20 +13,29 @@ from app.errors import PermanentError
 from app.payloads.codec import safe_str
 from app.records import bucket_of
 from app.schedules import MAX_CHARS, Tick
-from workers import results
-from workers.claims import Attempts, Claim
-from workers.job_context import JobHandle
-from workers.job_events import JobEnd
-from workers.job_letters import NAME_CHARS, letter_of, traceback_of
-from workers.outcomes import ABORTED, COMPLETE, DEAD, LAID_BACK, RETRY, SHUTDOWN, Ending, Outbox
+from workers.claims.claimer import Attempts, Claim
 from workers.retry_policy import GiveUp, RetryPolicy, after_failure
-from workers.runs import Run
-from workers.samples import Sampler
-from workers.successors import encoded as encoded_successors
+from workers.runs import results
+from workers.runs.job_context import JobHandle
+from workers.runs.job_events import JobEnd
+from workers.runs.job_letters import NAME_CHARS, letter_of, traceback_of
+from workers.runs.outcomes import (
+    ABORTED,
+    COMPLETE,
+    DEAD,
+    LAID_BACK,
+    RETRY,
+    SHUTDOWN,
+    Ending,
+    Outbox,
+)
+from workers.runs.run import Run
+from workers.runs.samples import Sampler
+from workers.runs.successors import encoded as encoded_successors
 
 if TYPE_CHECKING:
-    from workers.engine import Worker
-    from workers.leases import LeaseKeeper
+    from workers.claims.leases import LeaseKeeper
+    from workers.engine.worker import Worker
 
 log = logging.getLogger("arqscope.worker")
 

@@ -18,8 +18,8 @@ from app.payloads.arguments import encoded, flat
 from app.payloads.codec import safe_str
 from app.records import MAX_ERROR_BYTES
 from app.streams.events import ENTRY_ID, Event
-from workers.event_context import Effects, EventContext
 from workers.event_router import Plan
+from workers.events.context import Effects, EventContext
 
 #: s a handler may take; longer work belongs in a job
 HANDLER_TIMEOUT_S: Final = 60.0

@@ -13,16 +13,16 @@ from app.errors import BadPayload
 from app.payloads.codec import JobPayload, checked_time, safe_str
 from app.records import utc
 from workers.cancellation import JOB_AGAIN_S, STOP_AGAIN_S
-from workers.claims import QUARANTINE_CRASHES, Claim
-from workers.endings import Endings
-from workers.job_context import JobHandle
-from workers.job_letters import NAME_CHARS
-from workers.outcomes import Outbox
-from workers.runs import Run
+from workers.claims.claimer import QUARANTINE_CRASHES, Claim
+from workers.runs.endings import Endings
+from workers.runs.job_context import JobHandle
+from workers.runs.job_letters import NAME_CHARS
+from workers.runs.outcomes import Outbox
+from workers.runs.run import Run
 
 if TYPE_CHECKING:
-    from workers.engine import Worker
-    from workers.leases import LeaseKeeper
+    from workers.claims.leases import LeaseKeeper
+    from workers.engine.worker import Worker
 
 log = logging.getLogger("arqscope.worker")
 

@@ -1,7 +1,7 @@
 """Alert channels: deliver what waits in the outbox, again and again until a channel takes it.
 
 Runs beside the rounds of the dead-letter processor and never holds them up: sending happens in a
-process of its own (``alert_sender``), which is killed when a channel does not answer in time.
+process of its own (``sender``), which is killed when a channel does not answer in time.
 """
 
 import asyncio
@@ -128,7 +128,7 @@ class Sender:
         self._process = process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
-            "workers.alert_sender",
+            "workers.alerts.sender",
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
