@@ -122,6 +122,10 @@ class Health(BaseModel):
     checks: dict[str, str] = Field(
         examples=[{"redis": "ok", "redis-streams": "ok", "redis-queue": "ok", "workers": "ok"}]
     )
+    queue_servers: dict[str, list[str]] = Field(
+        description="which of the queues each queue server holds, by its name in checks",
+        examples=[{"redis-queue": ["async-processing"], "redis-queue-2": ["reports"]}],
+    )
 
 
 class AuditLine(BaseModel):

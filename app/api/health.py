@@ -134,12 +134,17 @@ async def checks(shared: Runtime) -> dict[str, str]:
 async def _answer(shared: Runtime, *, without: Collection[str] = ()) -> JSONResponse:
     found = {name: answer for name, answer in (await checks(shared)).items() if name not in without}
     healthy = all(answer == "ok" for answer in found.values())
+    placement = shared.connections.placement
     body: dict[str, Any] = {
         "status": "healthy" if healthy else "unhealthy",
         "timestamp": datetime.now(UTC).isoformat(),
         "queues": list(shared.settings.queue_names),
         "environment": shared.settings.environment,
         "checks": found,
+        "queue_servers": {
+            f"redis-{name}": placement.held_by(name, shared.settings.queue_names)
+            for name in placement.names
+        },
     }
     again = {} if healthy else {"Retry-After": "2"}
     return JSONResponse(

@@ -29,7 +29,7 @@ def verify(
         str,
         typer.Option(
             "--restart-command",
-            help="Restarts a Redis; {service} becomes redis-queue, redis-streams; {role} queue, streams.",
+            help="Restarts a Redis; {service} becomes redis-queue, redis-queue-2 …, redis-streams; {role} queue, …",
         ),
     ] = "",
     only: Annotated[
@@ -53,10 +53,12 @@ def verify(
     own = f"http://127.0.0.1:{settings.queue_ui_port}{settings.prefix}"
     if _is_same(url or own, own):  # the stack that `up` runs here is meant, where one runs
         settings = reachable_settings()
-    known = {role: settings.url(role) for role in _known_roles(settings)}
+    known = {role: settings.url(role) for role in sorted(_known_roles(settings))}
     restart = by_command(restart_command) if restart_command else None
     if restart is None and not _told(Settings.load()) and {"queue", "streams"} <= known.keys():
-        restart = by_shutdown(known)  # an embedded stack starts a Redis again that stops
+        restart = by_shutdown(dict(known))  # an embedded stack starts a Redis again that stops
+    if "queue" in known:
+        known |= {server.name: settings.url(server.name) for server in settings.placement.servers}
     if not key and not url and settings.api_key is not None:
         key = settings.api_key.get_secret_value()
     deployment = Deployment(

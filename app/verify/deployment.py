@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import shlex
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -21,12 +22,19 @@ SERVICES: Final[Mapping[str, str]] = {
     "streams": "redis-streams",
     "queue": "redis-queue",
 }
+#: what the name of a further queue server looks like: ``queue-2`` is the second
+FURTHER: Final = re.compile(r"queue-\d{1,3}")
 #: s one request may take, and connecting for it
 REQUEST_S: Final = 10.0
 CONNECT_S: Final = 5.0
 #: s a restart command may take
 RESTART_S: Final = 120.0
 _RETRY: Final = "start it, or give the right address: arqscope verify http://host:8009"
+
+
+def service_of(role: str) -> str:
+    """The name ``/health`` and compose give the server of *role*; ``queue-2`` … are further queue servers."""
+    return SERVICES.get(role) or f"redis-{role}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,13 +147,13 @@ class Deployment:
                 info: Any = await client.info("server")
             except (RedisError, OSError) as error:
                 told = explained(error, self.urls[role])
-                raise failed(str(told), f"start {SERVICES[role]}, or correct its URL") from error
+                raise failed(str(told), f"start {service_of(role)}, or correct its URL") from error
             return str(info.get("run_id", ""))
         rows = await self.get("/frames/redis.json")
         up_s = next((row.get("uptime_s") for row in rows if row.get("role") == role), None)
         if up_s is None:
             raise failed(
-                f"the server does not know how long {SERVICES[role]} is up",
+                f"the server does not know how long {service_of(role)} is up",
                 "look at /health: it says what it cannot reach",
             )
         return f"up {float(up_s):.0f}"
@@ -157,9 +165,9 @@ class Deployment:
         """
         if self.restart is None:
             raise impossible(
-                f"nobody told how {SERVICES[role]} is restarted from here",
+                f"nobody told how {service_of(role)} is restarted from here",
                 "name the command: --restart-command 'docker compose restart {service}' "
-                "(it is run once for redis-streams and once for redis-queue)",
+                "(it is run once for each queue server and once for redis-streams)",
             )
         before = await self.run_of(role)
         await self.restart(role)
@@ -173,7 +181,7 @@ class Deployment:
 
         async def not_restarted() -> Exception:
             return failed(
-                f"{SERVICES[role]} was not restarted: it is the same process as before, or does not "
+                f"{service_of(role)} was not restarted: it is the same process as before, or does not "
                 f"answer within {self.patience_s:g} s",
                 "try the restart command by hand; it must restart the Redis this deployment uses",
             )
@@ -236,7 +244,7 @@ def by_command(command: str) -> Callable[[str], Awaitable[None]]:
 
     async def run(role: str) -> None:
         words = [
-            word.replace("{role}", role).replace("{service}", SERVICES[role])
+            word.replace("{role}", role).replace("{service}", service_of(role))
             for word in shlex.split(command)
         ]
         try:
@@ -266,9 +274,17 @@ def by_command(command: str) -> Callable[[str], Awaitable[None]]:
 
 
 def by_shutdown(urls: Mapping[str, str]) -> Callable[[str], Awaitable[None]]:
-    """The restart of an embedded stack: a server is told to stop, and the stack starts it again."""
+    """The restart of an embedded stack: a server is told to stop, and the stack starts it again.
+
+    *urls*: the servers that the stack starts; nobody would start another one again.
+    """
 
     async def run(role: str) -> None:
+        if role not in urls:
+            raise impossible(
+                f"{service_of(role)} is not of the embedded stack: nobody would start it again",
+                "name the command that restarts it: --restart-command",
+            )
         client = connect(urls[role], retries=0)
         try:
             await client.shutdown()

@@ -1,6 +1,7 @@
 """The test script itself: its checks in order, run against one deployment."""
 
 import functools
+import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from typing import Final
 
 from app.errors import CheckFailed, CheckImpossible, InvalidRequest
 from app.verify import facts, standing, work
-from app.verify.deployment import SERVICES, Deployment
+from app.verify.deployment import SERVICES, Deployment, service_of
 from app.verify.proofs import Proof, Shown
 
 
@@ -22,7 +23,7 @@ class Check:
 
 
 def _redis(role: str, about: str) -> Check:
-    return Check(SERVICES[role], about, functools.partial(standing.takes_writes, role=role))
+    return Check(service_of(role), about, functools.partial(standing.takes_writes, role=role))
 
 
 CHECKS: Final = (
@@ -42,6 +43,10 @@ CHECKS: Final = (
     Check("load", "Many jobs at once, all completed and counted", work.bear),
 )
 
+#: where the checks of further queue servers go: after that of the home
+_HOME: Final = 1 + [check.name for check in CHECKS].index(SERVICES["queue"])
+_FURTHER: Final = re.compile(r"redis-queue-\d{1,3}")
+
 
 async def verify(to: Deployment, only: Collection[str] = ()) -> AsyncIterator[Proof]:
     """Run the checks (those named in *only*, and always the first) and yield each proof.
@@ -50,10 +55,10 @@ async def verify(to: Deployment, only: Collection[str] = ()) -> AsyncIterator[Pr
     """
     names = [check.name for check in CHECKS]
     for name in only:
-        if name not in names:
+        if name not in names and not _FURTHER.fullmatch(name):
             raise InvalidRequest(f"no check named {name!r}", hint=f"there are {', '.join(names)}")
-    reached = True
-    for number, check in enumerate(CHECKS):
+    reached, checks = True, list(CHECKS)
+    for number, check in enumerate(checks):  # grows once: by what the server tells of
         if only and check.name not in only and number:
             continue
         if not reached:
@@ -66,8 +71,21 @@ async def verify(to: Deployment, only: Collection[str] = ()) -> AsyncIterator[Pr
             )
             continue
         proof = await _prove(check, to)
-        reached = reached and not (number == 0 and proof.shown is Shown.FAILED)
+        if not number:
+            reached = proof.shown is not Shown.FAILED
+            checks[_HOME:_HOME] = await _further(to, only) if reached else []
         yield proof
+
+
+async def _further(to: Deployment, only: Collection[str]) -> list[Check]:
+    """A check of each further queue server, and of each that *only* asks for."""
+    try:
+        roles = await standing.further_servers(to)
+    except CheckFailed:  # the check named health says what is wrong
+        roles = []
+    asked = [name.removeprefix("redis-") for name in only if _FURTHER.fullmatch(name)]
+    about = "A further Redis for queues answers and takes a write"
+    return [_redis(role, about) for role in dict.fromkeys([*roles, *asked])]
 
 
 async def _prove(check: Check, to: Deployment) -> Proof:

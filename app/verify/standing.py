@@ -17,8 +17,8 @@ from tornado.websocket import websocket_connect
 from app import keys
 from app.errors import CheckFailed
 from app.origins import is_loopback
-from app.verify.deployment import SERVICES, Deployment
-from app.verify.proofs import failed
+from app.verify.deployment import FURTHER, SERVICES, Deployment, service_of
+from app.verify.proofs import failed, impossible
 from app.wire.connections import explained
 
 #: s a page's websocket may be silent
@@ -67,7 +67,12 @@ def _remedy(checks: Mapping[str, str]) -> str:
 
 async def takes_writes(to: Deployment, role: str) -> str:
     """The Redis of *role* is reached and takes a write: by us where its URL is known, else by the server."""
-    name = SERVICES[role]
+    name = service_of(role)
+    if FURTHER.fullmatch(role) and name not in await queue_servers(to):
+        raise failed(
+            f"{name}: this environment places queues on it, and the dashboard knows no such server",
+            "give every process the same REDIS_QUEUE_SHARDS",
+        )
     client = to.redis(role)
     if client is None:
         answer = await to.ask("GET", "/health", with_key=False)
@@ -224,3 +229,31 @@ async def queue_names(to: Deployment) -> list[str]:
     if not isinstance(names, list) or not names:
         raise failed("/health names no queue", "this is not arqscope, or a very old one")
     return [str(name) for name in names]
+
+
+async def queue_servers(to: Deployment) -> dict[str, list[str]]:
+    """Which declared queues each queue server holds, by its name in ``/health``; the home is the first."""
+    answer = await to.ask("GET", "/health", with_key=False)
+    told = answer.json
+    held = told.get("queue_servers") if isinstance(told, dict) else None
+    if not isinstance(held, dict):  # before several queue servers were told of: all at home
+        return {SERVICES["queue"]: await queue_names(to)}
+    return {str(name): [str(queue) for queue in queues] for name, queues in held.items()}
+
+
+async def further_servers(to: Deployment) -> list[str]:
+    """Roles of the queue servers beside the home: those the dashboard tells of, and those we know."""
+    told = [name.removeprefix("redis-") for name in await queue_servers(to)]
+    return [role for role in dict.fromkeys([*told, *to.urls]) if FURTHER.fullmatch(role)]
+
+
+async def one_each(to: Deployment, place: int = -1) -> dict[str, str]:
+    """One declared queue of each queue server: role → queue. CheckImpossible where one holds none."""
+    held = await queue_servers(to)
+    empty = [name for name, queues in held.items() if not queues]
+    if empty:
+        raise impossible(
+            f"no declared queue lies on {', '.join(empty)}: no job can be tried there",
+            "declare a queue of it in arqscope.toml: [queues.NAME]",
+        )
+    return {name.removeprefix("redis-"): queues[place] for name, queues in held.items()}

@@ -3,11 +3,13 @@
 import asyncio
 import secrets
 import time
+from collections.abc import Coroutine, Iterable
 from typing import Any, Final
 
-from app.verify.deployment import SERVICES, Deployment, path_of
+from app import keys
+from app.verify.deployment import Deployment, path_of, service_of
 from app.verify.proofs import failed
-from app.verify.standing import queue_names
+from app.verify.standing import one_each, queue_servers
 
 #: a function every worker has, and what it is given: a little work
 _FUNCTION: Final = "generic"
@@ -70,13 +72,29 @@ async def _stuck(to: Deployment, queue: str, job_id: str) -> Exception:
     )
 
 
+async def _all(checks: Iterable[Coroutine[Any, Any, str]]) -> str:
+    """Do *checks* beside one another, all to their end; raise the first failure, in their order."""
+    shown = await asyncio.gather(*checks, return_exceptions=True)
+    for one in shown:
+        if isinstance(one, BaseException):
+            raise one
+    return "; ".join(map(str, shown))
+
+
 async def live(to: Deployment) -> str:
-    """A job on every queue is accepted once, runs, and its result is kept."""
-    queues = await queue_names(to)
-    return "; ".join(await asyncio.gather(*(_live_on(to, queue) for queue in queues)))
+    """A job on every queue is accepted once, runs, and its result is kept, where the queue is."""
+    servers = await queue_servers(to)
+    lives = [
+        _live_on(to, name.removeprefix("redis-"), queue)
+        for name, queues in servers.items()
+        for queue in queues
+    ]
+    told = await _all(lives)
+    await one_each(to)  # a server without a queue proves nothing
+    return told + (f"; on {len(servers)} queue servers" if len(servers) > 1 else "")
 
 
-async def _live_on(to: Deployment, queue: str) -> str:
+async def _live_on(to: Deployment, server: str, queue: str) -> str:
     job_id = fresh_id("life")
     body = {"name": _FUNCTION, "data": _DATA, "options": {"jobId": job_id}}
     began = time.monotonic()
@@ -99,12 +117,23 @@ async def _live_on(to: Deployment, queue: str) -> str:
             f"a job of {queue} that cannot fail is {found['state']} {error}".strip(),
             "look at its page and at the worker's log",
         )
-    return f"{queue} {(time.monotonic() - began) * 1000:.0f} ms"
+    took_ms = (time.monotonic() - began) * 1000
+    client = to.redis(server)
+    if client is not None and not await client.exists(keys.arq_result(job_id)):
+        raise failed(
+            f"a job of {queue} ran, and {service_of(server)} at the address known here has no result of it",
+            "give every process the same REDIS_QUEUE_URL and REDIS_QUEUE_SHARDS, this one too",
+        )
+    return f"{queue} {took_ms:.0f} ms"
 
 
 async def die(to: Deployment) -> str:
-    """A job that fails is tried again, then seen among the dead letters with its arguments, and discarded."""
-    queue = (await queue_names(to))[-1]
+    """A job that fails is tried again, then a dead letter with its arguments, and discarded; on each server."""
+    queues = (await one_each(to)).values()
+    return await _all([_die_on(to, queue) for queue in queues])
+
+
+async def _die_on(to: Deployment, queue: str) -> str:
     job_id = fresh_id("death")
     data = {"duration": 1, "shouldFail": True, "error": f"ValueError: arqscope verify {job_id}"}
     options = {"jobId": job_id, "attempts": 2, "backoff": 100}
@@ -155,33 +184,37 @@ async def die(to: Deployment) -> str:
 
 
 async def survive(to: Deployment) -> str:
-    """A delayed job and an event are there after their Redis was restarted."""
-    queue = (await queue_names(to))[0]
+    """A delayed job on each queue server and an event are there after their Redis was restarted."""
+    queues = await one_each(to, 0)
     job_id, event_id = fresh_id("kept"), fresh_id("kept")
-    await to.post(
-        path_of("jobs", queue),
-        {"name": _FUNCTION, "data": _DATA, "options": {"jobId": job_id, "delay": _LATER_MS}},
-    )
+    job = {"name": _FUNCTION, "data": _DATA, "options": {"jobId": job_id, "delay": _LATER_MS}}
     event = await to.post("/events", {"type": "arqscope.verify", "eventId": event_id, "data": {}})
     shown = []
     try:
-        shown.append(await to.restart_server("queue"))
-        found = await _after_restart(to, path_of("jobs", queue, job_id))
-        if found.get("state") != "deferred":
-            raise failed(
-                f"the delayed job is gone after the restart of {SERVICES['queue']}",
-                f"{SERVICES['queue']} must run with appendonly yes, on a volume that is kept",
-            )
+        for queue in queues.values():
+            await to.post(path_of("jobs", queue), job)
+        for role, queue in queues.items():
+            shown.append(await to.restart_server(role))
+            found = await _after_restart(to, path_of("jobs", queue, job_id))
+            if found.get("state") != "deferred":
+                raise _forgot(f"the delayed job of {queue}", role)
         shown.append(await to.restart_server("streams"))
         entry_path = path_of("streams", event["stream"], "entries", event["id"])
         if not await _after_restart(to, entry_path):
-            raise failed(
-                f"the event is gone after the restart of {SERVICES['streams']}",
-                f"{SERVICES['streams']} must run with appendonly yes, on a volume that is kept",
-            )
+            raise _forgot("the event", "streams")
     finally:
-        await to.ask("POST", f"{path_of('jobs', queue, job_id)}/cancel")
-    return f"job and event outlived a restart of their Redis ({'; '.join(shown)})"
+        for queue in queues.values():
+            await to.ask("POST", f"{path_of('jobs', queue, job_id)}/cancel")
+    jobs = "job" if len(queues) == 1 else f"a job on each of {len(queues)} queue servers"
+    return f"{jobs} and event outlived a restart of their Redis ({'; '.join(shown)})"
+
+
+def _forgot(what: str, role: str) -> Exception:
+    name = service_of(role)
+    return failed(
+        f"{what} is gone after the restart of {name}",
+        f"{name} must run with appendonly yes, on a volume that is kept",
+    )
 
 
 async def _after_restart(to: Deployment, path: str) -> dict[str, Any]:
@@ -204,8 +237,12 @@ async def _after_restart(to: Deployment, path: str) -> dict[str, Any]:
 
 
 async def bear(to: Deployment) -> str:
-    """Many jobs at once all complete, each counted."""
-    queue = (await queue_names(to))[-1]
+    """Many jobs at once all complete, each counted; on each queue server."""
+    queues = (await one_each(to)).values()
+    return await _all([_bear_on(to, queue) for queue in queues])
+
+
+async def _bear_on(to: Deployment, queue: str) -> str:
     batch = fresh_id("load")
     ids = [f"{batch}-{number}" for number in range(to.load)]
     before = int((await to.get("/stats"))[queue]["accepted"])

@@ -347,7 +347,10 @@ def test_fault_no_persistence(stack: Stack) -> None:
     to = stack.deployment(urls=stack.urls, restart=by_shutdown(stack.urls), patience_s=20.0)
     proof = run(to, "persistence")
 
-    assert said(proof) == "the delayed job is gone after the restart of redis-queue"
+    assert (
+        said(proof)
+        == "the delayed job of long-running-jobs is gone after the restart of redis-queue"
+    )
     assert "appendonly yes" in proof.remedy
 
 

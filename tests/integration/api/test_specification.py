@@ -16,9 +16,10 @@ def test_health_names_the_queues_and_every_redis(api: httpx.Client) -> None:
     assert answer.status_code == 200
     body = answer.json()
     assert body["status"] == "healthy"
-    assert set(body) == {"status", "timestamp", "queues", "environment", "checks"}
+    assert set(body) == {"status", "timestamp", "queues", "environment", "checks", "queue_servers"}
     assert body["queues"] == ["long-running-jobs", "async-processing", "event-driven-jobs"]
     assert set(body["checks"].values()) == {"ok"}
+    assert body["queue_servers"] == {"redis-queue": body["queues"]}
 
 
 def test_health_is_red_while_work_waits_for_workers_that_fell_silent(
