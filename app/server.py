@@ -36,6 +36,7 @@ from app.api_keys import Keyring
 from app.auth import MAX_BODY_BYTES, Guard
 from app.collector import Collector, collector_for
 from app.doctor.preflight import at_once, check
+from app.door import departures
 from app.door.asgi import AsgiHandler, hang_up, in_flight
 from app.door.entrance import PAGE, Entrance, page_actor
 from app.door.handover import Place, Receiver
@@ -58,6 +59,7 @@ __all__ = [
     "begin",
     "check_access",
     "page_actor",
+    "page_sessions",
     "runtime",
     "serve",
     "served_applications",
@@ -201,6 +203,7 @@ def attach(application: BokehTornado, shared: Runtime) -> None:
     # A page carries its session token in plain sight: no credential may be in it.
     application._include_headers = ["Host", "User-Agent"]
     application._include_cookies = ["arqscope_theme", "arqscope_refresh"]
+    departures.watch(application)
     for seat in _seats:
         for context in application.applications.values():
             context.application.add(Place(seat.place))
@@ -251,6 +254,12 @@ async def _tell(shared: Runtime, actor: str, action: str, target: str) -> None:
     log.info(action, extra={"actor": actor, "peer": target})
     with contextlib.suppress(ArqscopeError):
         await audit.record(shared.connections.queue, actor, action, target, {})
+
+
+def page_sessions() -> int:
+    """Return how many page sessions this process holds; pages that were fetched and wait for their socket count."""
+    contexts = (c for application in attached for c in application.applications.values())
+    return sum(len(tuple(context.sessions)) for context in contexts)
 
 
 def served_applications() -> list[BokehTornado]:

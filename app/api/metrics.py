@@ -7,7 +7,7 @@ from typing import Any, Final
 import pandas as pd
 from fastapi import APIRouter
 from fastapi.responses import Response
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -20,6 +20,7 @@ from prometheus_client.registry import Collector as MetricSource
 from app.analyses.percentiles import Histogram
 from app.api.access import Caller, Now, Shared
 from app.records import bucket_value
+from app.server import page_sessions
 from app.snapshot import Snapshot
 
 router = APIRouter(tags=["metrics"])
@@ -110,6 +111,9 @@ class _Source(MetricSource):
         yield GaugeMetricFamily(
             "arqscope_sample_commands", "Redis commands of the sample", float(now.cost_commands)
         )
+        yield GaugeMetricFamily(
+            "arqscope_page_sessions", "page sessions of this process", float(page_sessions())
+        )
         yield from self._histograms()
 
     def _histograms(self) -> Iterator[Metric]:
@@ -173,4 +177,5 @@ async def metrics(now: Now, shared: Shared, _: Caller) -> Response:
     """Return the metrics in Prometheus' text format."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Source(now, shared.collector.durations))
+    ProcessCollector(registry=registry)
     return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)

@@ -80,6 +80,8 @@ class PageSocket(_Alias, WSHandler):
     """The websocket BokehJS opens beside the document's address."""
 
     visit: Visit | None = None
+    _is_gone = False  #: the socket is closed
+    _has_left = False  #: and its session was told
 
     def check_origin(self, origin: str) -> bool:
         """Accept: the guard compared the Origin with the Host before this was made."""
@@ -108,7 +110,23 @@ class PageSocket(_Alias, WSHandler):
                     self.close(1008, "not your session")
                     return
         open_sockets.add(self)
-        await super()._async_open(token)
+        try:
+            await super()._async_open(token)
+        finally:
+            if self._is_gone:  # while it was being opened: Bokeh would keep the session for ever
+                self._leave()
+
+    def on_close(self) -> None:
+        """Let the session end with its socket: a page that lost it loads again and has a new one."""
+        self._is_gone = True
+        self._leave()
+
+    def _leave(self) -> None:
+        if self.connection is not None and not self._has_left:
+            self._has_left = True
+            session = self.connection.session
+            super().on_close()
+            session.request_expiration()
 
 
 class Asset(StaticFileHandler):

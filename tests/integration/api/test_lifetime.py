@@ -129,6 +129,31 @@ async def test_both_ways_to_start_give_the_same_server(redis: RunningRedis, tmp_
     assert by_us["ended"] == 0
 
 
+def test_a_page_session_ends_with_its_socket(tmp_path: Path, redis: RunningRedis) -> None:
+    command = [sys.executable, "-m", "panel", "serve", "dashboard", "--port", "{port}"]
+    for_ever = ["--unused-session-lifetime", "600000"]
+    server = start_server(redis, tmp_path, command=[*command, *for_ever])
+    try:
+        with server.client() as client:
+            fetched, left = (client.get("/admin/queues").text for _ in range(2))
+            assert _page_sessions(client) == 2
+            token = re.search('"token":"([^"]+)"', left)
+            assert token is not None
+            assert token[1] not in fetched
+            protocol = {"Sec-WebSocket-Protocol": f"bokeh, {token[1]}"}
+            assert handshake(server, "/admin/queues/ws", Origin=server.url, **protocol) == 101
+
+            wait_until(lambda: _page_sessions(client) == 1, 30, "the session is gone")
+    finally:
+        stop(server)
+
+
+def _page_sessions(client: httpx.Client) -> float:
+    found = re.search(r"^arqscope_page_sessions (\S+)$", client.get("/metrics").text, re.MULTILINE)
+    assert found
+    return float(found[1])
+
+
 async def _served(server: RunningServer) -> dict[str, Any]:
     """What *server* is to those who come by, and how it ends."""
     told: dict[str, Any] = {}

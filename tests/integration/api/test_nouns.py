@@ -105,7 +105,8 @@ def test_metrics_follow_the_conventions_of_prometheus(api: httpx.Client) -> None
     assert 'arqscope_queue_accepted_total{queue="async-processing"}' in text
     assert families["arqscope_queue_oldest_wait_seconds"].type == "gauge"
     assert families["arqscope_queue_run_seconds"].type == "histogram"
-    assert all(name.startswith("arqscope_") for name in families)
+    assert all(name.startswith(("arqscope_", "process_")) for name in families)
+    assert families["process_resident_memory_bytes"].samples[0].value > 1e7
     assert all(f.documentation for f in families.values())
 
 
