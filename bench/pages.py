@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 
+from app.door.departures import CALM_S
 from bench.machine import cpu_s, free_port, percentile, redis_server, started, wait_for
 from bench.results import Row
 from bench.viewer import Viewer
@@ -38,6 +39,16 @@ async def _open_many(root: str, count: int, http: httpx.AsyncClient) -> list[Vie
     return [await Viewer(root, cookies={"arqscope_refresh": "1"}).open(http) for _ in range(count)]
 
 
+async def _all_gone(root: str, http: httpx.AsyncClient) -> None:
+    """Wait until the server holds no session, and has had the time to give back what they held."""
+    end = time.monotonic() + 120
+    while "arqscope_page_sessions 0.0" not in (await http.get(f"{root}/metrics")).text:
+        if time.monotonic() > end:
+            raise AssertionError("sessions without a viewer are still held after two minutes")
+        await asyncio.sleep(1)
+    await asyncio.sleep(CALM_S + 5)
+
+
 async def _measure(root: str, pid: int, *, quick: bool) -> dict[str, float]:
     found: dict[str, float] = {}
     sessions, span_s, turns = (10, 5.0, 40) if quick else (SESSIONS, 30.0, 1000)
@@ -45,7 +56,7 @@ async def _measure(root: str, pid: int, *, quick: bool) -> dict[str, float]:
         for viewer in await _open_many(root, 3, http):  # imports, caches
             await viewer.close()
         _tell("first sessions came and went; what they held is freed")
-        await asyncio.sleep(2 if quick else 40)
+        await _all_gone(root, http)
         before_mb, before = rss_mb(pid), cpu_s(pid)
         began = time.monotonic()
         await asyncio.sleep(5)
@@ -76,7 +87,7 @@ async def _measure(root: str, pid: int, *, quick: bool) -> dict[str, float]:
         )
         for viewer in viewers:
             await viewer.close()
-        await asyncio.sleep(3 if quick else 40)
+        await _all_gone(root, http)
         start_mb = rss_mb(pid)
         for turn in range(turns // 20):
             if turn and not turn % 10:
@@ -84,7 +95,7 @@ async def _measure(root: str, pid: int, *, quick: bool) -> dict[str, float]:
             for viewer in await _open_many(root, 20, http):
                 await viewer.close()
         _tell("all are gone; what they held is freed")
-        await asyncio.sleep(3 if quick else 40)
+        await _all_gone(root, http)
         found["after_ratio"] = rss_mb(pid) / start_mb
     return found
 

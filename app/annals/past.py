@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import math
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -139,7 +140,7 @@ def grid_of(start_ms: float, end_ms: float, *, now_ms: float, points: int = 1000
     return Grid(
         first_s=first_s,
         step_s=step_s,
-        steps=min(points + 1, -(-int(end_ms / 1000 - first_s) // step_s)),
+        steps=min(points + 1, math.ceil((end_ms / 1000 - first_s) / step_s)),
         by_minute=by_minute,
         numbers=range(first, last + 1),
     )

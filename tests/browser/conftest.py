@@ -101,6 +101,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
         "QUEUE_UI_PORT": str(port),
         "GENERIC_JOBS": "true",
         "ARQSCOPE_SAMPLE_INTERVAL_S": "0.25",
+        "RETRY_DELAY": "3600000",  # what a policy retries comes back after the tests
         "ARQSCOPE_DATA_DIR": str(directory / "data"),
         "PYTHONPATH": str(ROOT),
     }  # fmt: skip

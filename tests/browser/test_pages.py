@@ -37,6 +37,9 @@ def trouble(house: House) -> None:
     )
     house.enqueue(SERVED, JobRequest(name="generic", args=({},), id="later-1", delay_s=3600))
     wait_for(lambda: house.queue.zcard(keys.dead_open(SERVED)) >= 5, "five letters")
+    wait_for(
+        lambda: house.queue.zcard(keys.dead_retrying(SERVED)) == 1, "a policy retries the sixth"
+    )
 
 
 # -- four walks of a person who has never seen it: visible labels only --------------------------------

@@ -16,7 +16,7 @@ from redis.exceptions import ReadOnlyError
 from app import audit, keys
 from app.analyses.percentiles import exact_s
 from app.annals import past
-from app.annals.historian import Historian
+from app.annals.historian import HOURS_KEPT_MS, MINUTES_KEPT_MS, Historian
 from app.annals.past import annotations, as_of, history
 from app.errors import BadRecord, InvalidRequest, NotFound
 from app.notebook import connect
@@ -318,10 +318,16 @@ async def test_a_server_that_must_not_write_keeps_no_history(
 
 async def what_is_written_expires_by_itself(queue_redis: Redis) -> None:
     chunks = [key async for key in queue_redis.scan_iter("arqscope:*history:[mh]:*")]
-    lived = [await queue_redis.pttl(key) for key in chunks]
-
     assert len(chunks) == 2 * (HOURS + 1)  # every hour, and the day before; of queue and stream
-    assert min(lived) > 5 * 86_400_000
+    for key in chunks:
+        tier, number = key.split(":")[-2:]
+        span_ms, kept_ms = {"m": (3_600_000, MINUTES_KEPT_MS), "h": (86_400_000, HOURS_KEPT_MS)}[
+            tier
+        ]
+        before_ms = time.time() * 1000
+        left_ms = await queue_redis.pttl(key)
+        ended_ms = (int(number) + 1) * span_ms
+        assert before_ms - 1 <= ended_ms + kept_ms - left_ms <= time.time() * 1000 + 1, key
     assert 0 < await queue_redis.pttl(keys.history_open(QUEUE)) <= 8 * 86_400_000
     assert await queue_redis.hlen(keys.history_open(QUEUE)) < 130
 

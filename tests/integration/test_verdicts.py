@@ -85,7 +85,7 @@ async def payload_gone(redis: Redis) -> None:
 
 
 async def old_result(redis: Redis) -> None:
-    await redis.set(keys.arq_result("j"), b"j1:{}", ex=100)
+    await redis.set(keys.arq_result("j"), b"j1:{}", ex=1_900)
     answer = await enqueue(redis, QUEUE, JobRequest(name="generic", id="j"))
     assert not answer.created
 

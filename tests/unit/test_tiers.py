@@ -11,6 +11,7 @@ from app import frames
 from app.analyses.percentiles import exact_s, quantiles_s
 from app.annals.canvas import Canvas
 from app.annals.chunks import Chunk, pack, unpack
+from app.annals.past import grid_of
 from app.annals.tiers import (
     COUNTS,
     HISTOGRAMS,
@@ -139,3 +140,16 @@ def test_an_empty_canvas_has_the_dtypes_of_the_frame() -> None:
         n: str(k) for n, k in frames.empty_frame(TIER_COLUMNS).dtypes.items()
     }
     assert np.isnan(frame["complete"]).all()
+
+
+@pytest.mark.parametrize(
+    ("into_ms", "rows"), [(0, 60), (1, 61), (400, 61), (30_000, 61), (59_999, 61)]
+)
+def test_the_last_hour_reaches_into_the_minute_that_has_begun(into_ms: int, rows: int) -> None:
+    """In its first second, too: a minute was left out that is shown in the seconds after."""
+    now_ms = 1_795_651_200_000.0 + into_ms
+
+    grid = grid_of(now_ms - 3_600_000, now_ms, now_ms=now_ms)
+
+    assert (grid.steps, grid.step_s) == (rows, 60)
+    assert grid.first_s == 1_795_651_200 - 3_600

@@ -10,7 +10,7 @@ import redis as redis_sync
 from prometheus_client.parser import text_string_to_metric_families
 
 from app import frames
-from tests.conftest import wait_until
+from tests.conftest import RunningRedis, wait_until
 from tests.serving import RunningServer
 
 
@@ -110,8 +110,10 @@ def test_metrics_follow_the_conventions_of_prometheus(api: httpx.Client) -> None
     assert all(f.documentation for f in families.values())
 
 
-def test_history_forecasts_and_verdicts_have_routes(api: httpx.Client) -> None:
+def test_history_forecasts_and_verdicts_have_routes(api: httpx.Client, redis: RunningRedis) -> None:
     past = api.get("/history/async-processing")
+    with redis_sync.Redis.from_url(redis.database(2)) as client:  # the server may be up for minutes
+        client.delete(*client.keys("arqscope:{async-processing}:history:*"), "none")
     forecast = api.get("/queues/async-processing/forecast", params={"workers": 3}).json()
     made = api.post(
         "/jobs/async-processing",
