@@ -8,7 +8,7 @@ from typing import Any
 from redis.exceptions import RedisError
 
 
-async def until(condition: Callable[[], Awaitable[Any]], *, timeout_s: float = 10) -> Any:
+async def until(condition: Callable[[], Awaitable[Any]], *, timeout_s: float = 30) -> Any:
     """Poll the coroutine function *condition* until it is true; AssertionError after *timeout_s*.
 
     A condition that raises because Redis is away counts as not yet true.

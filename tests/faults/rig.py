@@ -231,7 +231,7 @@ class Rig:
         """What the ledger holds; of one effect when given."""
         return [e for e in ledger.read(self.ledger) if not effect or e.effect == effect]
 
-    async def has(self, effect: str, count: int = 1, limit_s: float = 20) -> list[ledger.Entry]:
+    async def has(self, effect: str, count: int = 1, limit_s: float = 40) -> list[ledger.Entry]:
         """Wait until the ledger holds *effect* *count* times."""
 
         async def enough() -> bool:
@@ -240,7 +240,7 @@ class Rig:
         await until(enough, timeout_s=limit_s)
         return self.entries(effect)
 
-    async def has_started(self, worker: WorkerProcess, limit_s: float = 15) -> None:
+    async def has_started(self, worker: WorkerProcess, limit_s: float = 40) -> None:
         """Wait until *worker* says that it works."""
         await until(lambda: asyncio.sleep(0, "worker started" in worker.said()), timeout_s=limit_s)
 
@@ -254,7 +254,7 @@ class Rig:
         await until(self.is_empty, timeout_s=limit_s)
         return time.monotonic() - started
 
-    async def holds(self, condition: Callable[[], Awaitable[Any]], limit_s: float = 20) -> None:
+    async def holds(self, condition: Callable[[], Awaitable[Any]], limit_s: float = 40) -> None:
         """Wait for *condition*."""
         await until(condition, timeout_s=limit_s)
 

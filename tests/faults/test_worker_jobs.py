@@ -22,7 +22,7 @@ from app import keys
 from app.enqueue import JobRequest, enqueue_many
 from app.errors import RedisUnavailable
 from app.payloads.codec import Codec
-from app.records import MAX_ERROR_BYTES
+from app.records import MAX_ERROR_BYTES, JobRun
 from app.wire.connections import connect
 from tests.conftest import lacking, unused_port
 from tests.faults.api import api
@@ -469,8 +469,9 @@ async def test_a_workers_wrong_clock_starts_nothing_early_and_nothing_late(
     # faketime forks: what it started dies with it
     prefix = (faketime, "-f", shift, "setpriv", "--pdeathsig", "KILL")
     worker = rig.start_fresh(*prefix, FAKETIME_DONT_FAKE_MONOTONIC=1)
+    await rig.has_started(worker)
     delay_s = sized(2.0, 1.2)
-    enqueued_at = time.time()
+    before_ms = await _now_ms(rig)
     await rig.submit(
         [
             JobRequest(name="work", id="now"),
@@ -478,11 +479,25 @@ async def test_a_workers_wrong_clock_starts_nothing_early_and_nothing_late(
             JobRequest(name="work", id="later", delay_s=3600),
         ]
     )
+    after_ms = await _now_ms(rig)
     await rig.holds(lambda: rig.client.exists(keys.arq_result("soon")), limit_s=10)
-    took_s = time.time() - enqueued_at
 
+    # an end's report has its id from Redis, whose clock is the one that counts
+    ends = await rig.client.xrange(keys.runs(rig.queue))
+    ((ended_ms, due_ms),) = [
+        (int(entry.partition(b"-")[0]), run.due_ms)
+        for entry, fields in ends
+        if (run := JobRun.from_json(fields[b"r"])).job_id == "soon"
+    ]
     waiting = [raw.decode() for raw in await rig.client.zrange(rig.queue, 0, -1)]
-    row.figure(shift=shift, soon_after_s=took_s, waiting=waiting)
+    row.figure(shift=shift, late_s=(ended_ms - due_ms) / 1000, waiting=waiting)
     assert worker.is_alive
     assert waiting == ["later"]
-    assert delay_s <= took_s <= delay_s + 1
+    assert before_ms <= due_ms - delay_s * 1000 <= after_ms
+    assert due_ms <= ended_ms <= due_ms + 1000
+
+
+async def _now_ms(rig: Rig) -> int:
+    """Redis' clock."""
+    seconds, micros = await rig.client.time()
+    return int(seconds) * 1000 + int(micros) // 1000
