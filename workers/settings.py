@@ -28,6 +28,7 @@ from app.settings import Settings
 from app.streams.notifications import notification, send
 from app.wire.connections import connect
 from workers.engine import worker as engine
+from workers.engine.options import EngineOptions
 from workers.jobs import BUILT_IN
 from workers.retry_policy import RetryPolicy
 from workers.runs.job_events import JobEvents
@@ -170,7 +171,7 @@ def worker_settings(queue: str, settings: Settings | None = None) -> dict[str, A
         "health_check_interval": 10,
         "allow_abort_jobs": True,
         "ctx": {
-            "arqscope": engine.EngineOptions(
+            "arqscope": EngineOptions(
                 url=settings.url_of_queue(queue),
                 policy=RetryPolicy(
                     attempts=policy.attempts,

@@ -19,10 +19,10 @@ from tests.faults.nursery import ROOT, _die_with_parent, plain_environment
 
 #: what a failpoint may name: a step of the processor, as (object, attribute)
 STEPS: Final = {
-    "page": ("workers.dead_letter_processor", "open_page"),
-    "read": ("workers.dead_letter_processor", "unsettled"),
+    "page": ("workers.letters.rounds", "open_page"),
+    "read": ("workers.letters.rounds", "unsettled"),
     "count": ("app.letters.causes", "note_deaths"),
-    "mark": ("workers.dead_letter_processor", "mark_counted"),
+    "mark": ("workers.letters.rounds", "mark_counted"),
     "plan": ("app.letters.causes", "plan_retries"),
     "redrive": ("app.letters.redrive", "redrive"),
     "alert": ("app.alerts", "raise_alert"),
@@ -73,7 +73,7 @@ class ProcessorNursery:
 
 def main() -> None:
     """Answer requests until stdin closes."""
-    import workers.dead_letter_processor  # noqa: F401
+    import workers.letters.rounds  # noqa: F401
 
     _die_with_parent()
     for line in sys.stdin:
@@ -122,7 +122,7 @@ def _arm(failpoint: str, nth: int) -> None:
 async def _rounds(fields: Mapping[str, str]) -> None:
     from app.settings import Settings
     from app.wire.connections import connect
-    from workers.dead_letter_processor import DeadLetterProcessor
+    from workers.letters.rounds import DeadLetterProcessor
 
     settings = Settings.load(fields, env_file=None)
     clients = [connect(settings.url(role)) for role in ("queue", "streams", "cache")]

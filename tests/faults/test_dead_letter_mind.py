@@ -34,7 +34,7 @@ from tests.unit.test_fingerprint_corpus import ERRORS
 from tests.waiting import until
 from workers.alerts.channels import Channel, Deliveries, Sender
 from workers.alerts.notices import WINDOW_S
-from workers.dead_letter_processor import DeadLetterProcessor
+from workers.letters.rounds import DeadLetterProcessor
 from workers.policies import BUILT_IN_RULES, decide
 
 #: error type → what the built-in rules do with it

@@ -31,7 +31,8 @@ from tests.faults.rig import QUEUE, Rig, sized
 from tests.letters import ANN, BOB, bury, bury_many
 from tests.waiting import until
 from workers.alerts.notices import Alerts
-from workers.engine.worker import EngineOptions, Worker
+from workers.engine.options import EngineOptions
+from workers.engine.worker import Worker
 from workers.letters.overflow import relieve
 from workers.policies import BUILT_IN_RULES, Action, decide
 from workers.retry_policy import RetryPolicy

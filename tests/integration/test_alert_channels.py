@@ -21,8 +21,8 @@ from tests.waiting import until
 from workers.alerts.channels import Channel, Deliveries, Sender, channels_of, message_of
 from workers.alerts.notices import Alerts
 from workers.alerts.watch import AlertWatch
-from workers.dead_letter_processor import DeadLetterProcessor
 from workers.egress import Egress
+from workers.letters.rounds import DeadLetterProcessor
 from workers.policies import Action, Rule
 
 

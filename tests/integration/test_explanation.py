@@ -19,8 +19,9 @@ from app.payloads.arguments import decoded
 from app.payloads.codec import Codec
 from app.settings import Settings
 from tests.letters import ANN, QUEUE, bury
-from workers.dead_letter_processor import DeadLetterProcessor
-from workers.engine.worker import EngineOptions, Worker
+from workers.engine.options import EngineOptions
+from workers.engine.worker import Worker
+from workers.letters.rounds import DeadLetterProcessor
 from workers.policies import Action, Rule
 from workers.retry_policy import RetryPolicy
 from workers.runs.samples import FIRST_SAMPLES, SAMPLES_KEPT, Sampler

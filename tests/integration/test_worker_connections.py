@@ -24,7 +24,8 @@ from tests.integration.test_worker import QUEUE, func, linger
 from tests.waiting import until
 from workers.claims.leases import LeaseKeeper
 from workers.claims.pools import pool_of
-from workers.engine.worker import EngineOptions, Worker
+from workers.engine.options import EngineOptions
+from workers.engine.worker import Worker
 from workers.runs.outcomes import Ending, Outbox, _is_unsendable
 
 

@@ -26,7 +26,8 @@ from tests.integration.test_event_processor import STREAM, processing, quick
 from tests.integration.test_worker import QUEUE, func, linger, succeed
 from tests.waiting import until
 from workers.claims.leases import LeaseKeeper
-from workers.engine.worker import EngineOptions, Worker
+from workers.engine.options import EngineOptions
+from workers.engine.worker import Worker
 from workers.event_router import Registry
 
 

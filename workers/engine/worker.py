@@ -1,7 +1,7 @@
 """The worker: arq's, with its loop, claim, run and finish replaced. Same Redis format, no losses.
 
-``claims`` hands over due jobs, ``runner`` runs one, ``endings`` says how it ended, ``outcomes`` commits the
-endings, ``leases`` keeps what runs claimed; this module is the loop that ties them together.
+``claiming`` hands due jobs to ``runs.runner``, ``runs.endings`` says how each ended, ``runs.outcomes`` commits
+the endings, ``claims.leases`` keeps what runs claimed; this module ties them together: the worker's life.
 """
 
 import asyncio
@@ -14,31 +14,27 @@ import random
 import signal
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import datetime
 from signal import Signals
 from typing import Any, Final, cast
 
 import arq.worker
-from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from app import __version__
 from app.errors import SettingsError
 from app.payloads.codec import Codec, safe_str
-from app.placement import AT_HOME, Placement
-from app.wire.connections import is_refusal
 from workers.cancellation import STOP_GRACE_S, end
 from workers.claims import pools
 from workers.claims.admission import Admission
-from workers.claims.claimer import Claimer
 from workers.claims.leases import LeaseKeeper, renewal_timeout_s
-from workers.claims.wakeups import POLL_S, Wakeups
+from workers.claims.wakeups import Wakeups
+from workers.engine.claiming import ROUND_S, Claiming, until_set
+from workers.engine.options import EngineOptions
 from workers.engine.schedules import Schedules
 from workers.engine.supervision import fence, supervise
 from workers.heartbeat import GOODBYE_S, Heartbeat, sources_alive
 from workers.retry_policy import RetryPolicy
-from workers.runs.job_events import JobEvents
 from workers.runs.outcomes import Outbox
 from workers.runs.runner import Runner
 
@@ -46,26 +42,6 @@ log = logging.getLogger("arqscope.worker")
 
 #: the releases of arq whose worker this engine was tested against
 TESTED_ARQ: Final = ("0.28.",)
-#: s between two looks at what else may have changed
-ROUND_S: Final = 0.1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineOptions:
-    """What arq's settings have no word for; passed as ``ctx={"arqscope": EngineOptions(...)}``."""
-
-    url: str = ""  #: Redis URL; empty: arq's redis_settings or redis_pool
-    policy: RetryPolicy = field(default_factory=lambda: RetryPolicy(retry_errors=False))
-    codec: Codec | None = None  #: None: arq's own serializers (pickle)
-    lease_s: float = 30.0
-    drain_s: float | None = None  #: None: arq's job_completion_wait
-    job_events: JobEvents | None = None  #: tells the stream how jobs stand
-    generic_jobs: bool = False  #: run functions nobody registered as ``generic``
-    unknown_grace_s: float = (
-        300.0  #: a function nobody here knows waits this long for a newer worker
-    )
-    release: str = ""  #: version of the user's code that heartbeats tell; empty: this project's
-    placement: Placement = AT_HOME  #: which server holds which queue: next jobs stay on theirs
 
 
 class Worker(arq.worker.Worker):
@@ -94,17 +70,16 @@ class Worker(arq.worker.Worker):
         self._trouble_at = 0.0
         self._draining = False
         self._signals = 0
-        self._claims_made = 0
         self._outbox: Outbox | None = None
         self._leases: LeaseKeeper | None = None
         self._runner: Runner | None = None
         self.admission = Admission(self)
         self.schedules = Schedules(self.cron_jobs, self.timezone)
-        self._slot_free = asyncio.Event()
-        self._stop_wanted = asyncio.Event()
+        self.slot_free = asyncio.Event()
+        self.stop_wanted = asyncio.Event()
         self._side_tasks: list[asyncio.Task[Any]] = []
         self._wakeups: Wakeups | None = None
-        self._claiming: Redis | None = None
+        self.claiming = Claiming(self)
         self._main: asyncio.Task[Any] | None = None  #: what runs ``main``
 
     # -- life ----------------------------------------------------------------------------------
@@ -151,12 +126,12 @@ class Worker(arq.worker.Worker):
             await heartbeat.start()
             self._spawn(self.wakeups.listen())
         self._spawn(fence(self, on_trouble=self._on_trouble))
-        self._spawn(supervise(self, on_trouble=self._on_trouble, on_slots=self._slot_free.set))
+        self._spawn(supervise(self, on_trouble=self._on_trouble, on_slots=self.slot_free.set))
         if self.options.job_events is not None:
             self._spawn(self.options.job_events.run())
         try:
             await self._first_beat()
-            await self._work()
+            await self.claiming.run(on_trouble=self._on_trouble)
             await self._finish_running()
         except BaseException:  # cancelled, or broken: what runs goes back before its leases end
             self._draining = True
@@ -177,8 +152,7 @@ class Worker(arq.worker.Worker):
                 await self.options.job_events.close()
             await asyncio.get_running_loop().run_in_executor(None, leases.stop)
             await self.wakeups.close()
-            if self._claiming is not None:
-                await self._claiming.aclose(close_connection_pool=True)
+            await self.claiming.close()
 
     async def _first_beat(self) -> None:
         """Do what arq does before its first look: health sentinel, cron jobs that are due."""
@@ -219,7 +193,7 @@ class Worker(arq.worker.Worker):
         self.allow_pick_jobs = False
         self._draining = True
         log.info("stopping", extra={"signal": Signals(signum).name, "running": len(self.tasks)})
-        self._stop_wanted.set()
+        self.stop_wanted.set()
         self._stir()
         if self.on_stop:
             self.on_stop(Signals(signum))
@@ -263,80 +237,6 @@ class Worker(arq.worker.Worker):
         """Whether the worker is on its way out."""
         return self._draining
 
-    # -- the loop ------------------------------------------------------------------------------
-
-    async def _work(self) -> None:
-        claimer = Claimer(
-            queue=self.queue_name,
-            worker_id=self.id,
-            lease_ms=int(self.options.lease_s * 1000),
-            crashes=self.options.policy.crashes,
-        )
-        pause_s = 0.05
-        claiming = self._claiming = pools.for_claims(self.pool.connection_pool)
-        unsure_until = next_look = 0.0  # a claim that failed may still have been carried out, or be
-        while not self._draining:
-            wanted = self.admission.claimable()
-            if wanted <= 0:
-                self._slot_free.clear()
-                if not self.burst:
-                    await self.wakeups.hang_up()
-                if self.admission.claimable() <= 0 and not self._draining:
-                    await self._wait(self._slot_free, ROUND_S)
-                if self._burst_is_over():
-                    return
-                continue
-            self._claims_made += 1
-            self.wakeups.forget()
-            token = f"{self.id}#{self._claims_made}"
-            try:
-                if next_look <= time.monotonic() < unsure_until:
-                    next_look = time.monotonic() + 1.0
-                    back = await claimer.give_back(claiming, list(self.leases.held))
-                    if back:
-                        log.warning("jobs of a lost claim put back", extra={"count": len(back)})
-                found = await claimer.claim(
-                    claiming, wanted, token=token, idle=not self.tasks and not len(self.outbox)
-                )
-            except Exception as error:  # redis-py also raises AttributeError, RuntimeError …
-                unsure_until = time.monotonic() + self.options.lease_s
-                self._on_trouble(f"cannot claim jobs: {safe_str(error, 200)}")
-                if is_refusal(error):
-                    with contextlib.suppress(Exception):  # closing what is broken ends no work
-                        await claiming.connection_pool.disconnect(inuse_connections=False)
-                await self._wait(self._stop_wanted, pause_s * (0.5 + random.random()))  # noqa: S311
-                pause_s = min(1.0, pause_s * 2)
-                continue
-            pause_s = 0.05
-            self.trouble = ""
-            self.admission.make_room(waits=found.quarantined_waits)
-            self.wakeups.clock_offset_ms = found.now_ms - time.time() * 1000
-            if found.claims:
-                self.admission.note(found.claims)
-                for claim in found.claims:
-                    self.runner.start(claim)
-                await asyncio.sleep(0)
-                continue
-            if self.burst:
-                if await self._burst_queue_is_empty():
-                    return
-                await self._wait(self._slot_free, min(POLL_S, self.poll_delay_s))
-                continue
-            await self.wakeups.idle(found.next_due_ms, paused=found.paused)
-        if time.monotonic() < unsure_until:  # else they would count as crashes at their lease's end
-            with contextlib.suppress(Exception):
-                async with asyncio.timeout(GOODBYE_S):
-                    await claimer.give_back(claiming, list(self.leases.held))
-
-    def _burst_is_over(self) -> bool:
-        return self.burst and 0 <= self.max_burst_jobs <= self.jobs_started()
-
-    async def _burst_queue_is_empty(self) -> bool:
-        if self.tasks or len(self.outbox):
-            await self._wait(self._slot_free, ROUND_S)
-            await self.outbox.drained()
-        return not self.tasks and await self.pool.zcard(self.queue_name) == 0
-
     def _obey(self, data: bytes) -> None:
         try:
             message = json.loads(data)
@@ -364,14 +264,14 @@ class Worker(arq.worker.Worker):
             drain_s = float("inf")
         until = time.monotonic() + drain_s
         while self.tasks and self._signals < 2 and time.monotonic() < until:
-            self._slot_free.clear()
-            await self._wait(self._slot_free, ROUND_S)
+            self.slot_free.clear()
+            await until_set(self.slot_free, ROUND_S)
         if self.tasks:
             self.runner.stop_all("the worker stops")
             until = time.monotonic() + STOP_GRACE_S
             while self.tasks and time.monotonic() < until:
-                self._slot_free.clear()
-                await self._wait(self._slot_free, ROUND_S)
+                self.slot_free.clear()
+                await until_set(self.slot_free, ROUND_S)
             self.runner.lay_back_stubborn()
         try:
             # what Redis will not take now stays leased, falls due by itself, and runs again
@@ -411,7 +311,7 @@ class Worker(arq.worker.Worker):
         self._stir()
 
     def _stir(self) -> None:
-        self._slot_free.set()
+        self.slot_free.set()
         if self._wakeups is not None:
             self._wakeups.stir()
 
@@ -439,13 +339,6 @@ class Worker(arq.worker.Worker):
     def _spawn(self, coroutine: Any) -> None:
         self._side_tasks.append(asyncio.get_running_loop().create_task(coroutine))
 
-    async def _wait(self, event: asyncio.Event, limit_s: float) -> None:
-        try:
-            async with asyncio.timeout(limit_s):
-                await event.wait()
-        except TimeoutError:
-            return
-
     async def _connect(self) -> None:
         if self._pool is None:
             self._pool = await pools.pool_of(self)
@@ -455,7 +348,7 @@ class Worker(arq.worker.Worker):
                 await self._pool.ping()
             except (RedisError, OSError) as error:
                 self._on_trouble(f"cannot reach Redis: {safe_str(error, 200)}")
-                await self._wait(self._stop_wanted, pause_s * (0.5 + random.random()))  # noqa: S311
+                await until_set(self.stop_wanted, pause_s * (0.5 + random.random()))  # noqa: S311
                 pause_s = min(1.0, pause_s * 2)
             else:
                 self.trouble = ""
@@ -479,4 +372,4 @@ def install() -> None:
     arq.worker.Worker = Worker  # type: ignore[misc]
 
 
-__all__ = ["EngineOptions", "Worker", "install"]
+__all__ = ["Worker", "install"]
