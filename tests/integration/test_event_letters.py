@@ -10,6 +10,7 @@ from app.records import DeadLetter, LetterState
 from tests.processing import GROUP, STREAM, both_versions, letters, processing, quick, settled
 from tests.waiting import until
 from workers.event_router import Registry, load_handlers
+from workers.events.group import EventGroup, Settled
 
 
 @both_versions
