@@ -136,14 +136,15 @@ async def test_a_letter_that_cannot_be_written_costs_no_event(streams_redis, mon
     await streams_redis.xgroup_create(STREAM, GROUP, "0")
     await streams_redis.xreadgroup(GROUP, "c", {STREAM: ">"})
     group = EventGroup(streams_redis, streams_redis, stream=STREAM, group=GROUP, consumer="c")
+    letter = {"kind": "event", "source": STREAM, "name": "a.b"}
     event = Settled(id=entry, identity=entry, type="a.b", handlers="", outcome="dead", ms=0)
     monkeypatch.setattr("workers.events.group.json.dumps", lambda _: "{half")
 
     with pytest.raises(ResponseError):
-        await group.bury(event, "failed", {"name": "a.b"})
+        await group.bury(event, "failed", letter)
 
     assert (await streams_redis.xpending(STREAM, GROUP))["pending"] == 1
     monkeypatch.undo()
-    assert await group.bury(event, "failed", {"name": "a.b"})
+    assert await group.bury(event, "failed", letter)
     assert (await streams_redis.xpending(STREAM, GROUP))["pending"] == 0
-    assert [letter.id for letter in await letters(streams_redis)] == [entry]
+    assert [one.id for one in await letters(streams_redis)] == [entry]
