@@ -37,11 +37,11 @@ def write(effect: str, job_id: str, attempt: int) -> None:
 
 
 def read(directory: Path) -> list[Entry]:
-    """Return everything every process wrote, oldest first."""
+    """Return everything every process wrote, oldest first; what has no line feed yet is being written."""
     entries = [
         Entry(raw["ts"], int(path.stem), raw["id"], raw["attempt"], raw["effect"])
         for path in directory.glob("*.jsonl")
-        for raw in map(json.loads, path.read_text(encoding="ascii").splitlines())
+        for raw in map(json.loads, path.read_text(encoding="ascii").split("\n")[:-1])
     ]
     return sorted(entries, key=lambda entry: entry.at)
 

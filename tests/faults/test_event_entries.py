@@ -51,6 +51,10 @@ def _malformed() -> dict[str, dict[Any, Any]]:
     }
 
 
+def _parts(entry_id: str) -> tuple[int, ...]:
+    return tuple(map(int, entry_id.split("-")))
+
+
 async def _has_letters(rig: EventRig, count: int) -> bool:
     return bool(await rig.redis.zcard(keys.dead_open(STREAM)) >= count)
 
@@ -185,24 +189,44 @@ async def test_trimming_never_takes_what_is_unread_or_pending(
     """
     rig = make_event_rig(lease_s=2, kind=kind)
     count = sized(20_000, 2_000)
-    rig.start(CONCURRENCY="4", BATCH_SIZE="100")
+    await rig.started(rig.start(CONCURRENCY="4", BATCH_SIZE="100"))
     group = EventGroup(rig.redis, rig.redis, stream=STREAM, group=GROUP, consumer="trimmer")
-    trimmed = 0
+    trimmed, looks, robbed = 0, 0, 0
+
+    async def trim() -> None:
+        """Trim, and look whether anything pending is gone: the processor has read it, a heir could not."""
+        nonlocal trimmed, looks, robbed
+        trimmed += await group.trim(sized(1_000, 200))
+        (first, _), *_ = await rig.redis.xrange(STREAM, count=1)
+        oldest = (await group.pending(own=False, idle_ms=0))[:1]
+        looks += len(oldest)
+        robbed += any(_parts(one.id) < _parts(first) for one in oldest)
+
     for _ in range(count // 500):
         await rig.publish([fields("count.me", {"seconds": 0.0005}) for _ in range(500)])
-        trimmed += await group.trim(sized(1_000, 200))
+        await trim()
     while not await rig.is_settled():
-        trimmed += await group.trim(sized(1_000, 200))
+        await trim()
         await asyncio.sleep(0.01)
-    trimmed += await group.trim(sized(1_000, 200))
+    await trim()
     length = await rig.redis.xlen(STREAM)
     await rig.stop()
 
     done = ledger.counts(rig.entries(), "done")
-    row.figure(redis=kind, events=count, trimmed=trimmed, left=length, lost=count - len(done))
+    row.figure(
+        redis=kind,
+        events=count,
+        trimmed=trimmed,
+        left=length,
+        lost=count - len(done),
+        looks=looks,
+        robbed=robbed,
+    )
     assert set(done) == set(rig.acked)
     assert trimmed > 0
     assert length < count
+    assert looks > 0
+    assert robbed == 0
 
 
 @pytest.mark.row("E8")
@@ -290,8 +314,14 @@ async def test_order_does_not_depend_on_the_clock_of_redis(
     ahead = f"{(seconds + 7200) * 1000}-0"
     await rig.redis.xadd(STREAM, cast(Any, fields("count.me", workspaceId="w")), id=ahead)
     rig.acked[ahead] = "count.me"
-    for n in range(sized(50, 5)):
-        await rig.publish([fields("count.me", {"n": n}, workspaceId="w") for _ in range(20)])
+    for _ in range(sized(50, 5)):
+        # each sooner through than the one before, were they not one partition
+        await rig.publish(
+            [
+                fields("count.me", {"seconds": 0.0002 * left}, workspaceId="w")
+                for left in range(20, 0, -1)
+            ]
+        )
     await rig.has("done", len(rig.acked))
     await rig.settled()
     await rig.stop()

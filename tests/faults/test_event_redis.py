@@ -1,8 +1,10 @@
 """Events under fault, rows of FAULTS.md: groups that vanish, and a Redis that dies or is slow."""
 
 import asyncio
+import os
 import signal
 import time
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -75,6 +77,16 @@ async def test_a_group_that_vanishes_is_made_again_where_it_was(
     assert len(alerts) == sized(10, 2)
 
 
+async def _all_silent(rig: EventRig, for_s: float) -> bool:
+    """Whether no consumer was heard of for so long."""
+    rows = await rig.redis.xinfo_consumers(STREAM, GROUP)
+    return min(row["idle"] for row in rows) > for_s * 1000
+
+
+async def _has_names(rig: EventRig, most: int) -> bool:
+    return len(await rig.redis.xinfo_consumers(STREAM, GROUP)) <= most
+
+
 @pytest.mark.row("E11")
 @both_in_full
 async def test_names_of_dead_consumers_do_not_pile_up(
@@ -91,13 +103,16 @@ async def test_names_of_dead_consumers_do_not_pile_up(
         await rig.redis.xreadgroup(GROUP, name, {STREAM: ">"}, count=2)
     for name in names[10:]:
         await rig.redis.xgroup_createconsumer(STREAM, GROUP, name)
+    await rig.holds(lambda: _all_silent(rig, 1.5))
     fleet = [rig.start() for _ in range(2)]
     await rig.has("done", len(ids))
+    # the processors' first look is after a lease, the next ones half a minute later
+    await rig.holds(lambda: _has_names(rig, len(fleet) + 10), 15)
     group = EventGroup(rig.redis, rig.redis, stream=STREAM, group=GROUP, consumer="-")
 
     async def are_few() -> bool:
-        await group.prune_consumers(1_500)  # what the processors do every half minute
-        return len(await rig.redis.xinfo_consumers(STREAM, GROUP)) <= len(fleet)
+        await group.prune_consumers(1_500)  # of those that owned something at the first look
+        return await _has_names(rig, len(fleet))
 
     await rig.holds(are_few, 10)
     await rig.stop()
@@ -147,6 +162,53 @@ async def test_events_outlive_every_redis_that_is_killed(make_event_rig: MakeRig
     assert (alive, codes) == ([True, True], [0, 0])
     assert jobs >= len(rig.acked)
     assert max(recoveries) <= 2.5
+
+
+def _kept_file(rig: EventRig) -> Path:
+    """The file Redis appends to: 7 has a directory of them, the newest is the one."""
+    parts = list(rig.server.directory.glob("appendonlydir/*.incr.aof"))
+    return max(parts, key=lambda part: part.stat().st_mtime_ns, default=None) or (
+        rig.server.directory / "appendonly.aof"
+    )
+
+
+@pytest.mark.row("E17")
+@pytest.mark.seeded
+@both_in_full
+async def test_what_redis_forgets_of_events_is_done_again_by_processors_that_live_on(
+    make_event_rig: MakeRig, row: Row, kind: str
+) -> None:
+    """
+    Its file is cut off at an earlier moment, as by a power cut: effects, acknowledgements and reads it
+    had answered are gone, the processors remember them.
+    """
+    rig = make_event_rig(lease_s=1.0, kind=kind)
+    fleet = [rig.start() for _ in range(2)]
+    for one in fleet:
+        await rig.started(one)
+    cut_bytes = 0
+    for number in range(sized(20, 2)):
+        rows = [fields("work.made", {"n": n}, workspaceId=f"w{n % 10}") for n in range(200)]
+        for _ in range(5):
+            rows.insert(rig.random.randrange(200), {"type": "broken.entry", "data": '{"n":'})
+        await rig.publish(rows)
+        await rig.has("done", 200 * number + rig.random.randrange(20, 180))
+        # Redis writes before it answers, and the disk has all of what is kept
+        kept = _kept_file(rig).stat().st_size
+        await rig.has("done", 200 * (number + 1) - rig.random.randrange(20))
+        rig.server.kill()
+        cut_bytes += _kept_file(rig).stat().st_size - kept
+        os.truncate(_kept_file(rig), kept)
+        await asyncio.to_thread(rig.server.start)
+        await rig.settled()
+    alive = [one.is_alive for one in fleet]
+    codes = await rig.stop()
+
+    verdict = await rig.verdict({"broken.entry": "malformed"})
+    row.figure(redis=kind, cuts=number + 1, cut_bytes=cut_bytes, **verdict.figures())
+    assert verdict.holds, verdict.said()
+    assert (alive, codes) == ([True, True], [0, 0])
+    assert cut_bytes > 0
 
 
 @pytest.mark.row("R12")

@@ -1,10 +1,9 @@
 """One of two queue servers is killed under load: the other's queue goes on, nothing of either is lost.
 
-FAULTS.md has no row of it: it knows one queue Redis.
+FAULTS.md knows one queue Redis; the row is ours.
 """
 
 import asyncio
-import sys
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -15,6 +14,7 @@ from app.collector import Collector
 from app.settings import Settings
 from app.wire.connections import Connections
 from tests.faults.checker import describe
+from tests.faults.conftest import Row
 from tests.faults.load import Load, grown
 from tests.faults.rig import Rig, sized
 from tests.waiting import until
@@ -48,8 +48,9 @@ async def servers(make_rig: Callable[..., Rig]) -> AsyncIterator[Servers]:
     await connections.close()
 
 
+@pytest.mark.row("R21")
 async def test_the_other_servers_queue_goes_on_and_nothing_is_lost(
-    servers: Servers, capsys: pytest.CaptureFixture[str]
+    servers: Servers, row: Row
 ) -> None:
     home, away, settings, connections = servers
     collector = Collector(settings)
@@ -91,15 +92,16 @@ async def test_the_other_servers_queue_goes_on_and_nothing_is_lost(
 
     assert refused_at_home == [0] * KILLS
     verdicts = [await rig.verdict() for rig in (home, away)]
-    with capsys.disabled():
-        told = [
-            f"{rig.queue} {verdict.figures()}"
-            for rig, verdict in zip((home, away), verdicts, strict=True)
-        ]
-        sys.stdout.write(
-            f"\nqueue servers: {'; '.join(told)}; longest gap at home {loads[0].longest_gap_s:.2f} s, "
-            f"of the other {loads[1].longest_gap_s:.2f} s\n"
-        )
+    row.figure(
+        kills=KILLS,
+        **{
+            name: sum(verdict.figures()[name] for verdict in verdicts)
+            for name in verdicts[0].figures()
+        },
+        refused_at_home=refused_at_home[-1],
+        gap_at_home_s=loads[0].longest_gap_s,
+        gap_of_the_other_s=loads[1].longest_gap_s,
+    )
     for verdict in verdicts:
         assert verdict.holds, describe(verdict)
         assert verdict.dead == 0

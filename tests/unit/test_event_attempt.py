@@ -139,4 +139,3 @@ async def test_of_several_handlers_those_that_are_through_are_remembered():
 
     assert isinstance(decision, TryAgain)
     assert (ran, delivery.done) == (["good", "plain"], {"good", "plain"})
-    assert delivery.leaves_marks

@@ -84,7 +84,7 @@ class Delivery:
     is_lost: bool = False  #: somebody else has taken it over
     taken_at: float = 0.0  #: monotonic, when it became ours
     runner: "asyncio.Task[Any] | None" = None  #: works on it at this moment
-    leaves_marks: bool = False  #: whether the dedup of its effects has an entry in Redis
+    marks: set[str] | None = None  #: entries the dedup of its effects has in Redis
     started: float = 0.0  #: monotonic, when it was first worked on here
     ended: float = 0.0  #: monotonic, when its handlers were through
     done: set[str] | None = None  #: names of handlers that are through
@@ -180,10 +180,10 @@ async def attempt(
                 done = delivery.done = delivery.done or set()
                 done.add(handler.name)
                 if len(done) < len(plan.handlers):  # the acknowledgement covers the last one
-                    delivery.leaves_marks = True
                     await on_done(delivery, handler.name)
         finally:
-            delivery.leaves_marks = delivery.leaves_marks or context.leaves_marks
+            if context.marks:
+                delivery.marks = (delivery.marks or set()) | context.marks
     return worst
 
 

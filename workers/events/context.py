@@ -60,7 +60,7 @@ class Effects:
 class EventContext:
     """One handler's hands while it handles one event."""
 
-    __slots__ = ("_counts", "_effects", "_handler", "attempt", "event", "leaves_marks")
+    __slots__ = ("_counts", "_effects", "_handler", "attempt", "event", "marks")
 
     def __init__(self, effects: Effects, event: Event, handler: str, attempt: int) -> None:
         self.event = event
@@ -68,7 +68,7 @@ class EventContext:
         self._effects = effects
         self._handler = handler
         self._counts: dict[str, int] | None = None
-        self.leaves_marks = False  #: whether the dedup of this event has an entry in Redis
+        self.marks: set[str] = set()  #: entries the dedup of this event has in Redis
 
     @property
     def publisher(self) -> Publisher:
@@ -109,14 +109,15 @@ class EventContext:
             )
         )
         flat = [text for pair in fields.items() for text in pair]
-        self.leaves_marks = True
+        mark = self._effect("event")
+        self.marks.add(mark)
         handled = keys.handled(publisher.stream, self.event.identity)
         return str(
             await _asked(
                 lambda: script(__file__, "publish_event").run(
                     self._effects.streams,
                     [publisher.stream, handled],
-                    [self._effect("event"), HANDLED_S, *flat],
+                    [mark, HANDLED_S, *flat],
                 ),
                 "redis://streams",
             )

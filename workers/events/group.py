@@ -6,7 +6,7 @@ Reads are bounded and resume by id; what must not come apart is one script (``lu
 import contextlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, cast
 
 from redis.asyncio import Redis
@@ -41,10 +41,33 @@ class Settled:
     identity: str
     type: str
     handlers: str
-    outcome: str  #: handled · unmatched · trimmed
+    outcome: str  #: handled · unmatched · trimmed · dead · again (settled before)
     ms: int
     correlation_id: str = ""
     letter_id: str = ""
+    marks: tuple[str, ...] = ()  #: entries the dedup of its effects must have
+
+    @property
+    def again(self) -> "Settled":
+        """The same event, delivered once more: a dead one has a letter, others have their marks."""
+        is_dead = self.outcome == "dead"
+        letter_id = (self.letter_id or self.id) if is_dead else ""
+        return replace(
+            self, outcome="again", letter_id=letter_id, marks=() if is_dead else self.marks
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledged:
+    """What became of a batch, apart from what was settled."""
+
+    lost: list[str]  #: somebody else had settled them
+    undone: list[str]  #: Redis knows nothing of effects it had answered: to be handled again
+
+
+def through(handler: str) -> str:
+    """The mark of a handler that is through with an event."""
+    return f"h:{handler}"
 
 
 def raw_payload(fields: Fields) -> bytes:
@@ -168,16 +191,17 @@ class EventGroup:
         )
         return [str(entry_id) for entry_id in reply]
 
-    async def acknowledge(self, plain: Sequence[str], told: Sequence[Settled]) -> list[str]:
-        """Settle a batch, in one script; return the ids somebody else had settled.
+    async def acknowledge(self, plain: Sequence[str], told: Sequence[Settled]) -> Acknowledged:
+        """Settle a batch, in one script; return the ids that were not.
 
         *plain* are ids of events handled at the first try that leave nothing behind; they are
-        counted and no more. *told* are shown among the recent ones and resolve their letters.
+        counted and no more. *told* are shown among the recent ones and resolve their letters; those
+        whose marks are gone stay pending.
         """
         rows: list[Any] = []
         for one in told:
             rows += (one.id, one.identity, one.type, one.handlers, one.outcome, one.ms)
-            rows += (one.correlation_id, one.letter_id)
+            rows += (one.correlation_id, one.letter_id, len(one.marks), *one.marks)
         reply = await script(__file__, "ack_events").run(
             self._redis,
             [
@@ -195,16 +219,14 @@ class EventGroup:
                 keys.dead_record(self.stream, ""),
                 keys.handled(self.stream, ""),
                 SETTLED_S,
+                self.consumer,
                 len(plain),
                 *plain,
                 *rows,
             ],
         )
-        return [str(one) for one in reply]
-
-    async def skip(self, ids: Sequence[str]) -> None:
-        """Acknowledge entries that were settled before, without counting them again."""
-        await self._redis.xack(self.stream, self.group, *ids)
+        lost, undone = reply
+        return Acknowledged([str(one) for one in lost], [str(one) for one in undone])
 
     async def bury(
         self, settled: Settled, reason: str, letter: Mapping[str, str | int], raw: bytes = b""
@@ -251,12 +273,12 @@ class EventGroup:
             pipe.hget(keys.event_attempts(self.stream), entry_id)
             pipe.hkeys(keys.handled(self.stream, identity))
             failed, done = await pipe.execute()
-        return int(failed or 0), {name[2:] for name in done if name.startswith("h:")}
+        return int(failed or 0), {name[2:] for name in done if name.startswith(through(""))}
 
     async def note_done(self, identity: str, handler: str, kept_s: int) -> None:
         """Remember that *handler* is through with the event, should it be delivered again."""
         async with self._redis.pipeline(transaction=True) as pipe:
-            pipe.hset(keys.handled(self.stream, identity), f"h:{handler}", "done")
+            pipe.hset(keys.handled(self.stream, identity), through(handler), "done")
             pipe.expire(keys.handled(self.stream, identity), kept_s)
             await pipe.execute()
 

@@ -22,7 +22,7 @@ from app.settings import Settings
 from app.streams.notifications import now_iso
 from app.wire.connections import is_refusal
 from workers.events.attempt import SUSPECT_DELIVERIES, Delivery
-from workers.events.group import PENDING_LOOKED_AT, EventGroup, Pending
+from workers.events.group import PENDING_LOOKED_AT, SETTLED_S, EventGroup, Pending, Settled
 
 log = logging.getLogger("arqscope.events")
 R = TypeVar("R")
@@ -39,6 +39,8 @@ ADOPTED: Final = 50
 HOLD_BATCH: Final = 200
 #: ids remembered (up to twice as many) after they were settled, for a group that is made again
 SETTLED_KNOWN: Final = 10_000
+#: s after which nobody asks whether Redis has forgotten effects: their marks may have expired
+FORGETS_S: Final = SETTLED_S / 2
 ALERTS_KEPT_S: Final = 7 * 86_400
 
 
@@ -64,9 +66,10 @@ class Intake:
         self._confirming = asyncio.Lock()
         self._has_room = asyncio.Event()
         self._must_look_back = True  #: own entries may be pending that are not held
-        self._settled: set[str] = set()  #: ids let go, the newest
-        self._settled_before: set[str] = set()  #: and those before them
-        self._again: list[str] = []  #: ids delivered again although settled
+        #: let go, the newest: what they left behind, and when (monotonic)
+        self._settled: dict[str, tuple[Settled, float] | None] = {}
+        self._settled_before: dict[str, tuple[Settled, float] | None] = {}  #: and those before them
+        self._again: dict[str, dict[str, str]] = {}  #: entries delivered again although settled
         self._is_fresh = True  #: own entries may be of a process that died under this name
         self._abandoned: deque[Pending] = deque()  #: seen pending, to be adopted
         self._is_walked = False  #: whether that were all
@@ -83,13 +86,13 @@ class Intake:
 
     # -- holding -------------------------------------------------------------------------------
 
-    def let_go(self, entry_id: str) -> None:
-        """Forget an entry that is settled."""
+    def let_go(self, entry_id: str, told: Settled | None = None) -> None:
+        """Forget an entry that is settled; *told* when it left something behind."""
         self.held.pop(entry_id, None)
         self._adopted.discard(entry_id)
-        self._settled.add(entry_id)
+        self._settled[entry_id] = None if told is None else (told, time.monotonic())
         if len(self._settled) >= SETTLED_KNOWN:
-            self._settled_before, self._settled = self._settled, set()
+            self._settled_before, self._settled = self._settled, {}
         self._let_go += 1
         self._has_room.set()
 
@@ -191,14 +194,29 @@ class Intake:
         now = time.monotonic()
         for entry_id, fields in entries:
             if entry_id in self._settled or entry_id in self._settled_before:
-                self._again.append(entry_id)  # a group made again delivers from its checkpoint
+                self._again[entry_id] = fields  # a group made again delivers from its checkpoint
             elif entry_id not in self.held:
                 self._accept(Delivery(entry_id, fields, 1, taken_at=now))
 
     async def _skip_settled(self) -> None:
-        if self._again:
-            await self._group.skip(self._again)
-            self._again.clear()
+        """Acknowledge what was settled before; what Redis has forgotten of that is handled again."""
+        if not self._again:
+            return
+        told = [self._settled_before_as(one) for one in self._again]
+        reply = await self._group.acknowledge([], told)
+        again, self._again = self._again, {}
+        for one in reply.undone:
+            self._settled.pop(one, None)
+            self._settled_before.pop(one, None)
+            if one not in self.held:
+                self._accept(Delivery(one, again[one], 1, taken_at=time.monotonic()))
+
+    def _settled_before_as(self, entry_id: str) -> Settled:
+        """What an entry delivered once more is acknowledged as."""
+        past = self._settled.get(entry_id) or self._settled_before.get(entry_id)
+        if past is not None and time.monotonic() - past[1] < FORGETS_S:
+            return past[0].again
+        return Settled(id=entry_id, identity=entry_id, type="", handlers="", outcome="again", ms=0)
 
     def _accept(self, delivery: Delivery) -> None:
         self.held[delivery.id] = delivery

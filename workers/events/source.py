@@ -33,7 +33,7 @@ from workers.events.attempt import (
     letter_of,
 )
 from workers.events.context import HANDLED_S, Effects
-from workers.events.group import EventGroup, Settled, raw_payload
+from workers.events.group import EventGroup, Settled, raw_payload, through
 from workers.events.intake import Intake
 from workers.events.lanes import Lanes
 
@@ -200,9 +200,11 @@ class EventSource:
         delivery.attempts, delivery.done = await self.intake.insist(
             lambda: self.group.past(delivery.id, delivery.identity)
         )
+        delivery.marks = {through(name) for name in delivery.done or ()}
         delivery.is_known = True
 
     async def _note_done(self, delivery: Delivery, handler: str) -> None:
+        delivery.marks = {*(delivery.marks or ()), through(handler)}
         await self.intake.insist(
             lambda: self.group.note_done(delivery.identity, handler, HANDLED_S)
         )
@@ -233,7 +235,7 @@ class EventSource:
                 "reason": decision.reason,
             },
         )
-        self.intake.let_go(delivery.id)
+        self.intake.let_go(delivery.id, told)
 
     # -- acknowledging -------------------------------------------------------------------------
 
@@ -256,11 +258,24 @@ class EventSource:
             while self._settled:
                 batch = self._settled[:ACK_BATCH]
                 plain, told = _sorted_out(batch)
-                for lost in await self.group.acknowledge(plain, told):
-                    log.warning("somebody else settled an event", extra={"entry": lost})
+                reply = await self.group.acknowledge(plain, told)
                 del self._settled[: len(batch)]
+                known = {one.id: one for one in told if one.marks}
+                lost, undone = set(reply.lost), set(reply.undone)
                 for delivery in batch:
-                    self.intake.let_go(delivery.id)
+                    if delivery.id in undone:
+                        self._do_again(delivery)
+                    elif delivery.id in lost:
+                        log.warning("somebody else settled an event", extra={"entry": delivery.id})
+                        self.intake.forget(delivery)
+                    else:
+                        self.intake.let_go(delivery.id, known.get(delivery.id))
+
+    def _do_again(self, delivery: Delivery) -> None:
+        """Handle an event once more: Redis came back without effects it had answered."""
+        log.warning("effects were forgotten", extra={"entry": delivery.id})
+        delivery.done, delivery.marks, delivery.ended = None, None, 0.0
+        self._take(delivery)
 
     async def _flush_trimmed(self) -> None:
         while self._trimmed:
@@ -269,7 +284,7 @@ class EventSource:
                 Settled(id=one, identity=one, type="", handlers="", outcome="trimmed", ms=0)
                 for one in batch
             ]
-            lost = set(await self.group.acknowledge([], told))
+            lost = set((await self.group.acknowledge([], told)).lost)
             del self._trimmed[: len(batch)]
             for one in batch:
                 self.intake.let_go(one)
@@ -288,12 +303,11 @@ class EventSource:
         await self.group.prune_consumers(gone_ms)
         await self.group.trim(self.policy.keep)
         length = await self.group.length()
-        is_long = length > TOO_LONG * self.policy.keep
-        if is_long and not self._is_long:
+        was_long, self._is_long = self._is_long, length > TOO_LONG * self.policy.keep
+        if self._is_long and not was_long:
             text = f"{self.policy.name} holds {length:,} entries that some group has yet to handle"
             log.error("stream grows", extra={"stream": self.policy.name, "entries": length})
             await self.intake.alert("event-stream-long", text)
-        self._is_long = is_long
 
     # -- ending --------------------------------------------------------------------------------
 
@@ -325,7 +339,7 @@ def _sorted_out(batch: list[Delivery]) -> tuple[list[str], list[Settled]]:
     for number, one in enumerate(batch):
         matched = one.plan is not None and one.plan.is_matched
         is_shown = number % every == 0
-        if is_shown or not matched or one.leaves_marks or one.deliveries > 1 or one.attempts:
+        if is_shown or not matched or one.marks or one.deliveries > 1 or one.attempts:
             told.append(_told(one, "handled" if matched else "unmatched"))
         elif one.letter_id:
             told.append(_told(one, "handled"))
@@ -349,4 +363,5 @@ def _told(delivery: Delivery, outcome: str, kind: str = "") -> Settled:
         ms=delivery.elapsed_ms,
         correlation_id=event.trace_id if event else "",
         letter_id=delivery.letter_id,
+        marks=tuple(delivery.marks or ()),
     )
