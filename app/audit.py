@@ -236,8 +236,8 @@ def line_of(entry_id: str, fields: Mapping[str, str]) -> AuditLine:
         raise BadRecord(f"audit line {entry_id} is not one of ours: {error}") from error
 
 
-def _canonical(value: Mapping[str, Any]) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+#: made once: ``json.dumps`` with any keyword builds an encoder for every line
+_canonical: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
 
 
 def _plain(value: object) -> object:

@@ -119,9 +119,12 @@ class Guard:
         answer = self.admit(request)
         return answer.actor if isinstance(answer, Visit) else answer
 
-    def admit(self, request: Request) -> Visit | Refusal | None:
-        """Return the visit, a refusal, or None for an open route, where nobody is asked who they are."""
-        caller = self.caller(request)
+    def admit(self, request: Request, caller: Caller | None = None) -> Visit | Refusal | None:
+        """Return the visit, a refusal, or None for an open route, where nobody is asked who they are.
+
+        *caller* is who ``caller`` said is at the far end, where that was asked before.
+        """
+        caller = caller or self.caller(request)
         refusal = self._refuse_place(caller)
         if refusal:
             return refusal

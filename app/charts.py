@@ -9,11 +9,13 @@ from typing import Any, Final, Literal
 
 import pandas as pd
 from bokeh.models import ColumnDataSource
-from bokeh.models.glyphs import Line, VArea, VBar
+from bokeh.models.glyphs import Line, Quad, Segment, VArea
 from bokeh.plotting import figure
 
+from app.drawing.bins import bins_of, keep_binned
+from app.drawing.captions import UNKNOWN, hover, hover_marks, hush, legend
 from app.drawing.chart_source import QUEUE_SERIES, STREAM_SERIES, WINDOW, make_source
-from app.drawing.easel import Together, drawn_as, finish, hover, legend, lines, paint, stand, tone
+from app.drawing.easel import Together, drawn_as, finish, lines, paint, stand, tone
 from app.palette import Theme
 from app.records import JobState
 
@@ -32,33 +34,74 @@ def throughput_chart(
     """Runs per second: complete with failed on top, or one line per queue."""
     chart: Any = stand("Throughput", "runs per second", together)
     if by == "queue":
-        drawn = lines(chart, source, queues, "complete_per_s", together)
-        legend(chart, queues, [[line] for line in drawn], together)
-        tips = [(name, f"@{{complete_per_s:{n}}}{{custom}} /s") for n, name in enumerate(queues)]
-        hover(chart, drawn, tips, "number", together)
-        finish(chart, together, drawn)
-        return paint(chart, theme)
-    stack: tuple[tuple[str | int, str, JobState], ...] = (
-        (0, "complete", JobState.COMPLETE),
-        ("complete", "top", JobState.FAILED),
+        return _rates(chart, source, queues, "complete_per_s", "runs", theme, together)
+    stack = {"complete": JobState.COMPLETE, "failed": JobState.FAILED}
+    bins = bins_of(list(stack), list(stack))
+    bars, edges = [], []
+    for cell, state in stack.items():
+        bar = Quad(
+            left="since", right="until", bottom=f"low:{cell}", top=f"high:{cell}", line_color=None
+        )
+        bars.append(drawn_as(chart, bins, bar))
+        bars[-1].tags = ["state", state.value, "fill"]
+    for cell, state in stack.items():
+        top = f"edge:{cell}"
+        edge = Segment(x0="since", x1="until", y0=top, y1=top, line_width=1.6)
+        edges.append(drawn_as(chart, bins, edge))
+        edges[-1].tags = ["state", state.value, "line"]
+    keep_binned(chart, source, bins, list(stack), list(stack), bars)
+    tips = [(cell, f"{{number {cell}}} /s · {{count n:{cell}}} runs") for cell in stack]
+    legend(chart, list(stack), list(zip(edges, bars, strict=True)), together)
+    return _finished(
+        chart, source, bars, tips, list(stack), theme, together, bins=bins, none=UNKNOWN
     )
-    fills: list[Any] = []
-    for bottom, top, state in stack:
-        bar = VBar(x="at", bottom=bottom, top=top, width="width", line_color=None)
-        bars = drawn_as(chart, source, bar)
-        bars.tags = ["state", state.value, "fill"]
-        fills.append(bars)
-    tops = []
-    # where nothing failed both lines lie on each other: green is drawn last
-    for _, top, state in reversed(stack):
-        line = drawn_as(chart, source, Line(x="at", y=top, line_width=1.4))
-        line.tags = ["state", state.value, "line"]
-        tops.append(line)
-    legend(chart, ["complete", "failed"], [[tops[1], fills[0]], [tops[0], fills[1]]], together)
-    tips = [("complete", "@complete{custom} /s"), ("failed", "@failed{custom} /s")]
-    hover(chart, tops[1:], tips, "number", together)
-    finish(chart, together, [*fills, *tops])
+
+
+def _rates(
+    chart: Any,
+    source: ColumnDataSource,
+    names: Sequence[str],
+    series: str,
+    word: str,
+    theme: Theme,
+    together: Together | None,
+) -> figure:
+    """A line per name of what happened per second, in bins."""
+    cells = _of(series, names)
+    bins = bins_of(cells)
+    drawn = lines(chart, bins, names, series, together)
+    keep_binned(chart, source, bins, cells)
+    tips = [
+        (name, f"{{number {cell}}} /s · {{count n:{cell}}} {word}")
+        for name, cell in zip(names, cells, strict=True)
+    ]
+    legend(chart, names, [[line] for line in drawn], together)
+    return _finished(chart, source, drawn, tips, cells, theme, together, bins=bins, none=UNKNOWN)
+
+
+def _finished(
+    chart: Any,
+    source: ColumnDataSource,
+    drawn: Sequence[Any],
+    tips: Sequence[tuple[str, str]],
+    columns: Sequence[str],
+    theme: Theme,
+    together: Together | None,
+    *,
+    none: str,
+    bins: ColumnDataSource | None = None,
+) -> figure:
+    """Give *chart* its axes, marks, words and colours; *none* is said where *columns* hold no value."""
+    hover(chart, bins or source, tips, together)
+    marks = finish(chart, source, drawn, together)
+    if marks is not None and together is not None:
+        hover_marks(chart, marks, together)
+    hush(chart, source, columns, none, together)
     return paint(chart, theme)
+
+
+def _of(series: str, names: Sequence[str]) -> list[str]:
+    return [f"{series}:{n}" for n in range(len(names))]
 
 
 def backlog_chart(
@@ -83,10 +126,9 @@ def backlog_chart(
         shown.append([middle, band])
         drawn = [*drawn, band, middle]
     legend(chart, names, shown, together)
-    tips = [(name, f"@{{waiting:{n}}}{{custom}} waiting") for n, name in enumerate(queues)]
-    hover(chart, drawn, tips, "count", together)
-    finish(chart, together, drawn)
-    return paint(chart, theme)
+    cells = _of("waiting", queues)
+    tips = [(name, f"{{count {cell}}} waiting") for name, cell in zip(queues, cells, strict=True)]
+    return _finished(chart, source, drawn, tips, cells, theme, together, none=UNKNOWN)
 
 
 def latency_chart(
@@ -103,13 +145,13 @@ def latency_chart(
     p95 = lines(chart, source, queues, f"{of}_p95_s", together)
     p50 = lines(chart, source, queues, f"{of}_p50_s", together, line_dash=[2, 3], line_width=1.2)
     legend(chart, queues, [list(pair) for pair in zip(p95, p50, strict=True)], together)
+    cells = _of(f"{of}_p95_s", queues)
     tips = [
-        (name, f"p50 @{{{of}_p50_s:{n}}}{{custom}} · p95 @{{{of}_p95_s:{n}}}{{custom}}")
+        (name, f"p50 {{duration {of}_p50_s:{n}}} · p95 {{duration {of}_p95_s:{n}}}")
         for n, name in enumerate(queues)
     ]
-    hover(chart, p95, tips, "duration", together)
-    finish(chart, together, [*p95, *p50])
-    return paint(chart, theme)
+    none = f"No job was {'started' if of == 'wait' else 'run'} in this time."
+    return _finished(chart, source, [*p95, *p50], tips, cells, theme, together, none=none)
 
 
 def run_time_chart(source: ColumnDataSource, queues: Sequence[str], **more: Any) -> figure:
@@ -133,12 +175,13 @@ def lag_chart(
     chart: Any = stand("Lag", "events not yet delivered", together, whole=True)
     drawn = lines(chart, source, streams, "lag", together)
     legend(chart, streams, [[line] for line in drawn], together)
+    cells = _of("lag", streams)
     tips = [
-        (name, f"@{{lag:{n}}}{{custom}} events, @{{lag_s:{n}}} s") for n, name in enumerate(streams)
+        (name, f"{{count {cell}}} events, {{duration lag_s:{n}}}")
+        for n, (name, cell) in enumerate(zip(streams, cells, strict=True))
     ]
-    hover(chart, drawn, tips, "count", together)
-    finish(chart, together, drawn)
-    return paint(chart, theme)
+    none = "No group's lag is known in this time."
+    return _finished(chart, source, drawn, tips, cells, theme, together, none=none)
 
 
 def event_rate_chart(
@@ -150,12 +193,7 @@ def event_rate_chart(
 ) -> figure:
     """Events handled per second, one line per stream."""
     chart: Any = stand("Events", "handled per second", together)
-    drawn = lines(chart, source, streams, "processed_per_s", together)
-    legend(chart, streams, [[line] for line in drawn], together)
-    tips = [(name, f"@{{processed_per_s:{n}}}{{custom}} /s") for n, name in enumerate(streams)]
-    hover(chart, drawn, tips, "number", together)
-    finish(chart, together, drawn)
-    return paint(chart, theme)
+    return _rates(chart, source, streams, "processed_per_s", "events", theme, together)
 
 
 def metric_chart(
@@ -175,10 +213,12 @@ def metric_chart(
     drawn = lines(chart, source, names, metric, together)
     legend(chart, names, [[line] for line in drawn], together)
     after = {"duration": "", "number": " /s", "count": f" {told.word}"}[told.kind]
-    tips = [(name, f"@{{{metric}:{n}}}{{custom}}{after}") for n, name in enumerate(names)]
-    hover(chart, drawn, tips, told.kind, together)
-    finish(chart, together, drawn)
-    return paint(chart, theme)
+    cells = _of(metric, names)
+    tips = [
+        (name, f"{{{told.kind} {cell}}}{after}") for name, cell in zip(names, cells, strict=True)
+    ]
+    none = "Nothing ended that could be timed." if told.kind == "duration" else UNKNOWN
+    return _finished(chart, source, drawn, tips, cells, theme, together, none=none)
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,18 +296,20 @@ def chart_of_history(
     theme: Theme = "light",
     *,
     interval_s: float = 1.0,
+    is_stored: bool = False,
     together: Together | None = None,
 ) -> figure:
     """One chart of *history* as it is now; its second column names queues or streams.
 
-    KeyError names the charts there are.
+    Rows that are *is_stored* are of the *interval_s* that begins at their moment, others of the time
+    before it. KeyError names the charts there are.
     """
     chart = CHARTS.get(ALIASES.get(name, name))
     if chart is None:
         raise KeyError(f"no chart {name!r}; there are {', '.join((*CHARTS, *ALIASES))}")
     names = [str(one) for one in history.iloc[:, 1].drop_duplicates()] if len(history) else []
     limit = max(WINDOW, len(history))
-    source = make_source(history, names, interval_s, chart.series, limit)
+    source = make_source(history, names, interval_s, chart.series, limit, is_stored=is_stored)
     return chart.draw(source, names, theme=theme, together=together)
 
 

@@ -41,12 +41,64 @@ def bad_cursor(cursor: str) -> InvalidRequest:
     return InvalidRequest(f"cursor={cursor[:60]!r} is not valid", field="cursor", hint=hint)
 
 
-def split_cursor(cursor: str) -> tuple[str, int]:
-    """Cut ``score:seen`` into the score and how many members of it were seen; InvalidRequest else."""
-    score, _, seen = cursor.rpartition(":")
-    if not re.fullmatch(r"-?\d{1,17}(\.\d+)?", score) or not re.fullmatch(r"\d{1,9}", seen):
-        raise bad_cursor(cursor)
-    return score, int(seen)
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A place in a sorted set: behind *member* of *score*, or behind *seen* members of that score.
+
+    By the member, since those before it may go while somebody pages: counted from the front, as many
+    would be left out. By their number only where a member's name is none a cursor can carry.
+    """
+
+    score: float
+    member: str = ""
+    seen: int = 0
+
+    @classmethod
+    def parse(cls, cursor: str) -> "Place":
+        """Read ``score member`` or ``score:seen``; InvalidRequest for anything else."""
+        told = _PLACE.fullmatch(cursor)
+        if told is None:
+            raise bad_cursor(cursor)
+        return cls(float(told["score"]), told["member"] or "", int(told["seen"] or 0))
+
+    def cursor(self) -> str:
+        """The text that continues here."""
+        score = f"{self.score:.0f}" if self.score.is_integer() else repr(self.score)
+        member = self.member
+        plain = member.isascii() and member.isprintable() and len(member) <= _MAX_MEMBER
+        return f"{score} {member}" if member and plain else f"{score}:{self.seen}"
+
+    async def passed(self, redis: Redis, key: str, *, newest: bool = False) -> int:
+        """How many members of *key* have its score and were passed, as the set is now."""
+        if not self.member:
+            return self.seen
+        below = int(await redis.zcount(key, "-inf", f"({self.score!r}"))
+        there = int(await redis.zcount(key, self.score, self.score))
+        rank = await self._rank(redis, key, below, there, beyond=not newest)
+        return below + there - rank if newest else rank - below
+
+    async def _rank(self, redis: Redis, key: str, below: int, there: int, *, beyond: bool) -> int:
+        """The rank where members of its score after (*beyond*) it begin, else where it begins or would."""
+        found: Any = await redis.zrank(key, self.member)
+        if found is not None and below <= int(found) < below + there:
+            return int(found) + beyond
+        # it is gone: members of one score lie in the order of their bytes
+        low, high, mine = below, below + there, self.member.encode()
+        while low < high:
+            middle = (low + high) // 2
+            other: Any = await redis.zrange(key, middle, middle)
+            if other and str(other[0]).encode("utf-8", "surrogateescape") <= mine:
+                low = middle + 1
+            else:
+                high = middle
+        return low
+
+
+_MAX_MEMBER: Final = 200
+_PLACE: Final = re.compile(
+    rf"(?P<score>-?[0-9]{{1,17}}(?:\.[0-9]{{1,20}})?)"
+    rf"(?: (?P<member>[ -~]{{1,{_MAX_MEMBER}}})|:(?P<seen>[0-9]{{1,9}}))"
+)
 
 
 async def by_score(
@@ -59,22 +111,22 @@ async def by_score(
     *,
     newest: bool = False,
 ) -> tuple[list[tuple[str, float]], str | None]:
-    """Members by score, and the cursor ``score:members of that score already seen``."""
-    skip = 0
-    if cursor is not None:
-        score, skip = split_cursor(cursor)
-        low, high = (low, score) if newest else (score, high)
+    """Members by score, and the cursor that continues behind the last of them."""
+    skip, begun = 0, Place.parse(cursor) if cursor is not None else None
+    if begun is not None:
+        skip = await begun.passed(redis, key, newest=newest)
+        low, high = (low, repr(begun.score)) if newest else (repr(begun.score), high)
     read: Any = redis.zrevrangebyscore if newest else redis.zrangebyscore
     first, last = (high, low) if newest else (low, high)
     found: Any = await read(key, first, last, start=skip, num=limit, withscores=True)
     pairs = [(str(member), float(score)) for member, score in found]
     if len(pairs) < limit:
         return pairs, None
-    edge = pairs[-1][1]
-    seen_there = sum(score == edge for _, score in pairs)
-    if cursor is not None and float(cursor.rpartition(":")[0]) == edge:
-        seen_there += skip
-    return pairs, f"{edge:.0f}:{seen_there}"
+    last, edge = pairs[-1]
+    seen = sum(score == edge for _, score in pairs)
+    if begun is not None and begun.score == edge:
+        seen += skip
+    return pairs, Place(edge, last, seen).cursor()
 
 
 async def stream_page(

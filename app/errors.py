@@ -15,6 +15,7 @@
   - NotFound                 the queue, job, dead letter or stream named does not exist
   - Overloaded               a limit of this process is reached; later, or elsewhere, it may work
   - ActionRefused            a control action does not apply (wrong state, read-only, no right)
+    + UnderWay               the same request is being carried out; ask again in a moment
   - CheckFailed              a deployment does not do what it must; carries the remedy
     + CheckImpossible        something cannot be checked from here; carries what would make it possible
 * PermanentError             raised by a job: do not retry, bury at once
@@ -100,6 +101,10 @@ class Overloaded(ArqscopeError):
 
 class ActionRefused(ArqscopeError):
     """A control action does not apply: wrong state, read-only mode or missing right."""
+
+
+class UnderWay(ActionRefused):
+    """The same request is being carried out; its answer can be had in a moment."""
 
 
 class CheckFailed(ArqscopeError):

@@ -76,7 +76,10 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
             facts |= {"state": "degraded", "trouble": runner.trouble}
         return facts
 
-    heartbeat = Heartbeat(connections.queue, ROLE, settings.dlq_queue_name, describe=describe)
+    heartbeat = Heartbeat(
+        connections.queue, ROLE, settings.dlq_queue_name,
+        describe=describe, beat_file=settings.beat_file,
+    )  # fmt: skip
     await heartbeat.start()
     try:
         await asyncio.gather(*(one.run(stop) for one in processors), runner.run(stop))

@@ -84,8 +84,9 @@ class EventProcessor:
         ]
         names = ",".join(policy.name for policy in policies)
         self._heartbeat = Heartbeat(
-            self._connections.queue, "events", names, describe=self.describe
-        )
+            self._connections.queue, "events", names,
+            describe=self.describe, beat_file=settings.beat_file,
+        )  # fmt: skip
         for source in self._sources:
             source.worker_id = self._heartbeat.id
 

@@ -185,6 +185,7 @@ def worker_settings(queue: str, settings: Settings | None = None) -> dict[str, A
                 generic_jobs=settings.generic_jobs,
                 release=settings.release,
                 placement=settings.placement,
+                beat_file=settings.beat_file,
                 job_events=JobEvents(settings) if settings.job_events else None,
             )
         },

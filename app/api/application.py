@@ -66,7 +66,7 @@ _ABOUT: Final = (
 
 
 class _RequestId:
-    """Give every answer its request id."""
+    """Give every answer its request id, and keep it out of caches unless it says otherwise."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -80,7 +80,10 @@ class _RequestId:
 
         async def tagged(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", ()), (b"x-request-id", number)]
+                headers = [*message.get("headers", ()), (b"x-request-id", number)]
+                if not any(name == b"cache-control" for name, _ in headers):
+                    headers.append((b"cache-control", b"no-store"))
+                message["headers"] = headers
             await send(message)
 
         await self._app(scope, receive, tagged)

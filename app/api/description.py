@@ -80,6 +80,7 @@ _HEADERS: Final[dict[str, Any]] = {
 #: headers of an error beside its request id
 _MORE_HEADERS: Final[dict[str, tuple[str, ...]]] = {
     "405": ("Allow",),
+    "409": ("Retry-After",),
     "429": ("Retry-After",),
     "503": ("Retry-After",),
 }

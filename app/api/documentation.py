@@ -4,9 +4,9 @@
 """
 
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Header
 from fastapi.responses import FileResponse, HTMLResponse, Response
 
 from app.api.access import Caller
@@ -46,13 +46,20 @@ async def docs(_: Caller) -> Response:
 
 
 @router.get("/docs/assets/{name}")
-async def asset(name: str, _: Caller) -> Response:
+async def asset(
+    name: str, _: Caller, if_none_match: Annotated[str, Header(max_length=1_000)] = ""
+) -> Response:
     """Return one file of Swagger UI."""
     if name == "start.js":
         return Response(_START, media_type="text/javascript")
     if name not in _FILES:
         raise NotFound("file", name[:60])
     path = _FILES[name]
-    return FileResponse(
-        path, media_type=_KINDS[path.suffix], headers={"Cache-Control": "private, max-age=86400"}
+    kept = {"Cache-Control": "private, max-age=86400"}
+    found = FileResponse(
+        path, media_type=_KINDS[path.suffix], headers=kept, stat_result=path.stat()
     )
+    tag = found.headers["etag"]
+    if tag in if_none_match:
+        return Response(status_code=304, headers={**kept, "ETag": tag})
+    return found

@@ -54,7 +54,7 @@ async def jobs(
     _: Caller,
     queue: Annotated[str, Query(min_length=1, max_length=128)],
     state: Annotated[reader.JobsOf, Query()] = "waiting",
-    cursor: Annotated[str | None, Query(max_length=64)] = None,
+    cursor: Annotated[str | None, Query(max_length=300)] = None,
     limit: Annotated[int, Query(ge=1, le=500)] = 500,
 ) -> Response:
     """Return a page of a queue's jobs as a frame; the header ``X-Cursor`` continues it."""

@@ -24,7 +24,7 @@ from app.wire.connections import is_refusal
 router = APIRouter(tags=["health"])
 
 #: s one Redis may take to answer
-PING_S: Final = 1.2
+PING_S: Final = 1.0
 #: s an answer is reused: a hundred probes a second cost Redis two
 FRESH_S: Final = 0.5
 #: ms the last beat of a queue's workers may be old, and work be overdue: three beats and a poll

@@ -1,6 +1,7 @@
 """Jobs: submit one or many, list what runs and ran, look at one."""
 
 import hashlib
+import json
 import time
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -8,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Self, cast
 
 from fastapi import APIRouter, Body, Header, Path, Query
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from app import keys, logs, reader
@@ -142,6 +143,8 @@ class NewJob(BaseModel):
         return self
 
 
+#: as FastAPI encodes, with an encoder made once
+_encode: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 #: a job or a list of them; told apart first, so that an error names the field of the right one
 JobOrJobs = Annotated[
     Annotated[NewJob, Tag("one")] | Annotated[list[NewJob], Tag("many")],
@@ -250,7 +253,8 @@ async def accept(
     )
     body = _answers(jobs, queue, done)
     new = any(enqueued.created for enqueued in done)
-    return JSONResponse(body if isinstance(asked, list) else body[0], 201 if new else 200)
+    text = _encode(body if isinstance(asked, list) else body[0])
+    return Response(text.encode(), 201 if new else 200, media_type="application/json")
 
 
 def _request(job: NewJob, settings: Settings, known: Iterable[str], job_id: str) -> JobRequest:
@@ -311,7 +315,7 @@ async def jobs(
     shared: Shared,
     _: Caller,
     state: Annotated[JobsOf, Query()] = "waiting",
-    cursor: Annotated[str | None, Query(max_length=64)] = None,
+    cursor: Annotated[str | None, Query(max_length=300)] = None,
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
     function: Annotated[str, Query(max_length=128, description="exactly")] = "",
     text: Annotated[str, Query(max_length=200, description="in id or arguments")] = "",

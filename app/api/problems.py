@@ -22,6 +22,7 @@ from app.errors import (
     PayloadTooLarge,
     RedisRefused,
     RedisUnavailable,
+    UnderWay,
 )
 from app.wire.connections import GONE, is_refusal
 
@@ -48,7 +49,7 @@ class ProblemAnswer(BaseModel):
 
 
 _MEANING: Final[Mapping[int, str]] = {
-    400: "The body is not JSON",
+    400: "The body is not JSON, or the request is none of HTTP/1.1",
     401: "No valid key",
     403: "Not allowed, or sent by a page of another site",
     404: "No such thing",
@@ -57,6 +58,7 @@ _MEANING: Final[Mapping[int, str]] = {
     413: "Too large",
     422: "Understood, but against a rule",
     429: "Too many wrong keys from this address",
+    431: "The header of the request is too long",
     500: "Something broke here",
     503: "Redis does not answer",
 }
@@ -98,6 +100,13 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
         (413, "too_large", "the body has 2000000 bytes, the limit is 1000000", None, "send less"),
         (422, "invalid", "no function named 'nope'", "name", "known functions: data-sync, generic"),
         (429, "too_many_failures", "too many wrong keys from this address", None, "wait 42 s"),
+        (
+            431,
+            "too_large",
+            "the header of the request is too long",
+            None,
+            "send at most 32 kB of it",
+        ),
         (500, "internal", "something broke here", None, "tell us the requestId"),
         (
             503,
@@ -118,6 +127,7 @@ _CODES: Final[Mapping[int, str]] = {
     413: "too_large",
     422: "invalid",
     429: "too_many_failures",
+    431: "too_large",
     503: "unavailable",
 }
 
@@ -214,6 +224,8 @@ def _ours(error: ArqscopeError, request_id: str) -> JSONResponse:
         case NotFound():
             hint = f"known: {', '.join(error.known[:50])}" if error.known else None
             return problem(request_id, 404, str(error), hint=hint)
+        case UnderWay():
+            return problem(request_id, 409, str(error), headers={"Retry-After": "1"})
         case ActionRefused():
             right = any(word in str(error) for word in ("read-only", "right", "role", "viewer"))
             return problem(request_id, 403 if right else 409, str(error))

@@ -46,6 +46,7 @@ def answerer(shared: Runtime) -> Answerer:
         except Exception as error:
             made = problem_of(error, asked.request_id)
         made.headers["X-Request-Id"] = asked.request_id
+        made.headers["Cache-Control"] = "no-store"
         return made
 
     return answer

@@ -17,6 +17,7 @@ from tornado.web import RequestHandler, stream_request_body
 
 from app import logs
 from app.auth import MAX_BODY_BYTES
+from app.wire.prompt_client import Patience, patience
 
 Message = MutableMapping[str, Any]
 Application = Callable[
@@ -99,6 +100,7 @@ class AsgiHandler(RequestHandler):
         in_flight.add(self)
         scope = self._scope()
         logs.request_id.set(scope["state"]["request_id"])
+        patience.set(Patience(self.request.request_time()))
         try:
             await self._app(scope, self._receive, self._send)
         except StreamClosedError:

@@ -24,6 +24,8 @@ from tornado.httputil import (
 from app import logs
 from app.actions import Actor
 from app.door.asgi import in_flight
+from app.door.headers import lines_of, may_be_sent_whole
+from app.wire.prompt_client import Patience, patience
 
 #: a loop keeps only weak references to its tasks
 _tasks: Final[set[asyncio.Task[None]]] = set()
@@ -65,11 +67,13 @@ class DirectDelegate(HTTPMessageDelegate):
         asked: Callable[[bytes], Asked],
         answerer: Answerer,
         tell: Teller,
+        lines: bytes,
     ) -> None:
         self._request = request
         self._asked = asked
         self._answerer = answerer
         self._tell = tell
+        self._lines = lines
         self._chunks: list[bytes] = []
         self._gone = False
 
@@ -100,6 +104,7 @@ class DirectDelegate(HTTPMessageDelegate):
         try:
             asked = self._asked(b"".join(self._chunks))
             logs.request_id.set(asked.request_id)
+            patience.set(Patience(self._request.request_time()))
             answer = await self._answerer(asked)
             if not self._gone:
                 await self._write(answer)
@@ -108,12 +113,19 @@ class DirectDelegate(HTTPMessageDelegate):
 
     async def _write(self, answer: Answer) -> None:
         connection = cast(Any, self._request.connection)
-        headers = HTTPHeaders()
-        for name, value in answer.raw_headers:
-            headers[name.decode("latin-1")] = value.decode("latin-1")
-        headers["Date"] = _date(int(time.time()))
-        line = ResponseStartLine("", answer.status_code, responses[answer.status_code])
-        written = connection.write_headers(line, headers, bytes(answer.body))
+        date, status = _date(int(time.time())), answer.status_code
+        if may_be_sent_whole(self._request):
+            told = lines_of([*answer.raw_headers, (b"date", date.encode("ascii"))])
+            line = b"HTTP/1.1 %d %s\r\n" % (status, responses[status].encode("ascii"))
+            body = bytes(answer.body)
+            written = connection.write(b"".join((line, told, self._lines, b"\r\n", body)))
+        else:
+            headers = HTTPHeaders()
+            for name, value in answer.raw_headers:
+                headers[name.decode("latin-1")] = value.decode("latin-1")
+            headers["Date"] = date
+            begun = ResponseStartLine("", status, responses[status])
+            written = connection.write_headers(begun, headers, bytes(answer.body))
         connection.finish()
         self._tell(self._request, answer.status_code)
         if connection.stream.writing():

@@ -72,7 +72,9 @@ class Entrance:
         request.host = caller.host
         self._headers.put_on(request, is_page=asked.path in PAGES, secure=caller.secure)
         cast(Any, request.connection).set_max_body_size(_MAX_READ_BYTES)
-        answer = self._refuse_size(asked) or _refuse_choice(request) or self._guard.admit(asked)
+        answer = (
+            self._refuse_size(asked) or _refuse_choice(request) or self._guard.admit(asked, caller)
+        )
         if isinstance(answer, Refusal):
             return self._refuse(request, answer)
         if isinstance(answer, Visit):
@@ -83,22 +85,29 @@ class Entrance:
             body = ready.body()
             if body is not None:
                 tag = {"X-Request-Id": request_id_of(asked.headers.get("x-request-id"))}
-                return ReadyDelegate(request, ready, body, tag)
+                lines = self._headers.lines(secure=caller.secure)
+                return ReadyDelegate(request, ready, body, tag, lines)
         if isinstance(answer, Visit):
             for takes, answerer in self._direct:
                 if takes(asked):
-                    return self._answer_directly(request, asked, answer.actor, answerer)
+                    lines = self._headers.lines(secure=caller.secure)
+                    return self._answer_directly(request, asked, answer.actor, answerer, lines)
         return self._find(request, **more)
 
     def _answer_directly(
-        self, request: HTTPServerRequest, asked: Request, actor: Actor, answerer: Answerer
+        self,
+        request: HTTPServerRequest,
+        asked: Request,
+        actor: Actor,
+        answerer: Answerer,
+        lines: bytes,
     ) -> DirectDelegate:
         request_id = request_id_of(asked.headers.get("x-request-id"))
 
         def whole(body: bytes) -> Asked:
             return Asked(asked.path, actor, request_id, body)
 
-        return DirectDelegate(request, whole, answerer, log_answer)
+        return DirectDelegate(request, whole, answerer, log_answer, lines)
 
     def _refuse(self, request: HTTPServerRequest, refusal: Refusal) -> Any:
         told = {"refusal": refusal, "prefix": self._application.prefix}

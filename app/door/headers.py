@@ -1,7 +1,7 @@
 """The security headers of every answer, errors and websocket handshakes included."""
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, cast
 
 from tornado.httputil import HTTPHeaders, HTTPServerRequest, ResponseStartLine
@@ -29,6 +29,24 @@ _PAGE_CSP: Final = (
 )
 
 
+def lines_of(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Return *headers* as they are sent; ValueError for one that would begin another line."""
+    lines = [name + b": " + value + b"\r\n" for name, value in headers]
+    text = b"".join(lines)
+    if text.count(b"\n") != len(lines) or text.count(b"\r") != len(lines):
+        raise ValueError("a header holds the end of a line")
+    return text
+
+
+def may_be_sent_whole(request: HTTPServerRequest) -> bool:
+    """Whether *request*'s connection goes on by itself and wants a body: nothing is left to Tornado to add."""
+    return (
+        request.version == "HTTP/1.1"
+        and request.method != "HEAD"
+        and "Connection" not in request.headers
+    )
+
+
 class AnswerHeaders:
     """What is added to the answers of one server; *frame_ancestors* is who may frame its pages."""
 
@@ -46,9 +64,21 @@ class AnswerHeaders:
             (True, True): page | _TLS,
         }
 
+        self._lines = {
+            secure: lines_of(
+                (name.encode("latin-1"), value.encode("latin-1"))
+                for name, value in self._wanted[False, secure].items()
+            )
+            for secure in (False, True)
+        }
+
     def of(self, *, page: bool, secure: bool) -> Mapping[str, str]:
         """Return the headers of a page's or of any other answer."""
         return self._wanted[page, secure]
+
+    def lines(self, *, secure: bool) -> bytes:
+        """Return those of an answer that is no page, as they are sent."""
+        return self._lines[secure]
 
     def put_on(self, request: HTTPServerRequest, *, is_page: bool, secure: bool) -> None:
         """See that whatever answers *request* does so with the headers, and without a Server line."""

@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from app import keys
-from app.errors import ActionRefused, InvalidRequest
+from app.errors import ActionRefused, InvalidRequest, UnderWay
 from app.wire.connections import explained
 
 #: s an answer is given again
@@ -98,9 +98,7 @@ async def claim(redis: Redis, caller: str, key: str, digest: str) -> Claim | Kep
             "this Idempotency-Key was used for another request; make a new key for a new request"
         )
     if "status" not in found:
-        raise ActionRefused(
-            "a request with this Idempotency-Key is under way; ask again in a second"
-        )
+        raise UnderWay("a request with this Idempotency-Key is under way; ask again in a second")
     if found["status"] == 0:
         return made
     return KeptAnswer(found["status"], found["body"], found["type"])

@@ -71,6 +71,12 @@ class _Alias:
 class Page(_Alias, DocHandler):
     """The document."""
 
+    def head(self, *_: Any, **__: Any) -> None:
+        """Tell that the page is there; no session is made for whoever does not look at it."""
+        self.set_header("Cache-Control", "no-store")
+        self.set_header("Content-Type", "text/html")
+        self.finish()
+
 
 class PageScript(_Alias, AutoloadJsHandler):
     """The script that embeds it."""

@@ -16,6 +16,8 @@ from tornado.httputil import (
     ResponseStartLine,
 )
 
+from app.door.headers import lines_of, may_be_sent_whole
+
 #: gives the body of the moment, or None when the usual way must answer (an error, say)
 Body = Callable[[], bytes | None]
 
@@ -37,11 +39,13 @@ class ReadyDelegate(HTTPMessageDelegate):
         answer: ReadyAnswer,
         body: bytes,
         more: Mapping[str, str],
+        lines: bytes,
     ) -> None:
         self._request = request
         self._answer = answer
         self._body = body
         self._more = more
+        self._lines = lines
 
     def headers_received(
         self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders
@@ -54,6 +58,15 @@ class ReadyDelegate(HTTPMessageDelegate):
     def finish(self) -> None:
         """Write the answer."""
         connection = cast(Any, self._request.connection)
+        if may_be_sent_whole(self._request):
+            told = [(b"Content-Type", self._answer.content_type.encode("latin-1")), (b"Cache-Control", b"no-store"),
+                    (b"Content-Length", b"%d" % len(self._body)),
+                    *((name.encode("latin-1"), value.encode("latin-1")) for name, value in self._more.items())]  # fmt: skip
+            connection.write(
+                b"".join((b"HTTP/1.1 200 OK\r\n", lines_of(told), self._lines, b"\r\n", self._body))
+            )
+            connection.finish()
+            return
         headers = HTTPHeaders(self._more)
         headers["Content-Type"] = self._answer.content_type
         headers["Cache-Control"] = "no-store"

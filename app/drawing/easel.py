@@ -1,7 +1,6 @@
-"""The easel: what every chart stands on. One time axis, marks, legend, hover, colours per theme. Pure."""
+"""The easel: what every chart stands on. One time axis, marks, colours per theme. Pure."""
 
-import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from bokeh.models import (
@@ -9,12 +8,10 @@ from bokeh.models import (
     ColumnDataSource,
     CrosshairTool,
     CustomJS,
-    CustomJSHover,
     CustomJSTickFormatter,
     DataRange1d,
-    HoverTool,
 )
-from bokeh.models.annotations import Legend, LegendItem, Span
+from bokeh.models.annotations import Label, Span
 from bokeh.models.glyph import Glyph
 from bokeh.models.glyphs import Line, Scatter, VSpan
 from bokeh.plotting import figure
@@ -34,6 +31,8 @@ _INK: Final[dict[Theme, tuple[str, str]]] = {
     "light": ("#57534e", "#ebe9e5"),
     "dark": ("#a8a29e", "#2e2b28"),
 }
+#: what a chart stands on, per theme
+_PAPER: Final = ("#ffffff", "#1a1917")
 #: columns of a source of marks: what happened, when
 MARK_COLUMNS: Final = ("at", "sort", "kind", "text", "actor")
 #: sorts of marks and their colours per theme: what was deployed, what somebody did, where we began
@@ -87,8 +86,7 @@ class Together:
         self.durations = ticks.durations()
         self.duration_labels = ticks.duration_labels()
         self.number_labels = ticks.number_labels()
-        self.fold = CustomJS(code=_FOLD)
-        self._shows: dict[str, CustomJSHover] = {}
+        self._made: dict[str, Any] = {}
         #: the ends of the axis where there are not samples enough to fill it
         self.ends: ColumnDataSource | None = None
         self.is_first = True
@@ -97,11 +95,11 @@ class Together:
         elif now_ms is not None:
             self.ends = ColumnDataSource({"at": [now_ms - self.span_s * 1000], "y": [FLOOR_S]})
 
-    def shows(self, kind: str) -> CustomJSHover:
-        """How a tooltip shows numbers of a *kind*; one model for all charts."""
-        if kind not in self._shows:
-            self._shows[kind] = CustomJSHover(code=_SHOW[kind])
-        return self._shows[kind]
+    def once(self, name: str, make: Callable[[], Any]) -> Any:
+        """The model *name* that charts of one page share, made by the first."""
+        if name not in self._made:
+            self._made[name] = make()
+        return self._made[name]
 
     @property
     def words(self) -> str:
@@ -146,7 +144,7 @@ def stand(
         shared.is_first = False
     chart.title.text_font = FONT
     chart.title.text_font_size = "12px"
-    chart.title.standoff = 12
+    chart.title.standoff = 16  # the greatest label stands half above the frame
     chart.title.offset = -50  # above the axis' labels, where the box begins
     chart.title.text_font_style = "normal"
     chart.min_border_left, chart.min_border_right, chart.min_border_top = 52, 8, 0
@@ -168,108 +166,105 @@ def stand(
         if whole:
             chart.yaxis.ticker.min_interval = 1
         chart.y_range = DataRange1d(
-            start=0,
+            start=-ticks.LEAST_END / 50,  # a line of nothing but 0 is seen
             only_visible=True,
-            min_interval=2 * ticks.LEAST_END,  # half of it lies below 0, outside
+            min_interval=2.4 * ticks.LEAST_END,  # half of it lies below 0, outside
             renderers=[] if ends is None else [ends],
         )
         chart.yaxis.formatter = shared.number_labels
     return chart
 
 
-def finish(chart: Any, together: Together | None, drawn: Sequence[Any]) -> None:
-    """Let the axes follow *drawn* only, and put the marks behind it."""
+def finish(
+    chart: Any, source: ColumnDataSource, drawn: Sequence[Any], together: Together | None
+) -> Any:
+    """Let the axes follow *drawn* only, and put the marks behind it, if there are any; return them.
+
+    The time axis follows the rows of *source*, known or not, and what is *drawn* of the future.
+    """
     shared = together
     chart.y_range.renderers = [*chart.y_range.renderers, *drawn]
-    chart.x_range.renderers = [*chart.x_range.renderers, *drawn]
+    moments = Scatter(x="at", y=FLOOR_S, fill_alpha=0, line_alpha=0, size=1)
+    ahead = [one for one in drawn if one.tags[:1] == ["forecast"]]
+    chart.x_range.renderers = [
+        *chart.x_range.renderers, drawn_as(chart, source, moments), *ahead,
+    ]  # fmt: skip
     if shared is None or shared.marks is None:
-        return
+        return None
     glyph = VSpan(
         x="at", line_width=1.3, line_dash=[4, 3],
         line_color={"field": "sort", "transform": shared.mapper},
     )  # fmt: skip
     marks = drawn_as(chart, shared.marks, glyph, level="underlay")
     marks.tags = ["marks"]
-    chart.add_tools(
-        HoverTool(
-            renderers=[marks],
-            tooltips=[("@kind", "@text"), ("by", "@actor"), ("at", "@at{custom}")],
-            formatters={"@at": shared.shows("time")},
-        )
-    )
+    return marks
 
 
 def paint(chart: figure, theme: Theme) -> figure:
     """Give every glyph and axis of *chart* the colours of *theme*; again when it changes."""
-    ink, grid = _INK[theme]
     drawn: Any = chart  # its parts are Bokeh's widest types
     for renderer in drawn.renderers:
+        glyph = renderer.glyph
         match renderer.tags:
             case ["series", int(index)]:
-                renderer.glyph.line_color = palette.series_colour(index, theme)
+                _tint(glyph, theme, line_color=_series(index))
             case ["state", str(state), "line"]:
-                renderer.glyph.line_color = palette.JOB_LOOK[JobState(state)].colour(theme)
+                _tint(glyph, theme, line_color=_state(state))
             case ["state", str(state), "fill"]:
-                renderer.glyph.fill_color = palette.JOB_LOOK[JobState(state)].colour(theme)
-                renderer.glyph.fill_alpha = 0.22
+                _tint(glyph, theme, fill_color=_state(state))
+                glyph.fill_alpha = 0.22
             case ["marks"]:  # looked up here: ``select`` walks every model of the chart
-                mapper = renderer.glyph.line_color["transform"]
-                mapper.palette = [pair[theme == "dark"] for pair in _SORTS.values()]
+                light, dark = zip(*_SORTS.values(), strict=True)
+                _tint(glyph.line_color["transform"], theme, palette=(list(light), list(dark)))
             case ["forecast", str(part), int(index)]:
-                tone = palette.series_colour(index, theme)
-                setattr(renderer.glyph, f"{part}_color", tone)
+                _tint(glyph, theme, **{f"{part}_color": _series(index)})
             case ["forecast", str(part), int(), "grows"]:
-                tone = palette.JOB_LOOK[JobState.FAILED].colour(theme)
-                setattr(renderer.glyph, f"{part}_color", tone)
+                _tint(glyph, theme, **{f"{part}_color": _state(JobState.FAILED)})
     drawn.background_fill_color = drawn.border_fill_color = None
     drawn.outline_line_color = None
-    drawn.title.text_color = ink
+    ink, grid = zip(_INK["light"], _INK["dark"], strict=True)
+    _tint(drawn.title, theme, text_color=ink)
     for axis in (*drawn.xaxis, *drawn.yaxis):
-        axis.major_label_text_color = ink
-        axis.axis_line_color = grid
+        _tint(axis, theme, major_label_text_color=ink, axis_line_color=grid)
     for lines in drawn.grid:
-        lines.grid_line_color = grid
+        _tint(lines, theme, grid_line_color=grid)
     for legend in drawn.legend:
-        legend.label_text_color = ink
+        _tint(legend, theme, label_text_color=ink, inactive_fill_color=_PAPER)
+    for label in drawn.center:
+        if isinstance(label, Label):
+            _tint(label, theme, text_color=ink)
     return chart
 
 
+def _tint(model: Any, theme: Theme, **pairs: Any) -> None:
+    """Colour *model*, and leave both colours with it, so that a browser can turn the theme by itself."""
+    tags: list[Any] = ["tints"]
+    for name, (light, dark) in pairs.items():
+        setattr(model, name, dark if theme == "dark" else light)
+        tags += [name, light, dark]
+    model.tags = tags
+
+
+def _series(index: int) -> tuple[str, str]:
+    return palette.series_colour(index, "light"), palette.series_colour(index, "dark")
+
+
+def _state(state: str) -> tuple[str, str]:
+    look = palette.JOB_LOOK[JobState(state)]
+    return look.light, look.dark
+
+
 _BRUSHED: Final = "dispatchEvent(new CustomEvent('arqscope:stretch', {detail: {start: cb_obj.x0, end: cb_obj.x1}}))"
-_CLOCK: Final = "hour: '2-digit', minute: '2-digit'"
+CLOCK: Final = "hour: '2-digit', minute: '2-digit'"
 _LOCAL_TIME: Final = (
-    f"return new Date(tick).toLocaleTimeString([], {{{_CLOCK}, "
+    f"return new Date(tick).toLocaleTimeString([], {{{CLOCK}, "
     "second: tick % 60000 ? '2-digit' : undefined, hour12: false})"
 )
 _LOCAL_DAY: Final = (
     "const day = new Date(tick); return day.toLocaleDateString([], {day: 'numeric', month: 'short'}) + "
-    f"(day.getHours() || day.getMinutes() ? ' ' + day.toLocaleTimeString([], {{{_CLOCK}, hour12: false}})"
+    f"(day.getHours() || day.getMinutes() ? ' ' + day.toLocaleTimeString([], {{{CLOCK}, hour12: false}})"
     " : '')"
 )
-#: a legend's columns: as many as its names leave room for, px of a letter and of what stands before a name
-_FOLD: Final = """
-for (const legend of cb_obj.below) {
-  if (!legend.items) continue
-  const widths = legend.items.map(item => 31 + 6.2 * String(item.label.value ?? item.label).length)
-  let columns = widths.length
-  const wide = n => [...Array(n).keys()].reduce(
-    (sum, at) => sum + Math.max(...widths.filter((_, i) => i % n == at)), 0)
-  while (columns > 1 && wide(columns) > cb_obj.inner_width) columns -= 1
-  if (legend.ncols !== columns) legend.ncols = columns
-}
-"""
-_KNOWN: Final = "!(value !== null && isFinite(value)) ? '\\u2013' : "
-_SHOW: Final = {
-    "number": f"return {_KNOWN}value.toLocaleString('en', {{maximumFractionDigits: 2}})",
-    "count": f"return {_KNOWN}value.toLocaleString('en')",
-    "duration": f"return {_KNOWN}value < 1 ? Math.round(value * 1000) + ' ms' : "
-    "value < 120 ? value.toFixed(1) + ' s' : Math.round(value / 60) + ' m'",
-    "time": "const day = new Date(value); return (Date.now() - value > 72000000 ? "
-    "day.toLocaleDateString([], {day: 'numeric', month: 'short'}) + ' ' : '') + "
-    "day.toLocaleTimeString([], {hour12: false})",
-    # how long the moment of a point is: a sample, or a stored step's mean
-    "width": "const s = Math.round(value / 1000); return s < 60 ? 'sample' : s < 3600 ? "
-    "s / 60 + ' min' : s / 3600 + ' h'",
-}  # fmt: skip
 
 
 def drawn_as(chart: Any, source: ColumnDataSource, glyph: Glyph, **more: Any) -> Any:
@@ -302,68 +297,13 @@ def lines(
     return drawn
 
 
-def legend(
-    chart: Any,
-    names: Sequence[str],
-    renderers: Sequence[Sequence[Any]],
-    together: Together | None = None,
-) -> None:
-    """Names below the chart, as many beside each other as fit; a click hides one."""
-    items = [
-        LegendItem(label={"value": name}, renderers=list(drawn))
-        for name, drawn in zip(names, renderers, strict=True)
-    ]
-    made: Any = Legend(
-        items=items,
-        orientation="horizontal",
-        click_policy="hide",
-        border_line_color=None,
-        background_fill_color=None,
-        label_text_font=FONT,
-        label_text_font_size="11px",
-        glyph_width=12,
-        glyph_height=12,
-        label_height=14,
-        spacing=12,
-        label_standoff=5,
-        margin=2,
-    )
-    made.padding = 0
-    made.location = "bottom_left"
-    chart.add_layout(made, "below")
-    chart.js_on_change("inner_width", (together or Together()).fold)
-
-
-def hover(
-    chart: Any,
-    on: Sequence[Any],
-    tips: Sequence[tuple[str, str]],
-    kind: str,
-    together: "Together | None" = None,
-) -> None:
-    """Exact values of *tips* at the moment under the pointer, as *kind* shows them."""
-    shows = (together or Together()).shows
-    show = shows(kind)
-    formatters: dict[str, Any] = {"@at": shows("time"), "@width": shows("width")}
-    for mentioned in re.findall(r"(@\{[\w:]+\}|@\w+)\{custom\}", " ".join(tip for _, tip in tips)):
-        formatters[mentioned] = show
-    chart.add_tools(
-        HoverTool(
-            renderers=list(on[:1]),
-            mode="vline",
-            tooltips=[("at", "@at{custom} (@width{custom})"), *tips],
-            formatters=formatters,
-        )
-    )
-
-
 __all__ = [
+    "CLOCK",
+    "FONT",
     "MARK_COLUMNS",
     "Together",
     "drawn_as",
     "finish",
-    "hover",
-    "legend",
     "lines",
     "paint",
     "stand",

@@ -219,7 +219,8 @@ def _page(history: pd.DataFrame, start_ms: float, end_ms: float) -> str:
     step_s = float(history.attrs.get("step_s", 60))
     together = Together(step_s, window=(start_ms, end_ms))
     charts = [
-        chart_of_history(name, history, interval_s=step_s, together=together) for name in _CHARTS
+        chart_of_history(name, history, interval_s=step_s, is_stored=True, together=together)
+        for name in _CHARTS
     ]
     script, places = components(column(*charts, sizing_mode="stretch_width"))
     # not file_html: it links what any model this process has loaded wants, used here or not

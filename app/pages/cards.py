@@ -109,13 +109,15 @@ def _count(queue: str, state: JobState, value: float) -> Html:
 
 
 def activity_line(snapshot: Snapshot, queue: str, row_number: int) -> Html | None:
-    """Done per second of the last ten minutes, as a line; none where nothing was sampled."""
+    """Done per second of the last ten minutes, as a line; none where nothing was sampled.
+
+    A server that has just begun keeps its room, or the page would jump with the second sample.
+    """
     means = once(snapshot, ("activity",), lambda: _activity(snapshot)).get(queue)
-    if means is None:
-        return None
-    known = ~np.isnan(means)
-    if not (known[1:] & known[:-1]).any():  # points apart, as stored minutes are, draw nothing
-        return None
+    known = np.zeros(1, "bool") if means is None else ~np.isnan(means)
+    if means is None or not (known[1:] & known[:-1]).any():
+        # points apart, as stored minutes are, draw nothing
+        return tag("div", class_="spark-box") if snapshot.number else None
     tone = f"--tone:var(--s-{row_number % len(palette.SERIES)})"
     line = sparkline(means, f"Done per second in {queue}, last 10 minutes")
     return tag("div", line, style=tone, title="done per second, last 10 min", class_="spark-box")

@@ -83,6 +83,19 @@ def first_paint(font: str) -> str:
         f"min-height:100vh}}html{{background:{light};color-scheme:light}}"
         f'html[data-theme="dark"]{{background:{dark};color-scheme:dark}}'
         "#first{position:absolute;inset:0 0 auto 0;z-index:5;pointer-events:none}"
+        + "".join(_tooltip(theme) for theme in ("light", "dark"))
+    )
+
+
+def _tooltip(theme: Theme) -> str:
+    """Style of what stands beside the pointer on a chart: a child of the body, outside of every section."""
+    mine = "".join(
+        f"--{name}:{_TOKENS[name][theme == 'dark']};"
+        for name in ("paper", "ink", "ink-2", "line-strong")
+    )
+    return (
+        f"html[data-theme={theme}] .bk-Tooltip{{{mine}--tooltip-color:var(--paper);--tooltip-text:var(--ink);"
+        "--tooltip-border:var(--line-strong);border-radius:6px;padding:6px 9px;opacity:1}"
     )
 
 

@@ -1,7 +1,8 @@
 """Exhibits: charts that all viewers of the same plot see as one, made once, their changes encoded once.
 
 A figure costs the server per model and viewer when each session has its own. Here a plot is one document
-of its own; a browser is given it as text, and then the same changes as everybody else.
+of its own; a browser is given it as text, and then the same changes as everybody else. It is drawn in light
+colours; its models carry the dark ones too, and the browser that shows it chooses.
 """
 
 import asyncio
@@ -18,7 +19,6 @@ from bokeh.document.events import DocumentChangedEvent, DocumentPatchedEvent
 from app.annals.recall import Recall
 from app.pages.gallery import Gallery, Plot
 from app.pages.plots import Plots
-from app.palette import Theme
 from app.snapshot import Snapshot
 
 #: plots kept ready after their last viewer left
@@ -37,12 +37,10 @@ class Looker(Protocol):
 
 
 class Exhibit:
-    """One plot in one theme."""
+    """One plot."""
 
-    def __init__(
-        self, interval_s: float, recall: Recall, theme: Theme, workers: float | None
-    ) -> None:
-        self._theme, self._workers = theme, workers
+    def __init__(self, interval_s: float, recall: Recall, workers: float | None) -> None:
+        self._workers = workers
         self._gallery = Gallery(interval_s)
         self.plots = Plots(self._gallery, recall, self._run, self._changed)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -68,7 +66,7 @@ class Exhibit:
         if self._seen is not None and self._seen[0] is snapshot and self._seen[1] == plot:
             return
         self._seen = (snapshot, plot)
-        self.plots.show(plot, snapshot, self._theme, self._workers, once)
+        self.plots.show(plot, snapshot, "light", self._workers, once)
         if self._gallery.figures is not self._figures:
             self._figures = self._gallery.figures
             self._hang()
@@ -133,12 +131,12 @@ class Exhibits:
         self._interval_s, self._recall = interval_s, recall
         self._kept: OrderedDict[tuple[object, ...], Exhibit] = OrderedDict()
 
-    def of(self, plot: Plot, theme: Theme, at: str, workers: float | None) -> Exhibit:
+    def of(self, plot: Plot, at: str, workers: float | None) -> Exhibit:
         """The one of *plot* as of *at* (empty: now), for *workers* where a forecast asks what if."""
-        key = (plot.key, plot.of_streams, theme, at, workers)
+        key = (plot.key, plot.of_streams, at, workers)
         found = self._kept.get(key)
         if found is None:
-            found = self._kept[key] = Exhibit(self._interval_s, self._recall, theme, workers)
+            found = self._kept[key] = Exhibit(self._interval_s, self._recall, workers)
             while len(self._kept) > MAX_EXHIBITS:
                 self._kept.popitem(last=False)
         self._kept.move_to_end(key)

@@ -151,7 +151,13 @@ class Gallery:
     def _stepped(self, rows: pd.DataFrame, after: pd.Timestamp | None) -> dict[str, list[Any]]:
         step_s = float(rows.attrs.get("step_s", 60))
         return chart_source.columns_of(
-            rows, list(self._plot.names), after, step_s, MAX_POINTS, self._plot.series
+            rows,
+            list(self._plot.names),
+            after,
+            step_s,
+            MAX_POINTS,
+            self._plot.series,
+            is_stored=True,
         )
 
     def feed(

@@ -100,8 +100,37 @@ function row(count) {
   return made
 }
 
-function hanger(place, ready) {
+// models carry the colours of both themes in their tags: "tints", then name, light, dark, name, light, dark …
+function tint(model, theme) {
+  const tags = model.tags
+  if (tags?.[0] !== "tints") return
+  for (let n = 1; n < tags.length; n += 3) {
+    const [name, light, dark] = tags.slice(n, n + 3)
+    const wanted = theme === "dark" ? dark : light
+    model[name] = model[name]?.value !== undefined ? {value: wanted} : wanted
+  }
+}
+
+// what somebody looks at in a document: the stretch brushed, the names hidden
+const looked = (roots) => roots.map(({x_range, renderers}) => ({
+  range: x_range.have_updated_interactively ? [x_range.start, x_range.end] : null,
+  visible: renderers.map((drawn) => drawn.visible),
+}))
+function look(roots, had) {
+  roots.forEach(({x_range, renderers}, n) => {
+    const {range, visible} = had[n] ?? {visible: []}
+    renderers.forEach((drawn, i) => { if (visible[i] === false) drawn.visible = false })
+    if (!range) return
+    x_range.have_updated_interactively = true
+    x_range.setv({start: range[0], end: range[1]})
+  })
+}
+
+function hanger(place, ready, theme) {
   let hung = null
+  const paint = () => {
+    for (const chart of hung?.roots() ?? []) for (const model of chart.references()) tint(model, theme())
+  }
   const take = () => {
     if (!hung) return
     const number = Bokeh.documents.indexOf(hung)
@@ -109,7 +138,7 @@ function hanger(place, ready) {
     hung.clear()
     hung = null
   }
-  const show = async (text) => {
+  const show = async (text, isAgain) => {
     if (!text) {
       take()
       place.replaceChildren()
@@ -119,19 +148,25 @@ function hanger(place, ready) {
     const ids = made.roots.map((root) => root.id)
     let boxes = place.querySelector(".charts-row")
     if (hung || boxes?.children.length !== ids.length) boxes = row(ids.length)
+    const had = isAgain && hung ? looked(hung.roots()) : null
     take()
     if (!boxes.isConnected) place.replaceChildren(boxes)
-    const roots = Object.fromEntries(ids.map((id, n) => [id, boxes.children[n]]))
-    const [views] = await Bokeh.embed.embed_items({charts: made}, [{docid: "charts", root_ids: ids, roots}])
-    hung = views.roots[0].model.document
+    const embedded = Bokeh.documents[0].constructor.from_json(made) // the page is a document as well
+    if (had) look(embedded.roots(), had)
+    hung = embedded
+    paint()
+    await Bokeh.embed.add_document_standalone(embedded, boxes, [...boxes.children])
   }
   let last = Promise.resolve()
-  return (said) => {
+  const hang = (said) => {
     last = last.then(async () => {
-      if ("charts" in said) await show(said.charts)
-      if ("changes" in said && hung) for (const change of JSON.parse(said.changes)) hung.apply_json_patch(change)
+      if ("charts" in said) await show(said.charts, "again" in said)
+      if (!("changes" in said) || !hung) return
+      for (const change of JSON.parse(said.changes)) hung.apply_json_patch(change)
+      if (said.changes.includes('"tints"')) paint()
     }).catch((error) => console.error("charts:", error)).then(ready)
   }
+  return {hang, paint}
 }
 
 export function render({model}) {
@@ -358,7 +393,7 @@ export function render({model}) {
     model.on(name, () => draw(name))
     draw(name)
   }
-  model.on("theme", dress)
+  model.on("theme", () => { dress(); paint() })
   model.on("title", entitle)
   model.on("place", mark)
   dress()
@@ -373,7 +408,7 @@ export function render({model}) {
   const seen = () => send("seen", null, {value: !document.hidden})
   if (model.served) document.addEventListener("visibilitychange", seen)
   const ready = () => document.getElementById("first")?.remove()
-  const hang = hanger(charts, ready)
+  const {hang, paint} = hanger(charts, ready, () => root.dataset.theme)
   model.on("msg:custom", (data) => {
     const said = Array.isArray(data) ? paired(data) : data
     for (const [name, value] of Object.entries(said)) {

@@ -79,13 +79,10 @@ def banners(snapshot: Snapshot, settings: Settings, *, is_open: bool = False) ->
     """What the reader must know before any number: a lost Redis, an open door."""
     said: list[Html] = []
     for source, text in snapshot.problems.items():
-        since = snapshot.stale_since.get(source)
-        known = since is not None and not pd.isna(since)
-        last = f"last answer {palette.age(since, snapshot.taken_at)}" if known else "no answer yet"
         said.append(
             _banner(
                 "failed",
-                f"Reconnecting to the {source_words(source)} · {last}",
+                reconnecting(snapshot, source),
                 tag("code", text),
                 "Its numbers are the last known ones, greyed. The page goes on by itself when Redis "
                 "answers.",
@@ -105,6 +102,14 @@ def banners(snapshot: Snapshot, settings: Settings, *, is_open: bool = False) ->
             )
         )
     return said
+
+
+def reconnecting(snapshot: Snapshot, source: str) -> str:
+    """That *source* is lost, and since when."""
+    since = snapshot.stale_since.get(source)
+    known = since is not None and not pd.isna(since)
+    last = f"last answer {palette.age(since, snapshot.taken_at)}" if known else "no answer yet"
+    return f"Reconnecting to the {source_words(source)} · {last}"
 
 
 def _banner(tone: str, title: str, *more: object, key: str) -> Html:

@@ -39,7 +39,7 @@ class Wall:
             return 0
         found = None
         if plot.charts and plot.names:
-            found = self._exhibits.of(plot, theme, at, workers)
+            found = self._exhibits.of(plot, at, workers)
             found.show(plot, snapshot, once_of(snapshot))
         if found is not self._exhibit:
             self.leave()
@@ -49,7 +49,7 @@ class Wall:
         return len(plot.charts) if found is not None else 0
 
     def paint(self, theme: Theme) -> None:
-        """Give its own charts the colours of *theme*; an exhibit has another for it."""
+        """Give its own charts the colours of *theme*; those of exhibits are given by the browser."""
         if self._exhibits is None:
             self._gallery.paint(theme)
 
@@ -62,12 +62,14 @@ class Wall:
         exhibit, had = self._exhibit, self._had
         if exhibit is None:
             return {"charts": ""} if had is not None else {}
-        if had is not None and had[0] is exhibit:
+        is_known = had is not None and had[0] is exhibit
+        if had is not None and is_known:
             changes = exhibit.since(had[1])
             if changes is not None:
                 return {"changes": changes} if changes != "[]" else {}
         text, changes = exhibit.whole()
-        return {"charts": text, "changes": changes}
+        again = {"again": "1"} if is_known else {}  # what somebody looks at there, stays
+        return {"charts": text, "changes": changes, **again}
 
     def told(self) -> None:
         """The browser has been told the news."""

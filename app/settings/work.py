@@ -116,6 +116,12 @@ class Work(BaseModel):
         validation_alias=AliasChoices("ARQSCOPE_RELEASE", "release"),
         description="version of your own code, told by workers; when it changes, charts mark a deploy",
     )
+    beat_file: str = Field(
+        default="",
+        max_length=1_000,
+        validation_alias=AliasChoices("ARQSCOPE_BEAT_FILE", "beat_file"),
+        description="touched after each heartbeat that Redis took, for health checks that must cost nothing",
+    )
 
     queues: tuple[QueuePolicy, ...] = BUILT_IN_QUEUES
     declared_streams: tuple[StreamPolicy, ...] = ()  #: ``[[streams]]`` of the TOML file

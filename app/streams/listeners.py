@@ -32,7 +32,7 @@ MAX_WAITING: Final = 100
 #: characters of a notification another program published; a longer one is only mentioned
 MAX_CHARS: Final = 65_536
 #: s a new listener waits for Redis to confirm its subscription
-CONFIRM_S: Final = 2.0
+CONFIRM_S: Final = 1.2
 _LINES: Final = re.compile(r"\r\n|\r|\n")
 
 
@@ -124,6 +124,7 @@ class Listeners:
         self._task: asyncio.Task[None] | None = None
         self._pubsub: Any = None
         self._asking = asyncio.Lock()
+        self._leaving: set[asyncio.Task[None]] = set()
         self._reader: Redis | None = None
         self._closed = False
 
@@ -135,7 +136,7 @@ class Listeners:
         """Hear *channel* from now, or from what is remembered after id *after*.
 
         Raises InvalidRequest for a malformed id, Overloaded when too many listen, RedisUnavailable
-        when Redis does not confirm within 2 s.
+        when Redis does not confirm in time.
         """
         if after and after != "0":
             notifications.check_id(after)
@@ -177,10 +178,10 @@ class Listeners:
         line.listeners.add(listener)
         if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(self._listen(), name="listeners")
-        if not line.ready.is_set():
-            await self._tell("subscribe", channel)
         try:
             async with asyncio.timeout(CONFIRM_S):
+                if not line.ready.is_set():
+                    await self._tell("subscribe", channel)
                 await line.ready.wait()
         except TimeoutError as error:
             raise RedisUnavailable("Redis at redis://cache does not answer") from error
@@ -207,7 +208,13 @@ class Listeners:
             return
         del self._lines[listener.channel]
         if listener.channel != keys.BROADCAST_CHANNEL:
-            await self._tell("unsubscribe", listener.channel)
+            leaving = asyncio.create_task(self._tell("unsubscribe", listener.channel))
+            self._leaving.add(leaving)
+            leaving.add_done_callback(self._leaving.discard)
+            if (
+                line.ready.is_set()
+            ):  # else Redis is silent: whoever was refused must not wait for it again
+                await leaving
 
     async def _tell(self, verb: str, channel: str) -> None:
         """Ask for a channel, or give it up; what fails is asked for again by ``_listen``."""

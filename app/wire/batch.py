@@ -16,6 +16,8 @@ from redis.exceptions import (
     ResponseError,
 )
 
+from app.wire.prompt_client import in_time
+
 #: what a command asks that has no key yet: its value stays what it was
 _NO_KEY: Final = "no such key"
 #: what the servers of these clients call the SORT that only reads
@@ -62,12 +64,7 @@ class Batch:
         """
         if not self._commands:
             return 0
-        try:
-            replies = await self._exchange()
-        except AuthenticationError:  # a refused password is not tried twice
-            raise
-        except ConnectionError:  # the pooled connection was of a server that restarted
-            replies = await self._exchange()
+        replies = await in_time(self._redis, self._tried())
         if all(isinstance(reply, ResponseError) for reply in replies):
             raise replies[0]
         callbacks = self._redis.response_callbacks
@@ -79,6 +76,14 @@ class Batch:
             decode = None if raw else callbacks.get(command[0])
             take(reply if decode is None else decode(reply))
         return len(replies)
+
+    async def _tried(self) -> list[Any]:
+        try:
+            return await self._exchange()
+        except AuthenticationError:  # a refused password is not tried twice
+            raise
+        except ConnectionError:  # the pooled connection was of a server that restarted
+            return await self._exchange()
 
     async def _exchange(self) -> list[Any]:
         pool: Any = self._redis.connection_pool

@@ -242,12 +242,14 @@ def connect(
     """Return a client for *url* that decodes replies to str and fails within about 2 s.
 
     With *answer_within_s* no command takes longer than that, however connecting, retries and the
-    wait for a free connection add up; blocking commands need a client of their own.
+    wait for a free connection add up; blocking commands and Pub/Sub need a client of their own.
     *more* goes to the pool (``decode_responses=False`` for raw bytes). Nothing is sent yet.
     """
     arguments = {"decode_responses": True, "encoding_errors": "surrogateescape"}
     unix = url.startswith("unix:")
     recipe = pool_arguments(timeout_s=timeout_s, retries=retries)
+    if answer_within_s:  # bounds the whole; a timer for every reply would be on top
+        recipe["socket_timeout"] = None
     if unix:
         recipe.pop("socket_keepalive")
         recipe.pop("socket_keepalive_options")

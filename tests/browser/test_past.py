@@ -150,6 +150,40 @@ def test_a_chart_stands_by_itself(window: Window) -> None:
     page.get_by_text("There is no chart 'nonsense'").wait_for()
 
 
+def test_another_theme_keeps_the_stretch_and_the_names_somebody_looks_at(window: Window) -> None:
+    """
+    Colours are changed in place; no chart is drawn anew, on whichever theme it was opened.
+    """
+    page = window.open("queues")
+    charts = "Bokeh.documents.flatMap(doc => doc.roots()).filter(root => root.type === 'Figure')"
+    page.wait_for_function(
+        f"{charts}.length === 4 && {charts}.every(one => one.x_range.end > 1e12)"
+    )
+    before = page.evaluate(
+        f"""() => {{
+          const figures = {charts}, {{x_range}} = figures[1]
+          x_range.have_updated_interactively = true
+          x_range.setv({{start: x_range.end - 60000}})
+          figures[1].renderers[0].visible = false
+          window.first = figures[1]
+          return [x_range.start, x_range.end, figures[1].title.text_color]
+        }}"""
+    )
+
+    page.locator("[data-intent=turn-theme]").click()
+    page.wait_for_function(f"ink => {charts}[1].title.text_color !== ink", arg=before[2])
+    after = page.evaluate(
+        f"""() => {{
+          const chart = {charts}[1]
+          return [chart.x_range.start, chart.x_range.end, chart === window.first, chart.renderers[0].visible]
+        }}"""
+    )
+    page.locator("[data-intent=turn-theme]").click()
+    page.wait_for_function(f"ink => {charts}[1].title.text_color === ink", arg=before[2])
+
+    assert after == [before[0], before[1], True, False]
+
+
 def test_the_first_chart_of_a_session_holds_the_minutes_before_it(window: Window) -> None:
     """
     The minute was stored before this server's samples reach back: it stands in the chart.

@@ -11,6 +11,7 @@ import pytest_asyncio
 from redis.asyncio import Redis
 
 from app import keys
+from app.door.departures import CALM_S
 from app.records import DeadLetter, LetterState
 from app.wire.connections import connect
 from bench.pages import rss_mb
@@ -51,6 +52,27 @@ async def queue(dashboard: RunningServer) -> AsyncIterator[Redis]:
     await client.aclose()
 
 
+async def everybody_gone(dashboard: RunningServer, http: httpx.AsyncClient) -> None:
+    """Wait until the server has let go of every session."""
+
+    async def nobody() -> bool:
+        told = (await http.get(f"{dashboard.url}/metrics")).text
+        return "\narqscope_page_sessions 0.0\n" in told
+
+    await until(nobody, timeout_s=90)
+
+
+async def settled_mb(pid: int) -> float:
+    """Resident memory, once it has not fallen for a while: what was freed goes back bit by bit."""
+    least, since = rss_mb(pid), time.monotonic()
+    while time.monotonic() - since < (2 * CALM_S if FULL else 0):
+        await asyncio.sleep(0.5)
+        now = rss_mb(pid)
+        if now < least - 0.5:
+            least, since = now, time.monotonic()
+    return least
+
+
 @pytest.mark.row("C5")
 async def test_sessions_that_end_are_freed(
     dashboard: RunningServer, http: httpx.AsyncClient, row: Row
@@ -62,16 +84,14 @@ async def test_sessions_that_end_are_freed(
     pid = dashboard.process.pid
     for viewer in [await Viewer(dashboard.url).open(http) for _ in range(sessions)]:
         await viewer.close()
-    if FULL:
-        await asyncio.sleep(40)
-    before = rss_mb(pid)
+    await everybody_gone(dashboard, http)
+    before = await settled_mb(pid)
     for _ in range(rounds):
         opened = [await Viewer(dashboard.url).open(http) for _ in range(sessions)]
         for viewer in opened:
             await viewer.close()
-    if FULL:
-        await asyncio.sleep(40)
-    ratio = rss_mb(pid) / before
+    await everybody_gone(dashboard, http)
+    ratio = await settled_mb(pid) / before
     row.figure(sessions=rounds * sessions, rss_ratio=ratio)
 
     assert ratio < (1.10 if FULL else 1.5)
@@ -116,6 +136,8 @@ async def test_ten_thousand_letters_and_huge_payloads_stay_small_on_the_wire(
     Lists are paged by the server and previews are cut: no message of a megabyte.
     """
     letters, payload_bytes = (10_000, 10_000_000) if FULL else (1_000, 3_000_000)
+    first = await Viewer(dashboard.url).open(http)  # what a process loads once is not the row's
+    await first.close()
     now_ms = int(time.time() * 1000)
     pipe = queue.pipeline(transaction=False)
     for number in range(letters):
@@ -127,12 +149,14 @@ async def test_ten_thousand_letters_and_huge_payloads_stay_small_on_the_wire(
         )  # fmt: skip
         pipe.hset(keys.dead_record(QUEUE, letter.id), mapping=letter.to_fields())
         pipe.zadd(keys.dead_open(QUEUE), {letter.id: now_ms - number})
+        if len(pipe) >= 1_000:  # in one go it is more than a connection takes in its time
+            await pipe.execute()
     pipe.set(keys.dead_payload(QUEUE, "big-0"), b"\x80" + b"z" * payload_bytes)
     pipe.set(keys.arq_job("huge"), '{"f":"generic","a":["' + "w" * payload_bytes + '"]}')
     pipe.zadd(QUEUE, {"huge": now_ms - 1000})
     await pipe.execute()
 
-    largest, slowest = 0, 0.0
+    largest, slowest, which = 0, 0.0, ""
     for page in (
         "queues", "dead-letters", "dead-letters?cause=f1", f"jobs?queue={QUEUE}&state=waiting",
         f"dead-letter?source={QUEUE}&id=big-0", f"job?queue={QUEUE}&id=huge",
@@ -143,9 +167,10 @@ async def test_ten_thousand_letters_and_huge_payloads_stay_small_on_the_wire(
             return bool(viewer.late_ms)
 
         await until(updated)
-        largest, slowest = max(largest, viewer.largest), max(slowest, viewer.opened_s)
+        largest = max(largest, viewer.largest)
+        slowest, which = max((slowest, which), (viewer.opened_s, page))
         await viewer.close()
-    row.figure(largest_message=largest, slowest_page_s=slowest, letters=letters)
+    row.figure(largest_message=largest, slowest_page_s=slowest, slowest=which, letters=letters)
     await queue.delete(keys.arq_job("huge"), QUEUE)
 
     assert largest < 1_000_000

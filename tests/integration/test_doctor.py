@@ -377,6 +377,24 @@ async def test_replicas_and_what_they_do_not_save(
     assert of_replica["replica"].severity is Severity.CRITICAL
 
 
+@pytest.mark.parametrize(("lag_s", "is_told"), [(10, False), (11, True)])
+def test_a_replica_that_is_not_heard_of(lag_s: int, is_told: bool) -> None:
+    info = {"connected_slaves": 2, "slave0": {"lag": 1}, "slave1": {"lag": lag_s}}
+    seen = servers.Server(role="queue", url="redis://10.0.0.1:6379/0", info=info, config={})
+    found = {f.hazard: f for f in servers.hazards_of(seen)}.get("replica-lag")
+
+    assert (found is not None) == is_told
+    if found is not None:
+        assert (found.severity, found.evidence) == (Severity.WARNING, f"lag {lag_s} s")
+        assert found.remedy
+
+
+async def test_one_server_in_three_roles_is_told(clinic: Clinic) -> None:
+    found = await clinic.finding("one-server")
+
+    assert (found.severity, found.where) == (Severity.NOTICE, "redis cache+queue+streams")
+
+
 async def hazards(client: Redis, url: str) -> dict[str, Finding]:
     seen = await servers.look_at("queue", client, url)
     return {f.hazard: f for f in server_hazards.hazards_of(seen)}

@@ -9,7 +9,9 @@ import pytest
 from redis.asyncio import Redis
 
 from app import frames, keys
+from app.cursors import Place, by_score
 from app.enqueue import JobRequest, enqueue_many
+from app.errors import InvalidRequest
 from app.jobs import lists
 from app.jobs.lists import jobs_page
 from app.jobs.rows import JobFilter, jobs_frame
@@ -169,3 +171,79 @@ async def test_a_huge_payload_is_never_read_whole(queue_redis: Redis) -> None:
     assert page.items[0].arguments.size_bytes > 64_000_000
     assert found.items == []
     assert after - before < 100_000
+
+
+@pytest.mark.parametrize(
+    "wanted", [JobFilter(), JobFilter(function="mail")], ids=["all", "filtered"]
+)
+async def test_who_pages_while_jobs_go_and_come_misses_none_and_sees_none_twice(
+    queue_redis: Redis, monkeypatch: pytest.MonkeyPatch, wanted: JobFilter
+) -> None:
+    """
+    Jobs of one list share a millisecond; workers take those of the pages already read.
+    """
+    monkeypatch.setattr(lists, "STRETCH", 7)
+    jobs = [JobRequest(name="mail", id=f"j{n:04}") for n in range(200)]
+    await enqueue_many(queue_redis, QUEUE, jobs)
+    for job in jobs:
+        await queue_redis.zadd(QUEUE, {job.id: 1_700_000_000_000})
+    seen: list[str] = []
+    cursor = None
+    while True:
+        page = await jobs_page(queue_redis, QUEUE, "waiting", cursor, 20, wanted=wanted)
+        seen += [row.id for row in page.items]
+        cursor = page.cursor
+        if cursor is None:
+            break
+        taken = [seen[-1], *seen[: len(seen) // 2]]  # the last one seen is gone, too
+        await queue_redis.zrem(QUEUE, *taken)
+        new = JobRequest(name="mail", id=f"a{len(seen):04}")  # sorts before all that are left
+        await enqueue_many(queue_redis, QUEUE, [new])
+        await queue_redis.zadd(QUEUE, {new.id: 1_700_000_000_000})
+
+    assert seen == [job.id for job in jobs]
+
+
+async def test_a_place_in_a_set_is_found_again_from_either_side(queue_redis: Redis) -> None:
+    members = {f"m{n:02}": 5.0 if n < 15 else 6.0 for n in range(30)}
+    await queue_redis.zadd("places", {**members, "low": 1.0, "high": 9.0})
+
+    for newest in (False, True):
+        seen: list[str] = []
+        cursor = None
+        while True:
+            pairs, cursor = await by_score(
+                queue_redis, "places", "-inf", "+inf", cursor, 4, newest=newest
+            )
+            seen += [member for member, _ in pairs]
+            if cursor is None:
+                break
+            await queue_redis.zrem("places", *seen)
+        told = ["low", *sorted(members), "high"]
+        assert seen == (told[::-1] if newest else told)
+        await queue_redis.zadd("places", {**members, "low": 1.0, "high": 9.0})
+
+
+def test_a_cursor_is_read_as_it_was_written_and_nothing_else_is_one() -> None:
+    for place in (
+        Place(1_700_000_000_000.0, "id with blanks: and more"),
+        Place(-1.5, "x"),
+        Place(7.0, "", 12),
+    ):
+        assert Place.parse(place.cursor()) == place
+    assert Place.parse(Place(7.0, "Zoë", 12).cursor()) == Place(7.0, "", 12)
+    for text in (
+        "",
+        "7",
+        "7:",
+        "7 ",
+        "a:1",
+        "7:²",
+        "²:7",
+        "7 \n",
+        "7:1 x",
+        "nan:1",
+        "7:" + "1" * 10,
+    ):
+        with pytest.raises(InvalidRequest):
+            Place.parse(text)

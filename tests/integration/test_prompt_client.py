@@ -7,9 +7,15 @@ from pathlib import Path
 
 import pytest
 from redis.asyncio import Redis
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import (
+    RedisError,
+    ResponseError,
+    TimeoutError,  # noqa: A004 - redis-py's name
+)
 
+from app.wire.batch import Batch
 from app.wire.connections import connect
+from app.wire.prompt_client import LEAST_S, OVER_S, Patience, patience
 from tests.conftest import RunningRedis, start_redis
 
 
@@ -84,3 +90,45 @@ async def test_a_frozen_redis_ends_every_command_in_time(tmp_path: Path) -> None
     assert await client.set("works", "again")
     await client.aclose(close_connection_pool=True)
     server.stop()
+
+
+async def test_a_request_waits_for_a_frozen_redis_once_whatever_it_sends(tmp_path: Path) -> None:
+    server = start_redis(tmp_path)
+    client = connect(server.url, answer_within_s=1.0)
+    await client.ping()
+    assert server.process is not None
+    server.process.send_signal(signal.SIGSTOP)
+
+    async def request(waited_s: float) -> float:
+        patience.set(Patience(waited_s))
+        began = time.monotonic()
+        for _ in range(4):
+            batch = Batch(client)
+            batch.ask(lambda _: None, "GET", "a")
+            for sent in (client.get("a"), client.pipeline().get("a").execute(), batch.run()):
+                with pytest.raises(TimeoutError):
+                    await sent
+        return time.monotonic() - began
+
+    began = time.monotonic()
+    fresh_s, late_s = await asyncio.gather(
+        asyncio.create_task(request(0.0)), asyncio.create_task(request(0.9))
+    )
+    assert time.monotonic() - began < 2.0  # twelve commands, each of which could take a second
+    assert late_s < fresh_s
+    server.process.send_signal(signal.SIGCONT)
+    assert await client.set("works", "again")
+    await client.aclose(close_connection_pool=True)
+    server.stop()
+
+
+def test_patience_is_for_the_first_seconds_of_a_request_and_spent_once() -> None:
+    fresh, late, old = Patience(), Patience(0.9), Patience(OVER_S)
+
+    assert LEAST_S < fresh.left_s(1.0) <= 1.0
+    assert late.left_s(1.0) == LEAST_S
+    assert late.left_s(0.1) == 0.1
+    fresh.spend()
+    old.spend()
+    assert fresh.left_s(1.0) == 0.0
+    assert old.left_s(1.0) == 1.0

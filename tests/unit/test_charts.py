@@ -143,7 +143,8 @@ def test_charts_share_source_axis_and_cursor():
     ]
 
     assert {chart.x_range for chart in drawn} == {together.x_range}
-    assert {r.data_source for chart in drawn for r in chart.renderers} == {source}
+    sources = {r.data_source for chart in drawn for r in chart.renderers}
+    assert {s for s in sources if s.name != "bins"} == {source}  # bins are made of it, in a browser
 
 
 def test_colours_follow_the_theme():
@@ -164,3 +165,70 @@ def test_an_unknown_chart_names_the_known_ones():
     """
     with pytest.raises(KeyError, match="backlog"):
         charts.chart_of_history("nonsense", pd.DataFrame({"queue": []}))
+
+
+def test_a_sample_is_of_the_time_since_the_one_before():
+    """
+    A late one of more, so that a rate times its time is what was counted; after a gap, of one interval.
+    """
+    frame = history(*((second, "a", 1.0, {}) for second in (0, 1, 3, 60)))
+
+    columns = chart_source.columns_of(frame, ["a"])
+    later = chart_source.columns_of(frame, ["a"], after=frame["at"].iloc[1])
+
+    lengths = [b - a for a, b in zip(columns["since"], columns["until"], strict=True)]
+    assert [ms for ms in lengths if not math.isnan(ms)] == [1000, 1000, 2000, 1000]
+    assert later["since"][0] == T0_MS + 1000
+
+
+def test_a_stored_step_stands_in_its_middle():
+    """
+    What happened in an hour is not drawn before the hour began.
+    """
+    frame = history((0, "a", 1.0, {}), (3600, "a", 2.0, {}))
+
+    columns = chart_source.columns_of(frame, ["a"], interval_s=3600, is_stored=True)
+
+    assert columns["since"] == [T0_MS, T0_MS + 3_600_000]
+    assert columns["until"] == [T0_MS + 3_600_000, T0_MS + 7_200_000]
+    assert columns["at"] == [T0_MS + 1_800_000, T0_MS + 5_400_000]
+
+
+def test_a_rate_over_a_long_step_still_gives_the_number_it_was_made_of():
+    """
+    Three jobs in six hours are not rounded away.
+    """
+    frame = history((0, "a", 3 / 21_600, {}))
+
+    columns = chart_source.columns_of(frame, ["a"], interval_s=21_600, is_stored=True)
+
+    assert round(columns["complete"][0] * 21_600, 1) == 3.0
+    assert round(columns["complete_per_s:0"][0] * 21_600, 1) == 3.0
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_a_chart_carries_the_colours_of_both_themes(theme):
+    """
+    A browser turns the theme by itself: it finds name, light, dark with each model, and draws nothing anew.
+    """
+    chart = charts.chart_of_history("throughput", history((0, "a", 1.0, {})), theme)
+
+    tinted = [model for model in chart.references() if model.tags[:1] == ["tints"]]
+    for model in tinted:
+        for name, light, dark in zip(*(model.tags[n::3] for n in (1, 2, 3)), strict=True):
+            assert getattr(model, name) == (dark if theme == "dark" else light)
+    kinds = {type(model).__name__ for model in tinted}
+    assert kinds >= {"Quad", "Segment", "Title", "Legend", "Label", "LinearAxis", "Grid"}
+
+
+def test_a_name_in_a_tooltip_is_text():
+    """
+    Neither markup nor one of Bokeh's placeholders.
+    """
+    frame = history((0, "<b>@at{x}$index</b>", 1.0, {}))
+
+    chart = charts.chart_of_history("backlog", frame)
+
+    tip = chart.tools[-1].tooltips
+    assert "&lt;b&gt;&#64;at{x}&#36;index&lt;/b&gt;" in tip
+    assert tip.count("@") == 2  # the moment, and the value

@@ -1,7 +1,9 @@
 """What compose/ must be, read as text: no default secret, nothing open, the specification's checks."""
 
+import os
 import re
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +61,32 @@ def test_the_specifications_health_checks(services: dict[str, Any]) -> None:
     assert found == CHECKS
 
 
+def test_a_health_check_of_ours_is_the_age_of_the_beat(
+    services: dict[str, Any], tmp_path: Path
+) -> None:
+    """
+    Fresh: well; old, or never: ill, and it says why.
+    """
+    for name in OURS - {"queue-processor"}:
+        kind, command = services[name]["healthcheck"]["test"]
+        file = services[name]["environment"]["ARQSCOPE_BEAT_FILE"]
+        assert (kind, command.count(file)) == ("CMD-SHELL", 1), name
+    beat = tmp_path / "beat"
+
+    def check() -> tuple[int, str]:
+        words = command.replace(file, str(beat))
+        done = subprocess.run(["sh", "-c", words], capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout + done.stderr
+
+    ill = (1, "no heartbeat that Redis took in 20 s\n")
+    assert check() == ill
+    beat.touch()
+    assert check() == (0, "")
+    old = time.time() - 21
+    os.utime(beat, (old, old))
+    assert check() == ill
+
+
 def test_every_container_is_locked_down(services: dict[str, Any]) -> None:
     for name, service in services.items():
         assert service["read_only"] is True, name
@@ -91,6 +119,35 @@ def test_only_the_dashboard_is_published_and_only_on_loopback(services: dict[str
         "redis-streams": ["127.0.0.1:6380:6379"],
         "redis-queue": ["127.0.0.1:6381:6379"],
     }
+
+
+def test_a_second_queue_server_is_the_first_with_data_of_its_own() -> None:
+    """
+    compose.sharded.yaml: every process of ours is told of it, logs in as itself, and waits for it.
+    """
+    document = load("compose.sharded.yaml")
+    services = document["services"]
+    assert set(services) == OURS | {"redis-queue-2"}
+    assert services["redis-queue-2"] == {
+        "extends": {"file": "compose.yaml", "service": "redis-queue"},
+        "volumes": ["queue-2:/data"],
+    }
+    assert document["volumes"] == {"queue-2": None}
+    whole = load("compose.yaml")["services"]
+    for name in OURS:
+        assert services[name]["depends_on"] == {"redis-queue-2": {"condition": "service_healthy"}}
+        assert set(services[name]["environment"]) == {"REDIS_QUEUE_SHARDS"}
+        plain = {
+            variable: re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", value)
+            for variable, value in {
+                **whole[name]["environment"], **services[name]["environment"]
+            }.items()
+            if "URL" in variable or "SHARDS" in variable
+        }  # fmt: skip
+        settings = Settings.load(plain, env_file=None)
+        assert settings.placement.server_of("event-driven-jobs") == "queue-2"
+        home, further = settings.url("queue"), settings.url("queue-2")
+        assert further == home.replace("@redis-queue:", "@redis-queue-2:"), name
 
 
 def test_who_stops_has_longer_than_the_drain(services: dict[str, Any]) -> None:

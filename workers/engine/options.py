@@ -24,3 +24,4 @@ class EngineOptions:
     )
     release: str = ""  #: version of the user's code that heartbeats tell; empty: this project's
     placement: Placement = AT_HOME  #: which server holds which queue: next jobs stay on theirs
+    beat_file: str = ""  #: touched after each heartbeat; empty: none

@@ -99,7 +99,10 @@ class Worker(arq.worker.Worker):
             self.pool.job_serializer = self.options.codec.encode
             self.pool.job_deserializer = self.options.codec.decode
         self.ctx["redis"] = self.pool
-        heartbeat = Heartbeat(self.pool, "worker", self.queue_name, describe=self._describe)
+        heartbeat = Heartbeat(
+            self.pool, "worker", self.queue_name,
+            describe=self._describe, beat_file=self.options.beat_file,
+        )  # fmt: skip
         self.id = heartbeat.id
         outbox = self._outbox = Outbox(self.pool, self.queue_name, on_trouble=self._on_trouble)
         self._wakeups = Wakeups(

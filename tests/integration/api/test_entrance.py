@@ -1,5 +1,6 @@
 """Who gets in: keys, logins, sockets, foreign pages, headers."""
 
+import json
 import socket
 
 import httpx
@@ -57,6 +58,62 @@ def test_an_answer_that_ends_its_connection_says_so(
 
     assert int(told.split(b" ", 2)[1]) == status
     assert b"\r\nConnection: close\r\n" in told
+
+
+_POST = b"POST /events HTTP/1.1\r\nHost: localhost\r\n"
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "code"),
+    [
+        (b"\x16\x03\x01\x02\x00\x01\r\n\r\n", 400, "malformed"),
+        (b"GET /health HTTP/3.7\r\nHost: localhost\r\n\r\n", 400, "malformed"),
+        (b"GET /health HTTP/1.1\r\n\r\n", 400, "malformed"),
+        (b"GET /health HTTP/1.1\r\nHost: localhost\r\nno colon\r\n\r\n", 400, "malformed"),
+        (_POST + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}", 400, "malformed"),
+        (_POST + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n", 400, "malformed"),
+        (_POST + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n", 400, "malformed"),
+        (_POST + b"Transfer-Encoding: chunked\r\n\r\n2;" + b"a" * 5_000, 400, "malformed"),
+        (b"GET /health HTTP/1.1\r\nA: " + b"x" * 33_000 + b"\r\n\r\n", 431, "too_large"),
+        (b"GET /health HTTP/1.1\r\nA: " + b"x" * 900_000, 431, "too_large"),
+    ],
+)
+def test_what_is_no_request_is_answered_like_all_else(
+    keyed: RunningServer, sent: bytes, status: int, code: str
+) -> None:
+    """
+    Tornado writes a bare status line, or closes over unread bytes, so that the answer is lost.
+    """
+    with socket.create_connection(("127.0.0.1", keyed.port), timeout=10) as connection:
+        connection.sendall(sent)
+        told = b""
+        while piece := connection.recv(65_536):
+            told += piece
+
+    head, _, body = told.partition(b"\r\n\r\n")
+    assert int(head.split(b" ", 2)[1]) == status
+    assert json.loads(body)["error"]["code"] == code
+    named = head.lower()
+    assert f"x-request-id: {json.loads(body)['requestId']}".encode() in named
+    assert b"\r\nserver:" not in named
+    for line in (b"nosniff", b"cache-control: no-store", b"connection: close", b"default-src"):
+        assert line in named
+
+
+def test_what_may_be_kept_is_said_and_asked_again_costs_nothing(keyed: RunningServer) -> None:
+    with keyed.client(X_API_Key=KEY) as client:
+        style = client.get("/docs/assets/swagger-ui.css")
+        again = client.get(
+            "/docs/assets/swagger-ui.css", headers={"If-None-Match": style.headers["etag"]}
+        )
+        for path in ("/openapi.json", "/metrics", "/docs"):
+            assert client.get(path).headers["cache-control"] == "no-store"
+        page = client.head("/admin/queues")
+
+    assert (again.status_code, again.content) == (304, b"")
+    assert again.headers["cache-control"] == "private, max-age=86400"
+    assert (page.status_code, page.headers["content-type"]) == (200, "text/html")
+    assert "default-src" in page.headers["content-security-policy"]
 
 
 def test_with_the_key_in_either_header_it_opens(keyed: RunningServer) -> None:

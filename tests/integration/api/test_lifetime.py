@@ -76,6 +76,9 @@ def test_a_frozen_redis_is_told_with_503_within_two_seconds_again_and_again(
                     lambda: client.post("/jobs/async-processing", json={"name": "generic"}),
                     lambda: client.get("/jobs/async-processing?state=deferred"),
                     lambda: client.get("/audit"),
+                    lambda: client.get("/history/async-processing"),
+                    lambda: client.get("/jobs/async-processing/some-id/why"),
+                    lambda: client.get("/notifications/user:some-one"),
                     lambda: client.post("/foreign"),
                     lambda: client.post("/events", json={"type": "user.created"}),
                 ):
