@@ -183,7 +183,7 @@ async def attempt(
                     await on_done(delivery, handler.name)
         finally:
             if context.marks:
-                delivery.marks = (delivery.marks or set()) | context.marks
+                delivery.marks = {*(delivery.marks or ()), *context.marks}
     return worst
 
 

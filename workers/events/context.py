@@ -68,7 +68,7 @@ class EventContext:
         self._effects = effects
         self._handler = handler
         self._counts: dict[str, int] | None = None
-        self.marks: set[str] = set()  #: entries the dedup of this event has in Redis
+        self.marks: set[str] | None = None  #: entries the dedup of this event has in Redis
 
     @property
     def publisher(self) -> Publisher:
@@ -110,7 +110,7 @@ class EventContext:
         )
         flat = [text for pair in fields.items() for text in pair]
         mark = self._effect("event")
-        self.marks.add(mark)
+        self.marks = {*(self.marks or ()), mark}
         handled = keys.handled(publisher.stream, self.event.identity)
         return str(
             await _asked(
