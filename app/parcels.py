@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 
 from app import keys
 from app.enqueue import Row, place
-from app.errors import RedisRefused, RedisUnavailable
+from app.errors import BadRecord, RedisRefused, RedisUnavailable
 from app.wire.connections import Connections, explained
 
 #: parcels an event may add to: beyond it the event itself waits
@@ -47,16 +47,21 @@ async def post(redis: Redis, queue: str, rows: Iterable[Row]) -> bool:
 async def carry(connections: Connections, server: str) -> int:
     """Bring the parcels that lie on *server* where they belong; returns how many arrived.
 
-    Those for a server that is away stay. Raises what Redis raises when *server* itself is.
+    Those for a server that is away stay. Raises what Redis raises when *server* itself is; BadRecord,
+    once the others are through, when there are some that nobody can read.
     """
     redis, cursor, arrived = connections.server(server), 0, 0
     away: set[str] = set()
+    unreadable: set[str] = set()
     while True:
         cursor, found = await _any(redis.hscan(keys.PARCELS, cursor, count=PAGE))
         by_queue: dict[str, dict[str, Row]] = {}
         for name, text in found.items():
-            parcel = json.loads(text)
-            by_queue.setdefault(parcel["queue"], {})[name] = _row(parcel)
+            try:
+                parcel = json.loads(text)
+                by_queue.setdefault(str(parcel["queue"]), {})[name] = _row(parcel)
+            except (ValueError, KeyError, TypeError):
+                unreadable.add(name)
         for queue, rows in by_queue.items():
             target = connections.placement.server_of(queue)
             if target in away:
@@ -69,7 +74,13 @@ async def carry(connections: Connections, server: str) -> int:
             await _any(redis.hdel(keys.PARCELS, *rows))
             arrived += len(rows)
         if not int(cursor):
-            return arrived
+            break
+    if unreadable:
+        raise BadRecord(
+            f"{len(unreadable)} parcels on {server} are not readable, e.g. {min(unreadable)[:100]!r}: nothing of "
+            f"ours wrote them; look with HGET {keys.PARCELS}, remove with HDEL"
+        )
+    return arrived
 
 
 def _row(parcel: Mapping[str, Any]) -> Row:

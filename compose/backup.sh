@@ -1,5 +1,5 @@
 #!/bin/sh
-# Back up the three Redis and the spilled dead letters while everything runs: ./backup.sh DIRECTORY
+# Back up the Redis servers and the spilled dead letters while everything runs: ./backup.sh DIRECTORY
 # An append-only file only grows, so a copy of it is the state of one moment. Streams first: an event that is handled again makes
 # no second job, but an event taken as handled, whose job is in no backup, would be lost.
 # COMPOSE="docker compose -p name -f …" names another project. The secrets are not in it: keep secrets/ elsewhere, and safe.
@@ -23,13 +23,22 @@ tar -C /data -cf - appendonlydir 2>/dev/null; code=$?
 cli config set auto-aof-rewrite-percentage 100 >/dev/null
 [ $code -le 1 ]  # 1: it grew while it was read, which is what it does
 '
-for service in redis-streams redis-queue redis; do
+# Nobody carries jobs from one queue server to another meanwhile: one that had left its server when that was copied, and had
+# not arrived when the other was, would be in neither copy.
+queues=$($compose config --services | grep '^redis-queue' | sort)
+carry() { case $queues in *redis-queue-*) $compose "$1" dlq-processor ;; esac; }
+carry pause
+trap 'carry unpause' EXIT
+trap 'exit 1' INT TERM
+for service in redis-streams $queues redis; do
     cat "${SECRETS_DIR:-secrets}/redis_admin" - <<E2 | $compose exec -T $service sh -c "$copy" >"$target/$service.tar"
 
 E2
     tar -tf "$target/$service.tar" appendonlydir/appendonly.aof.manifest >/dev/null ||
         { echo "backup.sh: the copy of $service is not complete" >&2; exit 1; }
 done
+trap - EXIT
+carry unpause
 $compose exec -T dlq-processor tar -C /var/lib/arqscope -cf - . >"$target/letters.tar" </dev/null
 (cd "$target" && sha256sum ./*.tar >SHA256SUMS)
 echo "backed up to $target: $(du -sh "$target" | cut -f1)"

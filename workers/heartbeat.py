@@ -5,6 +5,7 @@ shows them all. A process that ends cleanly removes itself; one that dies is gon
 """
 
 import asyncio
+import contextlib
 import logging
 import resource
 import secrets
@@ -59,7 +60,8 @@ class Heartbeat:
 
     *redis* is a client of the queue Redis, *source* the queue or stream served. *describe* is asked
     at each beat for fields of WorkerInfo (slots, busy, state, …); what WorkerInfo has no word for
-    becomes an extra field of the record.
+    becomes an extra field of the record. *beat_file* is touched after each beat that Redis took: a health
+    check that looks at its age need not start Python to ask Redis.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class Heartbeat:
         *,
         describe: Callable[[], Mapping[str, Any]] = dict,
         interval_s: float = INTERVAL_S,
+        beat_file: str = "",
     ) -> None:
         host = socket.gethostname()
         self.id = f"{host}:{getpid()}:{secrets.token_hex(2)}"
@@ -81,6 +84,7 @@ class Heartbeat:
         self._interval_s = interval_s
         self._since_ms = int(time.time() * 1000)
         self._lag_ms = 0.0
+        self._beat_file = Path(beat_file) if beat_file else None
         self._is_failing = False
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -95,6 +99,9 @@ class Heartbeat:
         """Stop beating and remove this process from the index."""
         await end(self._tasks)
         self._tasks.clear()
+        if self._beat_file is not None:
+            with contextlib.suppress(OSError):
+                self._beat_file.unlink()
         try:
             async with asyncio.timeout(GOODBYE_S), self._redis.pipeline(transaction=True) as pipe:
                 pipe.delete(keys.worker(self.id))
@@ -142,6 +149,8 @@ class Heartbeat:
                 )
             await pipe.execute()
         self._lag_ms = 0.0
+        if self._beat_file is not None:
+            self._beat_file.touch()
 
     async def _beats(self) -> None:
         while True:

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import asdict
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Body, Path, Query
 from fastapi.responses import Response, StreamingResponse
@@ -22,12 +22,24 @@ from app.exports.files import records_json
 from app.exports.letters import MEDIA, export_letters
 from app.letters.edit import LetterEdit
 from app.letters.filters import LetterFilter
+from app.letters.shelves import letters_of_all
 from app.reader import LetterDetail, LettersOf
 from app.records import DeadLetter
 
 router = APIRouter(tags=["dead letters"], route_class=StrictRoute)
 
+EVERY_SOURCE: Final = "-"
 SourceName = Annotated[str, Path(min_length=1, max_length=128, pattern=NAME_PATTERN.pattern)]
+#: a queue or stream, or - for all of them
+AnySource = Annotated[
+    str,
+    Path(
+        min_length=1,
+        max_length=128,
+        pattern=f"-|{NAME_PATTERN.pattern}",
+        description="a queue or stream; - for all of them, on all servers",
+    ),
+]
 ClosedAs = Literal["resolved", "discarded", "archived"]
 LetterId = Annotated[str, Path(min_length=1, max_length=160)]
 
@@ -97,7 +109,7 @@ async def letters(
 
 @router.get("/dead-letters/{source}", response_model=answers.PageOf[DeadLetter])
 async def letters_of(
-    source: SourceName,
+    source: AnySource,
     shared: Shared,
     _: Caller,
     state: Annotated[LettersOf | ClosedAs, Query()] = "open",
@@ -115,8 +127,10 @@ async def letters_of(
         Query(description="json: a page; the others: everything that matches, as a file"),
     ] = "json",
 ) -> Response:
-    """List the dead letters of one queue or stream that match, newest first; or export them."""
-    shelf = await shelf_of(shared.connections, shared.settings, source)
+    """List the dead letters of one queue or stream that match, newest first; or export them.
+
+    Of all of them with ``-`` in place of the name: ``window`` says when a server was left out.
+    """
     conditions = {
         "state": state,
         "name": name,
@@ -128,6 +142,17 @@ async def letters_of(
         "older_than": older_than,
     }
     wanted = LetterFilter.parse(conditions)
+    if source == EVERY_SOURCE:
+        if format != "json":
+            raise InvalidRequest(
+                f"format={format!r}: one queue or stream is exported at a time",
+                field="format",
+                hint="json, or the name of a source in place of -",
+            )
+        settings = shared.settings
+        names = (settings.queue_names, settings.stream_names)
+        return paged(await letters_of_all(shared.connections, *names, wanted, cursor, limit))
+    shelf = await shelf_of(shared.connections, shared.settings, source)
     if format == "json":
         return paged(await reader.letters_matching(shelf, wanted, cursor, limit))
     pieces = export_letters(shelf, wanted, format, codec=codec_of(shared.settings))

@@ -24,7 +24,7 @@ from app.cli.terminal import (
 from app.errors import InvalidRequest, NotFound
 
 if TYPE_CHECKING:
-    from app.reader import LetterDetail
+    from app.reader import LetterDetail, Page
     from app.records import DeadLetter
 
 app = typer.Typer(help="Look at dead letters, retry them, give them up.", no_args_is_help=True)
@@ -68,21 +68,16 @@ def listed(
     limit: Annotated[int, typer.Option("--limit", min=1, max=500)] = 50,
     as_json: Json = False,
 ) -> None:
-    """Show dead letters, newest first; without a source those of the last sample of all."""
+    """Show dead letters, newest first; without a source those of all queues and streams."""
     conditions = _conditions(
         name=name, fingerprint=fingerprint, error_type=error_type, text=text,
         since=since, until=until, older_than=older_than,
     )  # fmt: skip
-    if not source:
-        if conditions or state != "open":
-            raise InvalidRequest("a filter needs a source", field="source")
-        frame = asyncio.run(sample(reachable_settings())).dead_letters
-        show_frame("Dead letters", frame[["id", "source", *_COLUMNS[1:]]], as_json)
-        return
     from app import reader
     from app.actions import Connections
     from app.actions.letters import shelf_of
     from app.letters.filters import LetterFilter
+    from app.letters.shelves import letters_of_all
     from app.records import utc
 
     settings = reachable_settings()
@@ -90,24 +85,35 @@ def listed(
 
     async def read() -> "list[DeadLetter]":
         async with clients(settings) as made:
-            shelf = await shelf_of(Connections(**made), settings, source)
-            found, cursor = await reader.letters_matching(shelf, wanted, limit=limit), None
+            connections = Connections(**made)
+            shelf = await shelf_of(connections, settings, source) if source else None
+
+            async def page(cursor: str | None, most: int) -> "Page[DeadLetter]":
+                if shelf is not None:
+                    return await reader.letters_matching(shelf, wanted, cursor, most)
+                names = (settings.queue_names, settings.stream_names)
+                return await letters_of_all(connections, *names, wanted, cursor, most)
+
+            found, cursor = await page(None, limit), None
             items = found.items
             while found.cursor and len(items) < limit and found.cursor != cursor:
                 cursor = found.cursor
-                found = await reader.letters_matching(shelf, wanted, cursor, limit - len(items))
+                found = await page(cursor, limit - len(items))
                 items += found.items
+            if found.window:
+                sys.stderr.write(f"arqscope: {found.window}\n")
             return items
 
     found = asyncio.run(read())
     if as_json:
         say_json([asdict(letter) for letter in found])
         return
+    columns = _COLUMNS if source else ("id", "source", *_COLUMNS[1:])
     rows = [
-        [*(getattr(letter, name) for name in _COLUMNS[:-1]), utc(letter.died_ms)]
-        for letter in found
+        [*(getattr(letter, name) for name in columns[:-1]), utc(letter.died_ms)] for letter in found
     ]
-    show_table(f"Dead letters of {source}", _COLUMNS, rows, {"attempts", "redrives"})
+    title = f"Dead letters of {source}" if source else "Dead letters"
+    show_table(title, columns, rows, {"attempts", "redrives"})
 
 
 @app.command("groups")

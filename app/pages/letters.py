@@ -6,9 +6,11 @@ from typing import Any, Final
 
 import pandas as pd
 
-from app import palette, reader
+from app import palette
 from app.errors import NotFound
 from app.explanation import Explanation, explanation
+from app.letters.filters import LetterFilter
+from app.letters.shelves import letters_of_all
 from app.pages import one_cause
 from app.pages.address import Address, href
 from app.pages.markup import (
@@ -41,15 +43,16 @@ STATES: Final = {"open": "Open", "retrying": "Retrying", "closed": "Closed"}
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A page of closed letters of one source (the open ones are in the snapshot), and why a cause strikes."""
+    """A page of letters that the snapshot does not hold (closed ones, older ones), and why a cause strikes."""
 
     items: list[DeadLetter] = field(default_factory=list)
     cursor: str | None = None
     explained: Explanation | None = None
+    window: str = ""  #: what was left out
 
 
 async def load(reach: Reach, address: Address) -> Found:
-    """Closed letters are read when they are asked for, and an explanation when one cause is shown."""
+    """What the snapshot does not hold is read when it is asked for, and an explanation when one cause is shown."""
     explained = None
     if address.get("cause"):
         with contextlib.suppress(NotFound):
@@ -57,15 +60,25 @@ async def load(reach: Reach, address: Address) -> Found:
                 reach.connections, reach.settings.stream_name, reach.settings.queue_names,
                 address.get("cause"),
             )  # fmt: skip
-    if chosen_state(address) != "closed":
+    if not is_read(address):
         return Found(explained=explained)
-    source = address.get("source") or reach.settings.queue_names[0]
-    is_stream = source == reach.settings.stream_name
-    redis = reach.connections.streams if is_stream else reach.connections.holding(source)
-    page = await reader.letters_page(
-        redis, source, "closed", address.get("cursor") or None, PAGE_ROWS
+    settings = reach.settings
+    wanted = LetterFilter(
+        state=chosen_state(address), name=address.get("function"), fingerprint=address.get("cause")
     )
-    return Found(page.items, page.cursor, explained)
+    source, cursor = address.get("source"), address.get("cursor") or None
+    names = ((source,), ()) if source else (settings.queue_names, settings.stream_names)
+    if source in settings.stream_names:
+        names = ((), (source,))
+    page = await letters_of_all(
+        reach.connections, *names, wanted, cursor, PAGE_ROWS, only=bool(source)
+    )
+    return Found(page.items, page.cursor, explained, page.window)
+
+
+def is_read(address: Address) -> bool:
+    """Whether the rows are read for this page: closed letters, and those behind the newest of the snapshot."""
+    return chosen_state(address) == "closed" or bool(address.get("cursor"))
 
 
 def chosen_state(address: Address) -> str:
@@ -90,7 +103,7 @@ def matching(letters: pd.DataFrame, address: Address) -> pd.DataFrame:
 
 def shown(scene: Scene) -> list[dict[str, Any]]:
     """The rows of the page shown."""
-    if chosen_state(scene.address) == "closed":
+    if is_read(scene.address):
         items = scene.found.items if isinstance(scene.found, Found) else []
         return [
             {name: getattr(letter, name) for name in letter.__slots__}
@@ -181,16 +194,14 @@ def _toolbar(scene: Scene) -> Html:
     sources = sorted({*map(str, letters["source"]), *map(str, scene.snapshot.queues["queue"]),
                       *map(str, scene.snapshot.streams["stream"]), address.get("source")} - {""})  # fmt: skip
     functions = sorted({*map(str, letters["name"]), address.get("function")} - {""})
-    is_closed = chosen_state(address) == "closed"
     form = tag(
         "form",
         tag("input", type="hidden", name="cause", value=address.get("cause")),
         tag("input", type="hidden", name="state", value=address.get("state")),
-        select("source", [("", "All queues and streams"), *[(s, s) for s in sources]]
-               if not is_closed else [(s, s) for s in sources],
+        select("source", [("", "All queues and streams"), *[(s, s) for s in sources]],
                address.get("source"), label="Show letters of"),
-        None if is_closed else select("function", [("", "Any function"), *[(f, f) for f in functions[:200]]],
-                                      address.get("function"), label="Function"),
+        select("function", [("", "Any function"), *[(f, f) for f in functions[:200]]],
+               address.get("function"), label="Function"),
         data_go="dead-letters",
     )  # fmt: skip
     return tag("div", form, _paging(scene), class_="toolbar", data_key="tools")
@@ -198,14 +209,15 @@ def _toolbar(scene: Scene) -> Html:
 
 def _paging(scene: Scene) -> Html:
     address = scene.address
-    if chosen_state(address) == "closed":
+    if is_read(address):
         found = scene.found
+        left_out = found.window if isinstance(found, Found) else ""
         following = link(address.but(cursor=found.cursor).href, "Older", class_="button") if (
             isinstance(found, Found) and found.cursor) else None  # fmt: skip
         first = (
             link(address.but().href, "Newest", class_="button") if address.get("cursor") else None
         )
-        return tag("span", first, following, class_="end")
+        return tag("span", left_out, first, following, class_="end")
     rows = len(matching(scene.snapshot.dead_letters, address))
     number = page_number(address, rows)
     first_row, last_row = number * PAGE_ROWS + 1, min(rows, (number + 1) * PAGE_ROWS)
@@ -216,9 +228,28 @@ def _paging(scene: Scene) -> Html:
     older = (
         link(address.but(page=number + 1).href, "Older", class_="button")
         if last_row < rows
-        else None
+        else _behind(scene)
     )
     return tag("span", where, newer, older, class_="end")
+
+
+def _behind(scene: Scene) -> Html | None:
+    """The way on behind the newest letters that the snapshot holds; None when it holds all."""
+    state = {"open": "dead_open", "retrying": "dead_retrying"}[chosen_state(scene.address)]
+    held = scene.snapshot.dead_letters
+    held = held[held["state"] == ("new" if state == "dead_open" else "retrying")]
+    frames = ((scene.snapshot.queues, "queue"), (scene.snapshot.streams, "stream"))
+    cut: list[
+        int
+    ] = []  #: of each source of which there are more, the ms of the oldest that is held
+    for frame, column in frames:
+        for name, total in zip(frame[column], frame[state], strict=True):
+            mine = held[held["source"] == name]
+            if total > len(mine) and len(mine) and scene.address.get("source") in ("", name):
+                cut.append(int(mine["died"].min().timestamp() * 1000))
+    if not cut:
+        return None
+    return link(scene.address.but(page="", cursor=str(max(cut))).href, "Older", class_="button")
 
 
 def listing(scene: Scene) -> Html:

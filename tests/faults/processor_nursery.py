@@ -1,8 +1,9 @@
 """Start dead-letter processors fast, each with a failpoint: one process imports, then forks.
 
-A request is one line of JSON: ``{"settings": …, "failpoint": "after redrive", "nth": 2}``; the fork
-runs rounds and is killed, by SIGKILL, before or after the nth call of what the failpoint names. The
-answer is its exit code: -9 killed there, 0 the failpoint was not reached.
+A request is one line of JSON: ``{"task": "rounds", "settings": …, "failpoint": "after redrive", "nth": 2}``;
+the fork does the task (rounds of the processor, carrying parcels, writing one down) and is killed, by SIGKILL,
+before or after the nth call of what the failpoint names, or ``5 ms`` after the task began. The answer is its exit
+code: -9 killed there, 0 the failpoint was not reached.
 """
 
 import asyncio
@@ -11,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Final, Self
@@ -19,17 +21,34 @@ from tests.faults.nursery import ROOT, _die_with_parent, plain_environment
 
 #: what a failpoint may name: a step of the processor, as (object, attribute)
 STEPS: Final = {
-    "page": ("workers.dead_letter_processor", "open_page"),
-    "read": ("workers.dead_letter_processor", "unsettled"),
+    "page": ("workers.letters.rounds", "open_page"),
+    "read": ("workers.letters.rounds", "unsettled"),
     "count": ("app.letters.causes", "note_deaths"),
-    "mark": ("workers.dead_letter_processor", "mark_counted"),
+    "mark": ("workers.letters.rounds", "mark_counted"),
     "plan": ("app.letters.causes", "plan_retries"),
     "redrive": ("app.letters.redrive", "redrive"),
     "alert": ("app.alerts", "raise_alert"),
     "note": ("app.letters.redrive", "note_decision"),
     "close": ("app.letters.redrive", "close"),
 }
-FAILPOINTS: Final = tuple(f"{when} {step}" for step in STEPS for when in ("before", "after"))
+#: the steps of carrying parcels from one queue server to another, and of writing one down
+CARRYING: Final = {
+    "scan": ("redis.asyncio.client", "Redis.hscan"),
+    "place": ("app.parcels", "place"),
+    "forget": ("redis.asyncio.client", "Redis.hdel"),
+}
+POSTING: Final = {
+    "ask": ("redis.asyncio.client", "Redis.hlen"),
+    "write": ("redis.asyncio.client", "Redis.hset"),
+}
+
+
+def failpoints(steps: Mapping[str, tuple[str, str]]) -> tuple[str, ...]:
+    """Before and after each of *steps*."""
+    return tuple(f"{when} {step}" for step in steps for when in ("before", "after"))
+
+
+FAILPOINTS: Final = failpoints(STEPS)
 ROUNDS: Final = 2
 
 
@@ -46,12 +65,14 @@ class ProcessorNursery:
             text=True,
         )
 
-    def run(self, settings: Mapping[str, str], failpoint: str, nth: int) -> int:
-        """Run one processor until it is killed, or for two rounds; its exit code."""
+    def run(
+        self, settings: Mapping[str, str], failpoint: str, nth: int, *, task: str = "rounds"
+    ) -> int:
+        """Run one process until it is killed, or has done its task; its exit code."""
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None
         assert stdout is not None
-        request = {"settings": dict(settings), "failpoint": failpoint, "nth": nth}
+        request = {"task": task, "settings": dict(settings), "failpoint": failpoint, "nth": nth}
         stdin.write(json.dumps(request) + "\n")
         stdin.flush()
         return int(json.loads(stdout.readline()))
@@ -73,7 +94,8 @@ class ProcessorNursery:
 
 def main() -> None:
     """Answer requests until stdin closes."""
-    import workers.dead_letter_processor  # noqa: F401
+    import workers.events.context
+    import workers.letters.rounds  # noqa: F401
 
     _die_with_parent()
     for line in sys.stdin:
@@ -95,15 +117,23 @@ def main() -> None:
 
 
 def _run(request: Mapping[str, Any]) -> None:
-    if request["failpoint"]:
-        _arm(request["failpoint"], request["nth"])
-    asyncio.run(_rounds(request["settings"]))
+    failpoint = request["failpoint"]
+    if failpoint.endswith(" ms"):
+        delay_s = float(failpoint.removesuffix(" ms")) / 1000
+        threading.Timer(delay_s, os.kill, (os.getpid(), signal.SIGKILL)).start()
+    elif failpoint:
+        _arm(failpoint, request["nth"])
+    task, _, argument = request["task"].partition(" ")
+    asyncio.run(_TASKS[task](request["settings"], argument))
 
 
 def _arm(failpoint: str, nth: int) -> None:
     when, _, step = failpoint.partition(" ")
-    module, name = STEPS[step]
-    holder = sys.modules[module]
+    module, path = {**STEPS, **CARRYING, **POSTING}[step]
+    *holders, name = path.split(".")
+    holder: Any = sys.modules[module]
+    for one in holders:
+        holder = getattr(holder, one)
     plain: Any = getattr(holder, name)
     calls = [0]
 
@@ -119,10 +149,10 @@ def _arm(failpoint: str, nth: int) -> None:
     setattr(holder, name, armed)
 
 
-async def _rounds(fields: Mapping[str, str]) -> None:
+async def _rounds(fields: Mapping[str, str], _: str) -> None:
     from app.settings import Settings
     from app.wire.connections import connect
-    from workers.dead_letter_processor import DeadLetterProcessor
+    from workers.letters.rounds import DeadLetterProcessor
 
     settings = Settings.load(fields, env_file=None)
     clients = [connect(settings.url(role)) for role in ("queue", "streams", "cache")]
@@ -131,6 +161,35 @@ async def _rounds(fields: Mapping[str, str]) -> None:
         await processor.round()
     for client in clients:
         await client.aclose()
+
+
+async def _carry(fields: Mapping[str, str], server: str) -> None:
+    from app import parcels
+    from app.settings import Settings
+    from app.wire.connections import Connections
+
+    connections = Connections.of(Settings.load(fields, env_file=None))
+    parcels.PAGE = 4  # type: ignore[misc]  # several pages of a test's few parcels
+    await parcels.carry(connections, server)
+    await connections.close()
+
+
+async def _post(fields: Mapping[str, str], argument: str) -> None:
+    """What an event handler does for a queue whose server is away; *argument*: ``queue job-id``."""
+    from app.enqueue import JobRequest, codec_of
+    from app.settings import Settings
+    from app.wire.connections import Connections
+    from workers.events.context import Effects
+
+    settings = Settings.load(fields, env_file=None)
+    connections = Connections.of(settings)
+    effects = Effects(connections, stream=settings.stream_name, codec=codec_of(settings))
+    queue, job_id = argument.split()
+    await effects.enqueue(queue, JobRequest(name="work", args=(0.0,), id=job_id))
+    await connections.close()
+
+
+_TASKS: Final = {"rounds": _rounds, "carry": _carry, "post": _post}
 
 
 if __name__ == "__main__":

@@ -52,11 +52,22 @@ class Composed:
             base_url=f"http://127.0.0.1:{self.port}", headers={"X-API-Key": self.key}, timeout=10
         )
 
+    @property
+    def command(self) -> list[str]:
+        """docker-compose for this project and its files."""
+        files = [word for file in self.files for word in ("-f", str(self.compose / file))]
+        return ["docker-compose", "-p", "arqscope", *files]
+
+    @property
+    def services(self) -> list[str]:
+        """Every service of these files."""
+        further = ["redis-queue-2"] if "compose.sharded.yaml" in self.files else []
+        return [*REDIS, *further, *OURS]
+
     def __call__(self, *words: str, check: bool = True) -> str:
         """Run ``docker-compose words…`` and return what it prints."""
-        files = [word for file in self.files for word in ("-f", file)]
         done = self.engine.run(
-            "docker-compose", "-p", "arqscope", *files, *words,
+            *self.command, *words,
             check=check, cwd=self.compose, environment={"QUEUE_UI_PUBLISHED": str(self.port)},
         )  # fmt: skip
         return str(done.stdout)
@@ -66,7 +77,7 @@ class Composed:
         return self.engine.run(
             str(self.compose / name), *words, check=check, cwd=self.compose,
             environment={
-                "COMPOSE": "docker-compose -p arqscope", "QUEUE_UI_PUBLISHED": str(self.port)
+                "COMPOSE": " ".join(self.command), "QUEUE_UI_PUBLISHED": str(self.port)
             },
         )  # fmt: skip
 
@@ -85,10 +96,9 @@ class Composed:
 
     def wait_healthy(self, limit_s: float = 120) -> None:
         """Wait until every service is healthy by its own check."""
-        services = [*REDIS, *OURS]
 
         def sick() -> list[str]:
-            return [f"{s}: {self.health(s)}" for s in services if self.health(s) != "healthy"]
+            return [f"{s}: {self.health(s)}" for s in self.services if self.health(s) != "healthy"]
 
         end = time.monotonic() + limit_s
         while (ill := sick()) and time.monotonic() < end:
@@ -192,17 +202,21 @@ def test_verify_passes_and_restarts_redis(composed: Composed) -> None:
     """
     `arqscope verify` from outside: every check passes, the restart of Redis under a delayed job included.
     """
-    file = composed.compose / "compose.yaml"
+    assert not verified(composed)
+
+
+def verified(composed: Composed) -> str:
+    """Run ``arqscope verify`` from outside; what it says when not everything passed."""
     done = composed.engine.run(
         sys.executable, "-P", "-m", "app.cli", "verify", f"http://127.0.0.1:{composed.port}",
-        "--restart-command", f"docker-compose -p arqscope -f {file} restart {{service}}", "--json",
+        "--restart-command", f"{' '.join(composed.command)} restart {{service}}", "--json",
         check=False, cwd=composed.compose, limit_s=400,
         environment={
             "API_KEY": composed.key, "PYTHONPATH": str(ROOT), "QUEUE_UI_PUBLISHED": str(composed.port)
         },
     )  # fmt: skip
 
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    return "" if done.returncode == 0 else str(done.stdout[-4000:] + done.stderr[-2000:])
 
 
 def pending(composed: Composed) -> tuple[int, int]:
@@ -463,8 +477,13 @@ def test_a_backup_under_load_restores(composed: Composed, tmp_path: Path) -> Non
     backup.sh while jobs and events come, everything thrown away, restore.sh: what was acknowledged before the
     backup is accounted for, and the sum is right.
     """
+    backed_up_and_restored(composed, tmp_path, prefix="b")
+
+
+def backed_up_and_restored(composed: Composed, tmp_path: Path, prefix: str) -> None:
+    """Back up under load, throw everything away, restore, and account for what was acknowledged."""
     acked: dict[str, str] = {}
-    with Load(composed, prefix="b") as load:
+    with Load(composed, prefix) as load:
         wait_until(lambda: len(load.jobs) > 100 and load.events, 60, "there is load")
         acked, events = dict(load.jobs), set(load.events)
         composed.script("backup.sh", str(tmp_path / "backup"))
@@ -511,3 +530,28 @@ def test_with_tls_nothing_answers_in_the_clear(composed: Composed) -> None:
     )
 
     assert "PONG" not in plain.stdout
+
+
+def test_a_second_queue_server_works_and_is_backed_up(composed: Composed, tmp_path: Path) -> None:
+    """
+    compose.sharded.yaml from nothing: verify tries both queue servers and restarts each; a backup has both.
+    """
+    composed("down", "-v", "-t", "20")
+    composed.files = ["compose.yaml", "compose.sharded.yaml"]
+    composed("up", "-d")
+    composed.wait_healthy()
+    held = httpx.get(f"{composed.http.base_url}/health").json()["queue_servers"]
+    assert held["redis-queue-2"] == ["event-driven-jobs"]
+
+    assert not verified(composed)
+    backed_up_and_restored(composed, tmp_path, prefix="s")
+
+    assert (tmp_path / "backup" / "redis-queue-2.tar").stat().st_size > 1_000
+    assert (
+        composed.redis_cli("redis-queue-2", "EXISTS", "arqscope:{event-driven-jobs}:totals") == "1"
+    )
+    assert composed.redis_cli("redis-queue", "EXISTS", "arqscope:{event-driven-jobs}:totals") == "0"
+    composed.files = ["compose.yaml"]  # without its file a backup that has the server is refused
+    refused = composed.script("restore.sh", str(tmp_path / "backup"), check=False)
+    assert (refused.returncode, "there is a copy of redis-queue-2" in refused.stderr) == (2, True)
+    composed.files = ["compose.yaml", "compose.sharded.yaml"]

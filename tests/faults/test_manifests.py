@@ -21,7 +21,12 @@ from tests.faults.container_engine import PATH, install
 TOOLS = ("compose-spec==0.2.1", "kubernetes-validate==1.37.0")
 #: the oldest that is still looked after, and the newest the schemas know
 KUBERNETES = ("1.30", "1.35")
-VARIANTS = ("compose.redis-ports.yaml", "compose.egress.yaml", "compose.tls.yaml")
+VARIANTS = (
+    "compose.redis-ports.yaml",
+    "compose.egress.yaml",
+    "compose.sharded.yaml",
+    "compose.tls.yaml",
+)
 pytestmark = pytest.mark.timeout(600)
 
 
@@ -80,7 +85,10 @@ def test_docker_compose_1_accepts_the_file(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("version", KUBERNETES)
 def test_kubernetes_schemas_accept_the_manifests(tools: Path, version: str) -> None:
     paths = [
-        p for p in (COMPOSE / "kubernetes" / "base").glob("*.yaml") if p.stem != "kustomization"
+        path
+        for folder in ("base", "sharded")
+        for path in (COMPOSE / "kubernetes" / folder).glob("*.yaml")
+        if path.stem != "kustomization"
     ]
 
     done = subprocess.run(
@@ -90,7 +98,7 @@ def test_kubernetes_schemas_accept_the_manifests(tools: Path, version: str) -> N
 
     said = done.stdout + done.stderr
     assert done.returncode == 0, said
-    assert len(re.findall(r"passed for resource", said)) >= 25, said
+    assert len(re.findall(r"passed for resource", said)) >= 27, said
 
 
 def test_a_wrong_manifest_is_refused(tools: Path, tmp_path: Path) -> None:

@@ -59,6 +59,8 @@ def test_letters_are_listed_shown_retried_and_given_up(cli, settings):
 
     assert len(cli("dlq", "list", QUEUE, "--json")) == 5
     assert "j3" in cli("dlq", "list", QUEUE, "--text", "J3")
+    assert [row["source"] for row in cli("dlq", "list", "--text", "j3", "--json")] == [QUEUE]
+    assert len(cli("dlq", "list", "--limit", "3", "--json")) == 3
     assert "Causes" in cli("dlq", "groups")
     assert "RuntimeError" in cli("dlq", "show", QUEUE, "j1")
     assert cli("dlq", "retry", QUEUE, "j0") == "j0 runs again as j0~r1\n"

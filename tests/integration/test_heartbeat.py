@@ -1,5 +1,10 @@
 """The heartbeat of a process against a real Redis."""
 
+import os
+
+import pytest
+from redis.exceptions import RedisError
+
 from app import keys
 from app.records import WorkerInfo
 from app.wire.connections import connect
@@ -25,6 +30,25 @@ async def test_a_beat_tells_who_the_process_is_and_how_it_fares(queue_redis):
     assert 0 < await queue_redis.pttl(keys.worker(heartbeat.id)) <= TTL_MS
     assert await queue_redis.zrange(keys.WORKERS, 0, -1) == [heartbeat.id]
     assert await queue_redis.zrange(keys.functions("async-processing"), 0, -1) == ["a", "b"]
+
+
+async def test_a_beat_that_redis_took_touches_a_file(queue_redis, tmp_path, free_port):
+    """
+    What containers' health checks look at; a beat Redis did not take leaves it as it was.
+    """
+    file = tmp_path / "beat"
+    beats = Heartbeat(queue_redis, "events", "pyairtable-events", beat_file=str(file))
+    await beats.beat()
+    os.utime(file, (0, 0))
+    away = connect(f"redis://127.0.0.1:{free_port}/0", retries=0)
+    with pytest.raises(RedisError):
+        await Heartbeat(away, "events", "pyairtable-events", beat_file=str(file)).beat()
+    await away.aclose()
+    assert file.stat().st_mtime == 0
+    await beats.beat()
+    assert file.stat().st_mtime > 0
+    await beats.stop()
+    assert not file.exists()
 
 
 async def test_a_process_that_ends_cleanly_removes_itself(queue_redis):

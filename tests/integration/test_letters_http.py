@@ -4,6 +4,7 @@ import json
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -37,6 +38,34 @@ async def api(connections: Connections, settings: Any) -> AsyncIterator[httpx.As
     transport = httpx.ASGITransport(app=as_ann)
     async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
         yield client
+
+
+async def test_every_source_is_one_list_with_a_cursor(
+    api: httpx.AsyncClient, connections: Connections, settings: Any
+):
+    """
+    - in place of a name: queues and streams merged by time, the same filters; exports want a name.
+    """
+    redis, stream = connections.queue, settings.stream_name
+    for number, queue in enumerate((QUEUE, "long-running-jobs", QUEUE), 1):
+        await bury(redis, f"j{number}", PAYLOAD, source=queue, died_ms=number * 10)
+    await bury_event(connections.streams, stream, died_ms=25)
+
+    shown, cursor = [], ""
+    while cursor is not None:
+        more = f"&cursor={quote(cursor)}" if cursor else ""
+        page = (await api.get(f"/dead-letters/-?limit=1{more}")).json()
+        shown += [(letter["source"], letter["id"]) for letter in page["items"]]
+        cursor = page["cursor"]
+    jobs = (await api.get("/dead-letters/-?name=sync&limit=2")).json()["items"]
+
+    assert shown == [(QUEUE, "j3"), (stream, "5-1"), ("long-running-jobs", "j2"), (QUEUE, "j1")]
+    assert [letter["id"] for letter in jobs] == ["j3", "j2"]
+    refused = await api.get("/dead-letters/-?format=csv")
+    wrong = await api.get("/dead-letters/-?cursor=nonsense")
+    assert (refused.status_code, wrong.status_code) == (422, 422)
+    assert "one queue or stream is exported at a time" in refused.text
+    assert (await api.post("/dead-letters/-/j1/retry")).status_code == 422
 
 
 async def test_an_operators_day(api: httpx.AsyncClient, connections: Connections):

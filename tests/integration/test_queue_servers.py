@@ -20,8 +20,8 @@ from app.annals.tiers import TierRow
 from app.collector import Collector
 from app.declarations import QueuePolicy
 from app.doctor.examination import examine
-from app.enqueue import JobRequest, codec_of, enqueue
-from app.errors import RedisUnavailable
+from app.enqueue import JobRequest, codec_of, enqueue, rows_of
+from app.errors import BadRecord, RedisUnavailable
 from app.explanation import explanation
 from app.letters import causes
 from app.next_jobs import NextJob, next_id
@@ -33,9 +33,10 @@ from tests.conftest import RunningRedis, start_redis, wait_until
 from tests.letters import ANN
 from tests.serving import RunningServer, start_server, stop
 from tests.waiting import until
-from workers.dead_letter_processor import DeadLetterProcessor, serve
-from workers.engine import Worker
-from workers.event_context import Effects
+from workers.dead_letter_processor import serve
+from workers.engine.worker import Worker
+from workers.events.context import Effects
+from workers.letters.rounds import DeadLetterProcessor
 from workers.operations import OperationRunner
 from workers.settings import worker_settings
 
@@ -343,6 +344,21 @@ async def test_an_events_job_for_a_server_that_is_away_holds_up_no_other(
     await until(lambda: connections.holding(AWAY_QUEUE).ping())
     assert await parcels.carry(connections, "queue") == 1
     assert await connections.holding(AWAY_QUEUE).zrange(AWAY_QUEUE, 0, -1) == ["evt-1"]
+
+
+async def test_a_parcel_nobody_can_read_holds_up_no_other(connections, sharded):
+    """
+    The others arrive; what cannot be read stays, and is told with what to do.
+    """
+    home, away = connections.queue, connections.holding(AWAY_QUEUE)
+    rows = rows_of(AWAY_QUEUE, [JobRequest(name="generic", id="good")])
+    assert await parcels.post(home, AWAY_QUEUE, rows)
+    bad = {"a": "{", "b": "[]", "c": '{"queue":"x","id":"y","due":"soon","ttl":1,"payload":""}'}
+    await home.hset(keys.PARCELS, mapping=bad)
+    with pytest.raises(BadRecord, match=r"3 parcels on queue are not readable, e\.g\. 'a'.*HDEL"):
+        await parcels.carry(connections, "queue")
+    assert await away.zrange(AWAY_QUEUE, 0, -1) == ["good"]
+    assert sorted(await home.hkeys(keys.PARCELS)) == list(bad)
 
 
 async def test_a_queue_that_was_placed_elsewhere_while_jobs_waited_is_told(

@@ -1,7 +1,10 @@
 """What compose/ must be, read as text: no default secret, nothing open, the specification's checks."""
 
+import os
 import re
+import shutil
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +62,32 @@ def test_the_specifications_health_checks(services: dict[str, Any]) -> None:
     assert found == CHECKS
 
 
+def test_a_health_check_of_ours_is_the_age_of_the_beat(
+    services: dict[str, Any], tmp_path: Path
+) -> None:
+    """
+    Fresh: well; old, or never: ill, and it says why.
+    """
+    for name in OURS - {"queue-processor"}:
+        kind, command = services[name]["healthcheck"]["test"]
+        file = services[name]["environment"]["ARQSCOPE_BEAT_FILE"]
+        assert (kind, command.count(file)) == ("CMD-SHELL", 1), name
+    beat = tmp_path / "beat"
+
+    def check() -> tuple[int, str]:
+        words = command.replace(file, str(beat))
+        done = subprocess.run(["sh", "-c", words], capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout + done.stderr
+
+    ill = (1, "no heartbeat that Redis took in 20 s\n")
+    assert check() == ill
+    beat.touch()
+    assert check() == (0, "")
+    old = time.time() - 21
+    os.utime(beat, (old, old))
+    assert check() == ill
+
+
 def test_every_container_is_locked_down(services: dict[str, Any]) -> None:
     for name, service in services.items():
         assert service["read_only"] is True, name
@@ -91,6 +120,101 @@ def test_only_the_dashboard_is_published_and_only_on_loopback(services: dict[str
         "redis-streams": ["127.0.0.1:6380:6379"],
         "redis-queue": ["127.0.0.1:6381:6379"],
     }
+
+
+def test_a_second_queue_server_is_the_first_with_data_of_its_own() -> None:
+    """
+    compose.sharded.yaml: every process of ours is told of it, logs in as itself, and waits for it.
+    """
+    document = load("compose.sharded.yaml")
+    services = document["services"]
+    assert set(services) == OURS | {"redis-queue-2"}
+    assert services["redis-queue-2"] == {
+        "extends": {"file": "compose.yaml", "service": "redis-queue"},
+        "volumes": ["queue-2:/data"],
+    }
+    assert document["volumes"] == {"queue-2": None}
+    whole = load("compose.yaml")["services"]
+    for name in OURS:
+        assert services[name]["depends_on"] == {"redis-queue-2": {"condition": "service_healthy"}}
+        assert set(services[name]["environment"]) == {"REDIS_QUEUE_SHARDS"}
+        plain = {
+            variable: re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", value)
+            for variable, value in {
+                **whole[name]["environment"], **services[name]["environment"]
+            }.items()
+            if "URL" in variable or "SHARDS" in variable
+        }  # fmt: skip
+        settings = Settings.load(plain, env_file=None)
+        assert settings.placement.server_of("event-driven-jobs") == "queue-2"
+        home, further = settings.url("queue"), settings.url("queue-2")
+        assert further == home.replace("@redis-queue:", "@redis-queue-2:"), name
+
+
+COMPOSE_STUB = r"""#!/bin/sh
+# Says what it was asked, in place of docker compose; what it copies is a folder that looks like Redis' own.
+log() { echo "$*" >>"$LOG"; }
+case $* in
+"config --services") printf '%s\n' $SERVICES ;;
+"pause "* | "unpause "*) log "$*" ;;
+"exec -T dlq-processor "*) log letters; tar -C "$DATA" -cf - . ;;
+"exec -T "*) log "copy $3"; [ "$3" != "$BROKEN" ] || exit 1; cat >/dev/null; tar -C "$DATA" -cf - appendonlydir ;;
+"run --rm -T --no-deps --entrypoint sh "*) log "unpack $7"; cat >/dev/null ;;
+*) echo "not known: $*" >&2; exit 9 ;;
+esac
+"""
+THREE = "redis redis-streams redis-queue"
+
+
+def scripted(tmp_path: Path, script: str, services: str, broken: str = "") -> tuple[int, list[str]]:
+    """Run a script of compose/ with a stand-in for the engine; its exit code, and what it asked."""
+    made = tmp_path / "compose"
+    if not made.exists():
+        copy_of_compose(tmp_path)
+        (tmp_path / "data" / "appendonlydir").mkdir(parents=True)
+        (tmp_path / "data" / "appendonlydir" / "appendonly.aof.manifest").touch()
+        (tmp_path / "stub").write_text(COMPOSE_STUB)
+        (tmp_path / "stub").chmod(0o755)
+    log = tmp_path / "log"
+    log.write_text("")
+    world = {
+        **os.environ, "COMPOSE": str(tmp_path / "stub"), "LOG": str(log), "DATA": str(tmp_path / "data"),
+        "SERVICES": services, "BROKEN": broken,
+    }  # fmt: skip
+    done = subprocess.run(
+        [made / script, tmp_path / "backup"], env=world, capture_output=True, check=False
+    )
+    return done.returncode, log.read_text().splitlines()
+
+
+def test_a_backup_takes_every_queue_server_while_nobody_carries(tmp_path: Path) -> None:
+    """
+    Streams first; the dead-letter process is paused only where there is something to carry, and never left so.
+    """
+    sharded = f"{THREE} redis-queue-2 dlq-processor"
+    copies = ["copy redis-streams", "copy redis-queue", "copy redis-queue-2", "copy redis"]
+    pause, go_on = "pause dlq-processor", "unpause dlq-processor"
+    failed = scripted(tmp_path, "backup.sh", sharded, broken="redis-queue-2")
+    assert failed[0] != 0
+    assert failed[1] == [pause, *copies[:3], go_on]
+    shutil.rmtree(tmp_path / "backup")
+
+    assert scripted(tmp_path, "backup.sh", sharded) == (0, [pause, *copies, go_on, "letters"])
+
+    restored = [
+        "unpack redis-streams",
+        "unpack redis-queue",
+        "unpack redis-queue-2",
+        "unpack redis",
+    ]
+    assert scripted(tmp_path, "restore.sh", sharded) == (0, [*restored, "unpack dlq-processor"])
+    assert scripted(tmp_path, "restore.sh", THREE) == (2, [])  # a copy nobody would take
+    shutil.rmtree(tmp_path / "backup")
+    plain = ["copy redis-streams", "copy redis-queue", "copy redis", "letters"]
+    assert scripted(tmp_path, "backup.sh", f"{THREE} dlq-processor") == (0, plain)
+    assert scripted(tmp_path, "restore.sh", sharded)[1] == [
+        *restored[:2], restored[3], "unpack dlq-processor",
+    ]  # fmt: skip
 
 
 def test_who_stops_has_longer_than_the_drain(services: dict[str, Any]) -> None:

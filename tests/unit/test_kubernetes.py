@@ -1,5 +1,7 @@
 """What compose/kubernetes must be, read as text: locked down, probed, disrupted with care, closed by default."""
 
+import json
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -160,7 +162,7 @@ def test_a_selector_finds_its_pods() -> None:
 
 
 def test_kustomizations_name_every_file() -> None:
-    for folder in ("base", "keda"):
+    for folder in ("base", "keda", "sharded"):
         text = (MANIFESTS / folder / "kustomization.yaml").read_text(encoding="utf-8")
         named = {r for r in yaml.safe_load(text)["resources"] if r.endswith(".yaml")}
         assert named == {
@@ -169,6 +171,34 @@ def test_kustomizations_name_every_file() -> None:
     text = (COMPOSE / "redis" / "kustomization.yaml").read_text(encoding="utf-8")
     files = yaml.safe_load(text)["configMapGenerator"][0]["files"]
     assert set(files) == {"common.conf", *(f"{role}.conf" for role in SERVICES)}
+
+
+def test_the_second_queue_server_is_the_first_with_another_name() -> None:
+    """
+    Locked down, probed and reached as redis-queue; every process of ours is told of it under its own login.
+    """
+    first = [d for d in documents() if d["metadata"]["name"] == "redis-queue"]
+    renamed = json.loads(json.dumps(first).replace("redis-queue", "redis-queue-2"))
+    assert list(documents("sharded")) == renamed
+    assert {d["kind"] for d in renamed} == {"Service", "StatefulSet"}
+
+    text = (MANIFESTS / "sharded" / "kustomization.yaml").read_text(encoding="utf-8")
+    patches = yaml.safe_load(text)["patches"]
+    for name in PROCESSES:
+        (patch,) = [
+            p
+            for p in patches
+            if re.fullmatch(p["target"]["name"], name)  # as kustomize anchors it
+        ]
+        assert patch["target"]["kind"] == "Deployment"
+        (step,) = yaml.safe_load(patch["patch"])
+        assert (step["op"], step["path"]) == ("add", "/spec/template/spec/containers/0/env/-")
+        given = [*pod(name)["spec"]["containers"][0]["env"], step["value"]]
+        plain = {v["name"]: v["value"] for v in given if not v["name"].endswith("_FILE")}
+        settings = Settings.load(plain, env_file=None)
+        assert settings.placement.server_of("event-driven-jobs") == "queue-2"
+        home = settings.url("queue")
+        assert settings.url("queue-2") == home.replace("@redis-queue:", "@redis-queue-2:"), name
 
 
 def test_what_scales_exists_and_stays_between_bounds() -> None:

@@ -314,6 +314,26 @@ def test_letters_come_in_pages_and_by_cause():
     assert "1–2 of 2" in one.screen.above  # noqa: RUF001
 
 
+def test_behind_the_letters_a_snapshot_holds_the_list_goes_on_by_time():
+    """
+    Two of async-processing's three are held: the way on begins with the oldest of them. All held: no way on.
+    """
+    letters = [make_letter(1), make_letter(2), make_letter(9, source="mail", state="new")]
+    queues = [make_queue(dead_open=3), make_queue(queue="mail", dead_open=1)]
+    cut, _ = make_visit(make_snapshot(queues=queues, letters=letters), page="dead-letters")
+    mail, _ = make_visit(
+        make_snapshot(queues=queues, letters=letters), page="dead-letters", source="mail"
+    )
+    whole, _ = make_visit(
+        make_snapshot(queues=[make_queue(dead_open=2), queues[1]], letters=letters),
+        page="dead-letters",
+    )
+
+    assert f"cursor={int(NOW_MS) - 2000}" in cut.screen.above
+    assert ">Older<" in cut.screen.above
+    assert ">Older<" not in mail.screen.above + whole.screen.above
+
+
 def test_an_address_keeps_only_what_its_page_takes():
     """
     What somebody typed into the bar is cut and filtered; an unknown page is the overview.
