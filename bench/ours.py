@@ -20,7 +20,8 @@ from app.enqueue import JobRequest, enqueue, enqueue_many
 from app.payloads.codec import Codec
 from app.wire.connections import connect
 from bench.peers.stamps import Stamps
-from workers.engine import EngineOptions, Worker
+from workers.engine.options import EngineOptions
+from workers.engine.worker import Worker
 from workers.retry_policy import RetryPolicy
 
 QUEUE = "arq:queue"  # arq's default, so that a stock producer needs no setting

@@ -14,8 +14,8 @@ from typing import Any
 from app.settings import Settings
 from app.streams.events import Event
 from workers import event_processor
-from workers.event_context import EventContext
 from workers.event_router import on
+from workers.events.context import EventContext
 
 _late: list[float] = []
 

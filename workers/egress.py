@@ -1,6 +1,6 @@
 """What a process may connect to: an allow-list of hosts, and no address inside our own network.
 
-Installed once, in a process that does nothing but send (``alert_sender``): every name it resolves
+Installed once, in a process that does nothing but send (``alerts.sender``): every name it resolves
 and every address it connects to passes here, whichever library does it. The address is checked where
 it is connected to, so that a second answer of the name server changes nothing.
 """

@@ -20,12 +20,12 @@ from app.doctor.preflight import check
 from app.settings import Settings
 from app.streams.triggers import load_rules
 from app.wire.connections import Connections, connect, shards_of
-from workers import triggers
 from workers.cancellation import end
-from workers.event_attempt import SUSPECT_DELIVERIES
-from workers.event_lanes import Lanes
 from workers.event_router import Registry, load_handlers
-from workers.event_source import EventSource, Held
+from workers.events import triggers
+from workers.events.attempt import SUSPECT_DELIVERIES
+from workers.events.lanes import Lanes
+from workers.events.source import EventSource, Held
 from workers.heartbeat import Heartbeat
 
 try:

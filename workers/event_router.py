@@ -147,7 +147,7 @@ on_unmatched = REGISTRY.on_unmatched
 
 def load_handlers(settings: Settings) -> Registry:
     """Import the built-in handlers and the user's own (``ARQSCOPE_HANDLERS``), ours first."""
-    importlib.import_module("workers.event_handlers")
+    importlib.import_module("workers.events.handlers")
     if "" not in sys.path:  # a console script does not look in the current directory
         sys.path.append("")
     for name in filter(None, (part.strip() for part in settings.handlers.split(","))):

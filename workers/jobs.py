@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from app.errors import PermanentError
-from workers.job_context import JobHandle
+from workers.runs.job_context import JobHandle
 
 MAX_DURATION_MS: Final = 3_600_000
 #: times a job reports its progress

@@ -14,13 +14,13 @@ from typing import Final
 
 from redis.exceptions import RedisError
 
-from app import keys, operations
+from app import operations
 from app.errors import ActionRefused
 from app.operations import OperationState
 from app.operations.drive import drive
 from app.payloads.codec import safe_str
 from app.wire.connections import Connections
-from app.wire.scripts import script
+from workers.leadership import Lease
 
 log = logging.getLogger("arqscope.operations")
 
@@ -67,15 +67,19 @@ class OperationRunner:
                 return
             if operation.id in self._tasks or operation.state is OperationState.PAUSED:
                 continue
-            if await self._hold(operation.id, self._lease_ms):
+            if await self._lease(operation.id).hold(self._lease_ms):
                 task = asyncio.create_task(self._drive(operation.id))
                 self._tasks[operation.id] = task
                 task.add_done_callback(functools.partial(self._ended, operation.id))
+
+    def _lease(self, operation_id: str) -> Lease:
+        return Lease(self._connections.queue, f"operation:{operation_id}", self._token)
 
     def _ended(self, operation_id: str, _: object) -> None:
         self._tasks.pop(operation_id, None)
 
     async def _drive(self, operation_id: str) -> None:
+        lease = self._lease(operation_id)
         held_until = time.monotonic() + self._lease_ms / 1000
 
         async def renew() -> None:
@@ -84,7 +88,7 @@ class OperationRunner:
                 await asyncio.sleep(self._lease_ms / 4000)
                 with contextlib.suppress(Exception):
                     began = time.monotonic()
-                    held = await self._hold(operation_id, self._lease_ms)
+                    held = await lease.hold(self._lease_ms)
                     held_until = began + self._lease_ms / 1000 if held else 0.0
 
         renewing = asyncio.create_task(renew())
@@ -118,15 +122,7 @@ class OperationRunner:
             renewing.cancel()
             with contextlib.suppress(RedisError, OSError, TimeoutError):
                 async with asyncio.timeout(2):
-                    await self._hold(operation_id, 0)
-
-    async def _hold(self, operation_id: str, ttl_ms: int) -> bool:
-        reply = await script(__file__, "hold_lease").run(
-            self._connections.queue,
-            [keys.lease(f"operation:{operation_id}")],
-            [self._token, ttl_ms],
-        )
-        return bool(reply)
+                    await lease.give_back()
 
     def _on_trouble(self, error: Exception) -> None:
         text = safe_str(error, 400)

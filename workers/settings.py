@@ -27,11 +27,12 @@ from app.sentinels import watched, watches
 from app.settings import Settings
 from app.streams.notifications import notification, send
 from app.wire.connections import connect
-from workers import engine
-from workers.job_events import JobEvents
+from workers.engine import worker as engine
+from workers.engine.options import EngineOptions
 from workers.jobs import BUILT_IN
 from workers.retry_policy import RetryPolicy
-from workers.sync_functions import in_child_process
+from workers.runs.job_events import JobEvents
+from workers.runs.sync_functions import in_child_process
 
 try:
     import uvloop
@@ -170,7 +171,7 @@ def worker_settings(queue: str, settings: Settings | None = None) -> dict[str, A
         "health_check_interval": 10,
         "allow_abort_jobs": True,
         "ctx": {
-            "arqscope": engine.EngineOptions(
+            "arqscope": EngineOptions(
                 url=settings.url_of_queue(queue),
                 policy=RetryPolicy(
                     attempts=policy.attempts,

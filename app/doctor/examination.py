@@ -8,7 +8,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from app.actions import Connections
-from app.doctor import queues, servers, streams
+from app.doctor import queue_hazards, queues, server_hazards, servers, streams
 from app.doctor.findings import Diagnosis, Finding, Severity, worst_first
 from app.origins import is_loopback
 from app.placement import HOME
@@ -24,8 +24,8 @@ async def examine(connections: Connections, settings: Settings) -> Diagnosis:
     seen = await asyncio.gather(
         *(servers.look_at(role, redis, settings.url(role)) for role, redis in clients.items())
     )
-    found: list[Finding] = [f for server in seen for f in servers.hazards_of(server)]
-    found += servers.shared_hazards(list(seen))
+    found: list[Finding] = [f for server in seen for f in server_hazards.hazards_of(server)]
+    found += server_hazards.shared_hazards(list(seen))
     unknown = [f"redis {s.role}: {reason}" for s in seen for reason in servers.unknown_of(s)]
     examined = [f"redis {server.role}" for server in seen if not server.problem]
     up = {server.role for server in seen if not server.problem}
@@ -34,7 +34,7 @@ async def examine(connections: Connections, settings: Settings) -> Diagnosis:
             continue
         try:
             looked = await queues.look_at(redis, settings, name)
-            found += queues.hazards_of(looked, settings)
+            found += queue_hazards.hazards_of(looked, settings)
             examined += [f"queue {queue.name}" for queue in looked.queues]
         except (RedisError, OSError) as error:
             unknown.append(

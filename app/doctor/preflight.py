@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
-from app.doctor import servers
+from app.doctor import server_hazards, servers
 from app.doctor.findings import Finding, Severity, together, worst_first
 from app.errors import SettingsError, UnsafeRedis
 from app.settings import Settings
@@ -52,7 +52,7 @@ async def look(settings: Settings, roles: Iterable[str] = ()) -> Preflight:
         finding
         for server in seen
         if not server.problem
-        for finding in servers.hazards_of(server)
+        for finding in server_hazards.hazards_of(server)
         if finding.hazard in TOLD and finding.severity is not Severity.NOTICE
     ]
     refused = [

@@ -12,6 +12,8 @@ from typing import Any
 import pandas as pd
 
 from app import frames
+from app.analyses.explain import CHANGE_COLUMNS, ELSEWHERE_COLUMNS, ODDS_COLUMNS, SHARED_COLUMNS
+from app.analyses.forecast import Forecast
 from app.columns import TIME
 from app.enqueue import JobRequest
 from app.errors import (
@@ -22,10 +24,13 @@ from app.errors import (
     Overloaded,
     RedisUnavailable,
 )  # fmt: skip
+from app.explanation import Explanation
 from app.jobs.rows import JobRow
+from app.letters.causes import Cause, CauseState
 from app.operations import Operation, OperationState
 from app.payloads.contents import Arguments
-from app.records import DeadLetter, JobState, LetterState
+from app.reader import JobDetail
+from app.records import DeadLetter, JobRun, JobState, LetterState, Outcome
 
 
 def error_of(error: urllib.error.HTTPError, where: str) -> ArqscopeError:
@@ -152,3 +157,45 @@ def new_job(request: JobRequest) -> dict[str, Any]:
         "name": request.name, "args": list(request.args), "kwargs": dict(request.kwargs),
         "options": {k: v for k, v in options.items() if v is not None},
     }  # fmt: skip
+
+
+def explanation_of(raw: Mapping[str, Any]) -> Explanation:
+    """Make the explanation of a cause of the server's answer."""
+    cause = fields_of(Cause, raw["cause"]) | {"state": CauseState(raw["cause"]["state"])}
+    return Explanation(
+        cause=Cause(**cause), periods=raw["periods"], function=raw["function"],
+        source=raw["source"], failures=raw["failures"], successes=raw["successes"],
+        shared=framed(raw["sharedArguments"], SHARED_COLUMNS), shared_note=raw["sharedNote"],
+        odds=framed(raw["retryOdds"], ODDS_COLUMNS),
+        elsewhere=framed(raw["elsewhere"], ELSEWHERE_COLUMNS),
+        since=pd.Timestamp(raw["since"]), changes=framed(raw["changes"], CHANGE_COLUMNS),
+        looked_at=raw["lookedAt"],
+    )  # fmt: skip
+
+
+def forecast_of(raw: Mapping[str, Any], backlog: float) -> Forecast:
+    """Make a forecast of the server's answer; *backlog*: jobs waiting and running, which it does not tell."""
+    inf, nan = float("inf"), float("nan")
+
+    def number(name: str, unknown: float = nan) -> float:
+        return unknown if raw.get(name) is None else float(raw[name])
+
+    never = inf if raw["drains"] is False else nan
+    return Forecast(
+        backlog=backlog, arrivals_per_s=number("arrivalsPerS"),
+        service_per_s=number("servicePerS"), workers=number("workers"), drains=raw["drains"],
+        empty_in_s=number("emptyInS", never), low_s=number("lowS", never),
+        high_s=number("highS", inf if raw["drains"] is not None else nan),
+        minutes=int(raw["minutes"]), reason=str(raw["sentence"]).partition(": ")[2],
+    )  # fmt: skip
+
+
+def job_of(raw: dict[str, Any]) -> JobDetail:
+    """Make everything about one job of the server's answer."""
+    raw["arguments"] = arguments_of(raw.get("arguments") or {})
+    raw["state"] = JobState(raw["state"])
+    raw["runs"] = tuple(
+        JobRun(**{**run, "outcome": Outcome(run["outcome"])}) for run in raw.get("runs") or ()
+    )
+    raw["letter"] = letter_of(raw["letter"]) if raw.get("letter") else None
+    return JobDetail(**fields_of(JobDetail, raw))

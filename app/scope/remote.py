@@ -1,24 +1,18 @@
 """A deployment reached through the HTTP API of its server: the same answers, the server's rights.
 
-Blocking calls of the standard library, so that they work inside and outside of a running loop. The key
-travels in a header, never to another host, and is never shown.
+How it is called is in ``caller``, what its answers become in ``answers``.
 """
 
-import http.client
-import json
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, cast
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, urlencode
 
 import pandas as pd
 
 from app import frames
 from app.actions import ActionReport, Actor, Connections
-from app.analyses.explain import CHANGE_COLUMNS, ELSEWHERE_COLUMNS, ODDS_COLUMNS, SHARED_COLUMNS
 from app.analyses.forecast import Forecast
 from app.analyses.verdicts import Hold, Verdict
 from app.annals.past import ANNOTATION_COLUMNS
@@ -28,24 +22,20 @@ from app.enqueue import Enqueued, JobRequest
 from app.errors import (
     ActionRefused,
     ArqscopeError,
-    InvalidRequest,
-    RedisUnavailable,
 )  # fmt: skip
 from app.explanation import Explanation
 from app.jobs.rows import jobs_frame
-from app.letters.causes import Cause, CauseState
 from app.operations import Operation
 from app.plans.ask import LETTER_STATES, Ask
 from app.plans.commands import letters_frame, operations_frame, snapshot_plan
 from app.plans.plan import Plan, Step
 from app.reader import JobDetail
-from app.records import JobRun, JobState, Outcome
 from app.scope import answers
+from app.scope.caller import Caller
 from app.scope.deployment import VERBS, report_of
 from app.settings import Settings
 from app.snapshot import Lazy, Snapshot
 
-TIMEOUT_S: Final = 15.0
 PAGE: Final = 500
 #: s a sample is good for when nobody follows
 FRESH_S: Final = 1.0
@@ -53,28 +43,11 @@ FRESH_S: Final = 1.0
 EVERY_S: Final = 2.0
 
 
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A key is not carried to wherever an answer points."""
-
-    def redirect_request(self, *_: Any) -> None:
-        """Refuse."""
-
-
-class Remote:
+class Remote(Caller):
     """A deployment reached through ``http(s)://host:port`` of its server."""
 
     def __init__(self, url: str, key: str = "", *, interval_s: float = EVERY_S) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise InvalidRequest(
-                f"url={url!r} is not an address of a server", field="url", hint="http://host:8009"
-            )
-        if parts.username or parts.password:
-            raise InvalidRequest("the address holds a password", field="url", hint="give key=…")
-        self._base = url.rstrip("/").removesuffix("/admin/queues").removesuffix("/admin")
-        self.where = self._base
-        self._headers = {"Accept": "application/json"} | ({"X-API-Key": key} if key else {})
-        self._opener = urllib.request.build_opener(_NoRedirect)
+        super().__init__(url, key)
         self._lock = threading.Lock()
         self._subscribers: dict[int, Callback] = {}
         self._next_key = 1
@@ -84,35 +57,10 @@ class Remote:
         self._snapshot = Snapshot.empty()
         self._interval_s = interval_s
         #: ours, not the server's: what a page shows of settings is refused (``page_of``)
-        self.settings = Settings(sample_interval_s=interval_s, environment=parts.hostname)
+        self.settings = Settings(sample_interval_s=interval_s, environment=self.host)
         #: who acts is decided by the server, by the key
         self.actor = Actor(name="the key's owner", role="operator")
         self.refresh()
-
-    # -- requests ------------------------------------------------------------------------------
-
-    def _ask(self, method: str, path: str, body: Any = None, **query: Any) -> tuple[bytes, Any]:
-        said = {k: v for k, v in query.items() if v not in (None, "")}
-        address = f"{self._base}{path}" + (f"?{urlencode(said)}" if said else "")
-        data = None if body is None else json.dumps(body).encode()
-        headers = self._headers | ({"Content-Type": "application/json"} if data else {})
-        request = urllib.request.Request(  # noqa: S310 - http or https, checked above
-            address, data=data if data is not None else (b"" if method == "POST" else None),
-            headers=headers, method=method,
-        )  # fmt: skip
-        try:
-            with self._opener.open(request, timeout=TIMEOUT_S) as answer:
-                return answer.read(), answer.headers
-        except urllib.error.HTTPError as error:
-            raise answers.error_of(error, self.where) from error
-        except (OSError, ValueError, http.client.HTTPException) as error:
-            raise RedisUnavailable(f"{self.where} does not answer: {error}") from error
-
-    def _get(self, path: str, **query: Any) -> Any:
-        return answers.json_of(self._ask("GET", path, **query)[0])
-
-    def _post(self, path: str, body: Any = None, **query: Any) -> Any:
-        return answers.json_of(self._ask("POST", path, body, **query)[0])
 
     def _frame(self, name: str, at_ms: float | None = None) -> pd.DataFrame:
         at = None if at_ms is None else pd.Timestamp(int(at_ms), unit="ms", tz="UTC").isoformat()
@@ -281,13 +229,7 @@ class Remote:
     def job(self, queue: str, job_id: str) -> JobDetail:
         """Everything about one job."""
         raw = self._get(f"/jobs/{quote(queue)}/{quote(job_id, safe='')}")
-        raw["arguments"] = answers.arguments_of(raw.get("arguments") or {})
-        raw["state"] = JobState(raw["state"])
-        raw["runs"] = tuple(
-            JobRun(**{**run, "outcome": Outcome(run["outcome"])}) for run in raw.get("runs") or ()
-        )
-        raw["letter"] = answers.letter_of(raw["letter"]) if raw.get("letter") else None
-        return JobDetail(**answers.fields_of(JobDetail, raw))
+        return answers.job_of(raw)
 
     def operation(self, operation_id: str) -> Operation:
         """One bulk action."""
@@ -296,37 +238,14 @@ class Remote:
     def explain_cause(self, fingerprint: str) -> Explanation:
         """Shared arguments, retry odds, other queues, what changed before."""
         raw = self._get(f"/dead-letters/causes/{quote(fingerprint)}/explain")
-        cause = answers.fields_of(Cause, raw["cause"]) | {
-            "state": CauseState(raw["cause"]["state"])
-        }
-        return Explanation(
-            cause=Cause(**cause), periods=raw["periods"], function=raw["function"],
-            source=raw["source"], failures=raw["failures"], successes=raw["successes"],
-            shared=answers.framed(raw["sharedArguments"], SHARED_COLUMNS), shared_note=raw["sharedNote"],
-            odds=answers.framed(raw["retryOdds"], ODDS_COLUMNS),
-            elsewhere=answers.framed(raw["elsewhere"], ELSEWHERE_COLUMNS),
-            since=pd.Timestamp(raw["since"]), changes=answers.framed(raw["changes"], CHANGE_COLUMNS),
-            looked_at=raw["lookedAt"],
-        )  # fmt: skip
+        return answers.explanation_of(raw)
 
     def forecast(self, queue: str, workers: float | None) -> Forecast:
         """When a queue will be empty."""
         raw = self._get(f"/queues/{quote(queue)}/forecast", workers=workers)
-        inf, nan = float("inf"), float("nan")
-
-        def number(name: str, unknown: float = nan) -> float:
-            return unknown if raw.get(name) is None else float(raw[name])
-
-        never = inf if raw["drains"] is False else nan
         queues = self.snapshot.queues
         row = queues[queues["queue"] == queue].to_dict("records")[0]
-        return Forecast(
-            backlog=float(row["waiting"] + row["running"]), arrivals_per_s=number("arrivalsPerS"),
-            service_per_s=number("servicePerS"), workers=number("workers"), drains=raw["drains"],
-            empty_in_s=number("emptyInS", never), low_s=number("lowS", never),
-            high_s=number("highS", inf if raw["drains"] is not None else nan),
-            minutes=int(raw["minutes"]), reason=str(raw["sentence"]).partition(": ")[2],
-        )  # fmt: skip
+        return answers.forecast_of(raw, float(row["waiting"] + row["running"]))
 
     def why(self, queue: str, job_id: str) -> Verdict:
         """Why a job is not running."""

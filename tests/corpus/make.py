@@ -66,7 +66,7 @@ ERRORS: dict[str, str] = {
 
 def raised(body: str, shift: int, n: int) -> tuple[str, str, str]:
     """Raise *body* from a file of other lines; type, message and traceback as a worker records them."""
-    from workers.job_letters import traceback_of
+    from workers.runs.job_letters import traceback_of
 
     text = "\n" * shift + SOURCE.format(body=body)
     space: dict[str, Any] = {"__name__": "orders", "uuid_": uuid.uuid4()}

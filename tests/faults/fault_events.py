@@ -10,8 +10,8 @@ from typing import Any
 from app.errors import PermanentError
 from app.streams.events import Event
 from tests.faults import ledger
-from workers.event_context import EventContext
 from workers.event_router import on, on_unmatched
+from workers.events.context import EventContext
 
 
 @on("work.*")

@@ -66,8 +66,8 @@ class Nursery:
 
 def main() -> None:
     """Answer requests until stdin closes."""
-    import workers.event_handlers
     import workers.event_processor
+    import workers.events.handlers
     import workers.settings  # noqa: F401
 
     _die_with_parent()

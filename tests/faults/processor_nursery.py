@@ -21,10 +21,10 @@ from tests.faults.nursery import ROOT, _die_with_parent, plain_environment
 
 #: what a failpoint may name: a step of the processor, as (object, attribute)
 STEPS: Final = {
-    "page": ("workers.dead_letter_processor", "open_page"),
-    "read": ("workers.dead_letter_processor", "unsettled"),
+    "page": ("workers.letters.rounds", "open_page"),
+    "read": ("workers.letters.rounds", "unsettled"),
     "count": ("app.letters.causes", "note_deaths"),
-    "mark": ("workers.dead_letter_processor", "mark_counted"),
+    "mark": ("workers.letters.rounds", "mark_counted"),
     "plan": ("app.letters.causes", "plan_retries"),
     "redrive": ("app.letters.redrive", "redrive"),
     "alert": ("app.alerts", "raise_alert"),
@@ -94,8 +94,8 @@ class ProcessorNursery:
 
 def main() -> None:
     """Answer requests until stdin closes."""
-    import workers.dead_letter_processor
-    import workers.event_context  # noqa: F401
+    import workers.events.context
+    import workers.letters.rounds  # noqa: F401
 
     _die_with_parent()
     for line in sys.stdin:
@@ -152,7 +152,7 @@ def _arm(failpoint: str, nth: int) -> None:
 async def _rounds(fields: Mapping[str, str], _: str) -> None:
     from app.settings import Settings
     from app.wire.connections import connect
-    from workers.dead_letter_processor import DeadLetterProcessor
+    from workers.letters.rounds import DeadLetterProcessor
 
     settings = Settings.load(fields, env_file=None)
     clients = [connect(settings.url(role)) for role in ("queue", "streams", "cache")]
@@ -179,7 +179,7 @@ async def _post(fields: Mapping[str, str], argument: str) -> None:
     from app.enqueue import JobRequest, codec_of
     from app.settings import Settings
     from app.wire.connections import Connections
-    from workers.event_context import Effects
+    from workers.events.context import Effects
 
     settings = Settings.load(fields, env_file=None)
     connections = Connections.of(settings)

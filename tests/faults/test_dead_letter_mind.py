@@ -33,9 +33,9 @@ from tests.faults.waits import Commands, Watched
 from tests.letters import QUEUE, bury, places
 from tests.unit.test_fingerprint_corpus import ERRORS
 from tests.waiting import until
-from workers.alerts import WINDOW_S
-from workers.channels import Channel, Deliveries, Sender
-from workers.dead_letter_processor import DeadLetterProcessor
+from workers.alerts.channels import Channel, Deliveries, Sender
+from workers.alerts.notices import WINDOW_S
+from workers.letters.rounds import DeadLetterProcessor
 from workers.policies import BUILT_IN_RULES, decide
 
 #: error type → what the built-in rules do with it

@@ -31,9 +31,10 @@ from tests.faults.nursery import ROOT, plain_environment
 from tests.faults.rig import QUEUE, Rig, sized
 from tests.letters import ANN, BOB, bury, bury_many
 from tests.waiting import until
-from workers.alerts import Alerts
-from workers.engine import EngineOptions, Worker
-from workers.overflow import relieve
+from workers.alerts.notices import Alerts
+from workers.engine.options import EngineOptions
+from workers.engine.worker import Worker
+from workers.letters.overflow import relieve
 from workers.policies import BUILT_IN_RULES, Action, decide
 from workers.retry_policy import RetryPolicy
 

@@ -17,9 +17,9 @@ from tests.faults.event_rig import GROUP, STREAM, EventRig, MakeRig, both_in_ful
 from tests.faults.fault_events import fields
 from tests.faults.proxy import ChaosProxy
 from tests.faults.rig import sized
-from workers.event_attempt import Delivery, letter_of
-from workers.event_group import EventGroup
 from workers.event_router import Registry
+from workers.events.attempt import Delivery, letter_of
+from workers.events.group import EventGroup
 
 
 def _malformed() -> dict[str, dict[Any, Any]]:

@@ -19,7 +19,7 @@ from tests.faults.event_rig import GROUP, STREAM, EventRig, MakeRig, both_in_ful
 from tests.faults.fault_events import fields
 from tests.faults.proxy import ChaosProxy
 from tests.faults.rig import sized
-from workers.event_group import EventGroup
+from workers.events.group import EventGroup
 
 
 async def _reading(rig: EventRig, count: int) -> bool:

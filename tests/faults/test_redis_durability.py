@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from app.doctor import append_only, servers
+from app.doctor import append_only, server_hazards, servers
 from app.enqueue import JobRequest, enqueue_many
 from app.errors import ActionRefused, RedisRefused
 from app.wire.connections import connect
@@ -79,7 +79,7 @@ async def test_a_slow_disk_is_told_before_it_costs(
 
     async def alarm() -> Any:
         seen = await servers.look_at("queue", rig.producer, rig.server.database(2))
-        return [f for f in servers.hazards_of(seen) if f.hazard == "slow-disk"]
+        return [f for f in server_hazards.hazards_of(seen) if f.hazard == "slow-disk"]
 
     try:
         (found,) = await until(alarm, timeout_s=30)
@@ -284,7 +284,7 @@ async def test_a_full_disk_refuses_loses_nothing_and_heals(
             rig.acked.update(answer.id for answer in answers)
         full = len(rig.acked)
         seen = await servers.look_at("queue", rig.producer, server.database(2))
-        told = {f.hazard for f in servers.hazards_of(seen)}
+        told = {f.hazard for f in server_hazards.hazards_of(seen)}
         grow(small_disk)
         healed_at = time.monotonic()
         await rig.submit([JobRequest(name="work", id="after")])

@@ -33,7 +33,8 @@ from tests.faults.fault_jobs import EXCEPTIONS
 from tests.faults.proxy import ChaosProxy
 from tests.faults.rig import Rig, sized
 from tests.waiting import until
-from workers.engine import EngineOptions, Worker
+from workers.engine.options import EngineOptions
+from workers.engine.worker import Worker
 
 MakeRig = Callable[..., Rig]
 

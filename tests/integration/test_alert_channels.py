@@ -18,11 +18,11 @@ from app.settings import Settings
 from tests.letters import ANN, QUEUE, bury
 from tests.listening import listening
 from tests.waiting import until
-from workers.alert_watch import AlertWatch
-from workers.alerts import Alerts
-from workers.channels import Channel, Deliveries, Sender, channels_of, message_of
-from workers.dead_letter_processor import DeadLetterProcessor
+from workers.alerts.channels import Channel, Deliveries, Sender, channels_of, message_of
+from workers.alerts.notices import Alerts
+from workers.alerts.watch import AlertWatch
 from workers.egress import Egress
+from workers.letters.rounds import DeadLetterProcessor
 from workers.policies import Action, Rule
 
 
@@ -163,7 +163,7 @@ async def test_a_queue_without_workers_raises_an_alert_that_ends_when_one_comes(
 
     rule = AlertRule(name="no worker", metric="workers_missing", above=0.5, for_s=60, clear_s=60)
     clock = [1_000_000.0]
-    monkeypatch.setattr("workers.alert_watch.time.time", lambda: clock[0])
+    monkeypatch.setattr("workers.alerts.watch.time.time", lambda: clock[0])
     told = Alerts(connections.cache, ["ops"])
     watch = AlertWatch(connections.queue, connections.streams, told, [rule])
     await connections.queue.zadd(QUEUE, {"j1": 1})
@@ -336,7 +336,7 @@ async def test_nothing_inside_is_ever_reached(listen):
 
 
 async def test_a_sender_that_cannot_start_is_an_error_not_a_crash(monkeypatch):
-    monkeypatch.setattr("workers.channels.sys.executable", "/nonexistent/python")
+    monkeypatch.setattr("workers.alerts.channels.sys.executable", "/nonexistent/python")
 
     assert "failed" in await Sender(["h"]).send(OPS, MESSAGE)
     await asyncio.sleep(0)

@@ -15,7 +15,7 @@ from app.letters.causes import CauseState
 from app.records import DeadLetter, LetterState
 from app.settings import Settings
 from tests.letters import ANN, EVE, QUEUE, both_servers, bury, bury_event, field
-from workers.dead_letter_processor import DeadLetterProcessor
+from workers.letters.rounds import DeadLetterProcessor
 from workers.policies import Action, Rule
 
 ALERT_ALL = (Rule(name="all", action=Action.ALERT),)

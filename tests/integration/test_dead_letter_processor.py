@@ -26,8 +26,10 @@ from app.wire.connections import connect
 from tests.conftest import RunningRedis, start_redis, wait_until
 from tests.letters import ANN, BOB, QUEUE, both_servers, bury, bury_event, field, places
 from tests.waiting import until
-from workers.dead_letter_processor import DeadLetterProcessor, LeaseLost
-from workers.engine import EngineOptions, Worker
+from workers.engine.options import EngineOptions
+from workers.engine.worker import Worker
+from workers.letters.rounds import DeadLetterProcessor
+from workers.letters.settling import LeaseLost
 from workers.policies import BUILT_IN_RULES, Action, Rule, decide
 from workers.retry_policy import RetryPolicy
 
@@ -171,10 +173,12 @@ async def test_only_the_holder_of_the_lease_decides(connections, settings):
     await bury(redis, "j1")
 
     assert await second.round() == 0
-    await redis.set(keys.lease("dead-letters"), second._token)  # it paused, and the lease ran out
+    await redis.set(
+        keys.lease("dead-letters"), second._lease.token
+    )  # it paused, and the lease ran out
     letter = await redrive.read_letter(Shelf(redis, QUEUE, "job"), "j1")
     with pytest.raises(LeaseLost):
-        await first._settle(
+        await first._settling.settle(
             Shelf(redis, QUEUE, "job"), letter, decide(letter, BUILT_IN_RULES, settings)
         )
 

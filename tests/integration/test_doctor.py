@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 
 from app import keys
 from app.actions import Connections
-from app.doctor import servers
+from app.doctor import server_hazards, servers
 from app.doctor.examination import examine
 from app.doctor.findings import Diagnosis, Finding, Severity
 from app.pages.address import Address
@@ -204,8 +204,8 @@ async def test_versions_with_published_holes(clinic: Clinic, kind: str) -> None:
         for v in ("6.2.23", "7.2.15", "7.4.10", "8.2.8", "8.8.1", "9.0.0")
     ]
 
-    assert "version" in {f.hazard for f in servers.hazards_of(older)}
-    assert not any("version" in {f.hazard for f in servers.hazards_of(s)} for s in mended)
+    assert "version" in {f.hazard for f in server_hazards.hazards_of(older)}
+    assert not any("version" in {f.hazard for f in server_hazards.hazards_of(s)} for s in mended)
 
 
 async def test_clocks_that_differ(clinic: Clinic) -> None:
@@ -215,7 +215,9 @@ async def test_clocks_that_differ(clinic: Clinic) -> None:
 
     for skew_s, severity in ((2.0, Severity.WARNING), (-7200.0, Severity.CRITICAL)):
         (found,) = [
-            f for f in servers.hazards_of(replace(seen, skew_s=skew_s)) if f.hazard == "clock-skew"
+            f
+            for f in server_hazards.hazards_of(replace(seen, skew_s=skew_s))
+            if f.hazard == "clock-skew"
         ]
         assert found.severity is severity
         assert f"{skew_s:+.1f} s" in found.evidence
@@ -226,11 +228,11 @@ async def test_clear_text_to_another_machine(clinic: Clinic) -> None:
     plain = replace(seen, url="redis://:secret@redis.internal:6379/0")
     tls = replace(seen, url="rediss://:secret@redis.internal:6379/0")
 
-    found = [f for f in servers.hazards_of(plain) if f.hazard == "no-tls"]
+    found = [f for f in server_hazards.hazards_of(plain) if f.hazard == "no-tls"]
 
     assert found
     assert "secret" not in str(found)
-    assert not [f for f in servers.hazards_of(tls) if f.hazard == "no-tls"]
+    assert not [f for f in server_hazards.hazards_of(tls) if f.hazard == "no-tls"]
 
 
 @pytest.fixture
@@ -251,10 +253,10 @@ async def test_a_server_that_lets_anybody_in(open_server: str) -> None:
     finally:
         await client.aclose(close_connection_pool=True)
 
-    hazards = {f.hazard: f for f in servers.hazards_of(seen)}
+    hazards = {f.hazard: f for f in server_hazards.hazards_of(seen)}
     assert hazards["no-password"].severity is Severity.WARNING  # loopback
     others = replace(seen, url="redis://redis.internal:6379/0")
-    (found,) = [f for f in servers.hazards_of(others) if f.hazard == "no-password"]
+    (found,) = [f for f in server_hazards.hazards_of(others) if f.hazard == "no-password"]
     assert found.severity is Severity.CRITICAL
 
 
@@ -291,7 +293,7 @@ async def test_a_wrong_password_is_a_finding_and_no_error(clinic: Clinic) -> Non
     finally:
         await client.aclose(close_connection_pool=True)
 
-    (found,) = servers.hazards_of(seen)
+    (found,) = server_hazards.hazards_of(seen)
     assert (found.hazard, found.severity) == ("unreachable", Severity.CRITICAL)
     assert "planted-wrong-password" not in str(found)
 
@@ -328,7 +330,7 @@ async def test_a_login_that_may_not_ask_for_the_configuration(clinic: Clinic) ->
         await clinic.queue.execute_command("ACL", "DELUSER", "looker")
 
     assert (seen.config, seen.user) == (None, "looker")
-    assert "default-user" not in {f.hazard for f in servers.hazards_of(seen)}
+    assert "default-user" not in {f.hazard for f in server_hazards.hazards_of(seen)}
 
 
 # -- replicas ---------------------------------------------------------------------------------------
@@ -395,7 +397,7 @@ async def test_one_server_in_three_roles_is_told(clinic: Clinic) -> None:
 
 async def hazards(client: Redis, url: str) -> dict[str, Finding]:
     seen = await servers.look_at("queue", client, url)
-    return {f.hazard: f for f in servers.hazards_of(seen)}
+    return {f.hazard: f for f in server_hazards.hazards_of(seen)}
 
 
 # -- queues -----------------------------------------------------------------------------------------

@@ -17,8 +17,8 @@ from app.streams.events import NewEvent
 from app.streams.triggers import rules_of
 from tests.conftest import ROOT, wait_until
 from tests.integration.test_event_processor import processing, quick, settled
-from workers import triggers
 from workers.event_router import Registry, load_handlers
+from workers.events import triggers
 
 STREAM = "pyairtable-events"
 both_versions = pytest.mark.parametrize("redis_server", ["system", "bundled"], indirect=True)
@@ -308,7 +308,7 @@ async def test_an_older_word_never_covers_a_newer_one(settings, publisher, strea
 
 
 async def test_statuses_are_bounded(settings, publisher, streams_redis, monkeypatch):
-    monkeypatch.setattr("workers.event_context.STATUSES_KEPT", 5)
+    monkeypatch.setattr("workers.events.context.STATUSES_KEPT", 5)
     await publisher.publish_many(NewEvent(type="user.updated", user_id=f"u{n}") for n in range(12))
     await handle_all(settings, streams_redis, 12)
 

@@ -19,11 +19,12 @@ from app.payloads.arguments import decoded
 from app.payloads.codec import Codec
 from app.settings import Settings
 from tests.letters import ANN, QUEUE, bury
-from workers.dead_letter_processor import DeadLetterProcessor
-from workers.engine import EngineOptions, Worker
+from workers.engine.options import EngineOptions
+from workers.engine.worker import Worker
+from workers.letters.rounds import DeadLetterProcessor
 from workers.policies import Action, Rule
 from workers.retry_policy import RetryPolicy
-from workers.samples import FIRST_SAMPLES, SAMPLES_KEPT, Sampler
+from workers.runs.samples import FIRST_SAMPLES, SAMPLES_KEPT, Sampler
 
 
 @pytest.fixture
@@ -57,7 +58,7 @@ async def test_a_tenant_whose_jobs_fail_is_named_first(connections, settings, mo
     """
     The worker itself samples successes and keeps the arguments of what dies.
     """
-    monkeypatch.setattr("workers.samples.FIRST_INTERVAL_S", 0.0)
+    monkeypatch.setattr("workers.runs.samples.FIRST_INTERVAL_S", 0.0)
     chance = random.Random(7)
 
     async def sync(ctx: dict[str, Any], data: dict[str, Any]) -> None:

@@ -15,8 +15,8 @@ from tests.integration.test_worker import (
     raw_redis,  # noqa: F401 - a fixture
     succeed,
 )
-from workers import job_events
-from workers.job_events import JobEnd, JobEvents
+from workers.runs import job_events
+from workers.runs.job_events import JobEnd, JobEvents
 
 STREAM = "pyairtable-events"
 

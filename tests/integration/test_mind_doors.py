@@ -17,7 +17,7 @@ from app.collector import Collector
 from app.notebook import connect
 from app.settings import Settings
 from tests.letters import ANN, EVE, QUEUE, bury
-from workers.dead_letter_processor import DeadLetterProcessor
+from workers.letters.rounds import DeadLetterProcessor
 from workers.policies import Action, Rule
 
 

@@ -30,6 +30,7 @@ from tests.letters import (
     places,
 )
 from tests.waiting import until
+from workers import operations as runner_module
 from workers.operations import OperationRunner
 
 
@@ -442,3 +443,53 @@ async def test_large_payloads_are_put_back_a_few_at_a_time(connections, settings
     assert not got.finished
     assert ended.done == 10
     assert await redis.strlen(keys.arq_job("j9~r1")) == 250_003
+
+
+async def test_no_error_ends_the_runner_of_operations(connections, monkeypatch, caplog):
+    """
+    redis-py also raises AttributeError and RuntimeError when a connection breaks in its hands: a runner that
+    ended by one would leave every operation where it was until the process is started again.
+    """
+    redis = connections.queue
+    await operations.create(
+        redis, operations.Operation(id="op-1", kind="retry_letters", source=QUEUE)
+    )
+    broken = [
+        AttributeError("'NoneType' has no attribute 'write'"),
+        RuntimeError("closed"),
+        KeyError("x"),
+    ]
+    looked: list[str] = []
+    still_open, drive_one = operations.still_open, runner_module.drive
+
+    async def looks(client):
+        looked.append("look")
+        if len(looked) <= 3:
+            raise broken[len(looked) - 1]
+        return await still_open(client)
+
+    driven: list[str] = []
+
+    async def drives(*given, **more):
+        driven.append(given[1])
+        if len(driven) == 1:
+            raise RuntimeError("in a drive")
+        return await drive_one(*given, **more)
+
+    monkeypatch.setattr(operations, "still_open", looks)
+    monkeypatch.setattr(runner_module, "drive", drives)
+    monkeypatch.setattr(runner_module, "ROUND_S", 0.01)
+    runner, stop = OperationRunner(connections), asyncio.Event()
+    running = asyncio.create_task(runner.run(stop))
+
+    async def ended() -> bool:
+        assert not running.done()
+        return (await operations.read(redis, "op-1")).state is OperationState.DONE
+
+    await until(ended)
+    stop.set()
+    await running
+
+    assert len(driven) >= 2  # it was taken up again
+    assert sum("operations in trouble" in r.message for r in caplog.records) >= 4
+    assert runner.trouble == ""

@@ -33,9 +33,10 @@ from tests.conftest import RunningRedis, start_redis, wait_until
 from tests.letters import ANN
 from tests.serving import RunningServer, start_server, stop
 from tests.waiting import until
-from workers.dead_letter_processor import DeadLetterProcessor, serve
-from workers.engine import Worker
-from workers.event_context import Effects
+from workers.dead_letter_processor import serve
+from workers.engine.worker import Worker
+from workers.events.context import Effects
+from workers.letters.rounds import DeadLetterProcessor
 from workers.operations import OperationRunner
 from workers.settings import worker_settings
 

@@ -22,7 +22,8 @@ from app.settings import Settings
 from app.streams.tails import Tails
 from tests.conftest import RunningRedis
 from tests.waiting import until
-from workers.engine import EngineOptions, Worker
+from workers.engine.options import EngineOptions
+from workers.engine.worker import Worker
 from workers.retry_policy import RetryPolicy
 
 QUEUE = "async-processing"

@@ -13,8 +13,8 @@ from app.errors import ActionRefused, BadRecord, NotFound
 from app.letters import spill
 from app.letters.redrive import Shelf
 from tests.letters import ANN, QUEUE, both_servers, bury_event, bury_many, field, places
-from workers import overflow
-from workers.alerts import Alerts
+from workers.alerts.notices import Alerts
+from workers.letters import overflow
 
 
 @pytest.fixture

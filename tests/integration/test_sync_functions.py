@@ -10,7 +10,7 @@ import pytest
 
 from app.payloads.codec import RemoteError
 from tests.waiting import until
-from workers.sync_functions import in_child_process
+from workers.runs.sync_functions import in_child_process
 
 
 def add(ctx: dict[str, Any], a: int, b: int) -> tuple[int, int]:

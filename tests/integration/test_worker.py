@@ -26,8 +26,9 @@ from app.records import DeadLetter, JobRun, LetterState
 from app.wire.connections import connect
 from tests.conftest import RunningRedis
 from tests.waiting import until
-from workers.engine import EngineOptions, Worker
-from workers.janitor import Janitor
+from workers.claims.janitor import Janitor
+from workers.engine.options import EngineOptions
+from workers.engine.worker import Worker
 from workers.retry_policy import RetryPolicy
 
 QUEUE = "async-processing"
@@ -427,7 +428,7 @@ async def test_pause_holds_jobs_back_and_resume_lets_them_go(
     await enqueue(raw_redis, QUEUE, JobRequest(name="succeed", id="j1"))
     worker = make_worker(burst=False)
     running = asyncio.create_task(worker.main())
-    await until(lambda: asyncio.sleep(0, worker._claims_made > 1))
+    await until(lambda: asyncio.sleep(0, worker.claiming.rounds > 1))
     assert await Job("j1", raw_redis, QUEUE).status() is JobStatus.queued
 
     await raw_redis.srem(keys.PAUSED_QUEUES, QUEUE)

@@ -22,10 +22,11 @@ from app.payloads.codec import Codec
 from tests.conftest import RunningRedis, lacking, start_redis, unused_port
 from tests.integration.test_worker import QUEUE, func, linger
 from tests.waiting import until
-from workers.engine import EngineOptions, Worker
-from workers.leases import LeaseKeeper
-from workers.outcomes import Ending, Outbox, _is_unsendable
-from workers.pools import pool_of
+from workers.claims.leases import LeaseKeeper
+from workers.claims.pools import pool_of
+from workers.engine.options import EngineOptions
+from workers.engine.worker import Worker
+from workers.runs.outcomes import Ending, Outbox, _is_unsendable
 
 
 @pytest.fixture(scope="module")

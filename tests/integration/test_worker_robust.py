@@ -29,9 +29,9 @@ from tests.integration.test_worker import (  # noqa: F401 - fixtures
     totals,
 )
 from tests.waiting import until
-from workers.claims import Claimer
-from workers.engine import Worker
-from workers.leases import LeaseKeeper
+from workers.claims.claimer import Claimer
+from workers.claims.leases import LeaseKeeper
+from workers.engine.worker import Worker
 from workers.settings import redis_settings
 
 pytestmark = pytest.mark.parametrize("redis_server", ["system", "bundled"], indirect=True)

@@ -25,9 +25,10 @@ from tests.faults.proxy import ChaosProxy
 from tests.integration.test_event_processor import STREAM, processing, quick
 from tests.integration.test_worker import QUEUE, func, linger, succeed
 from tests.waiting import until
-from workers.engine import EngineOptions, Worker
+from workers.claims.leases import LeaseKeeper
+from workers.engine.options import EngineOptions
+from workers.engine.worker import Worker
 from workers.event_router import Registry
-from workers.leases import LeaseKeeper
 
 
 @pytest.fixture

@@ -56,6 +56,6 @@ sys.modules["testcontainers.redis"] = container
 
 if ours := os.environ.get("STOCK_OURS"):
     sys.path.append(ours)  # behind arq's checkout: both have a package called tests
-    from workers import engine
+    from workers.engine import worker as engine
 
     engine.install()

@@ -281,3 +281,30 @@ def test_a_server_others_can_reach_needs_a_key() -> None:
         check_access(Settings(require_api_key=True))
     check_access(Settings())
     check_access(Settings(queue_ui_host="0.0.0.0", api_key=KEY))
+
+
+def test_a_typed_name_passes_for_nobody_a_provider_vouches_for() -> None:
+    """
+    With a list of a provider's identities, who logs in by the one key is shown with it, whatever they type.
+    """
+    plain = Guard(Settings(api_key=KEY))
+    listed = Guard(
+        Settings(
+            api_key=KEY,
+            oauth_provider="github",
+            oauth_key="id",
+            oauth_secret="s" * 20,
+            oauth_roles="ann@example.com=admin",
+        )
+    )
+
+    def shown(guard: Guard) -> str:
+        session = guard.login(KEY, "ann@example.com", "127.0.0.1")
+        assert isinstance(session, str)
+        actor = guard.decide(ask(cookie=f"{SESSION_COOKIE}={session}"))
+        assert isinstance(actor, Actor)
+        return actor.name
+
+    assert shown(plain) == "ann@example.com"
+    assert shown(listed) != "ann@example.com"
+    assert shown(listed).startswith("ann@example.com (key ")

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from app.collector import Pace
 from app.sampling.clock import PATIENCE_S, Clock, Passed
+from app.sampling.sources import Pace
 from app.sampling.turns import Rates
 
 

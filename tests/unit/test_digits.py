@@ -22,7 +22,7 @@ NOW_MS = 1_795_650_000_000.0
 #: ``isdigit`` is true of each, ``int`` and ``float`` raise
 ODD = ["²", "1²", "①", "፩"]
 #: where bytes are asked, of which ``isdigit`` means ASCII
-OF_BYTES = {"append_only.py", "listening.py", "claims.py", "supervision.py"}
+OF_BYTES = {"append_only.py", "listening.py", "claimer.py", "supervision.py"}
 
 
 def test_no_text_is_asked_for_digits_int_cannot_read():

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from app.errors import PermanentError, RedisUnavailable
-from workers.event_attempt import Decision, Delivery, GiveUp, Handled, TryAgain, Wait, attempt
 from workers.event_router import Registry
+from workers.events.attempt import Decision, Delivery, GiveUp, Handled, TryAgain, Wait, attempt
 
 
 async def attempted(*functions: Any, timeout_s: float = 5.0) -> tuple[Decision, Delivery]:

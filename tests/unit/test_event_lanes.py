@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from workers.event_lanes import Lanes
+from workers.events.lanes import Lanes
 
 
 class Work:

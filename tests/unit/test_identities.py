@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from app.access.identities import Identities, name_in
 from app.auth import Guard, Visit
-from app.door.oauth import id_claims, provider_of
+from app.door.oauth import _is_ours, id_claims, provider_of
 from app.errors import SettingsError
 from app.settings import Settings
 
@@ -152,3 +152,15 @@ def test_an_id_token_for_somebody_else_is_refused(change: dict[str, Any]) -> Non
 def _token(claims: dict[str, Any]) -> str:
     body = base64.urlsafe_b64encode(json.dumps(claims).encode()).decode().rstrip("=")
     return f"e30.{body}.c2ln"
+
+
+@pytest.mark.parametrize("state", ["", "x", "²", "\udcff", "b" * 43])
+def test_a_state_nobody_gave_out_is_not_ours_whatever_its_letters(state: str) -> None:
+    """
+    ``compare_digest`` raises TypeError for texts with letters beyond ASCII: an answer of 500.
+    """
+    flow = {"s": "a" * 43, "e": 9_999_999_999}
+
+    assert not _is_ours(flow, state)
+    assert not _is_ours(None, state)
+    assert _is_ours(flow, "a" * 43)

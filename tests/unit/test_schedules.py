@@ -8,7 +8,7 @@ from arq import cron
 from app.errors import SettingsError
 from app.schedules import FIELDS, Schedule, Tick, heard, told
 from app.settings import Settings
-from workers.schedules import Schedules, schedule_of
+from workers.engine.schedules import Schedules, schedule_of
 from workers.settings import cron_jobs
 
 

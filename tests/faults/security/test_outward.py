@@ -9,7 +9,7 @@ import pytest
 from tests.faults.conftest import Row
 from tests.faults.rig import sized
 from tests.listening import listening
-from workers.channels import Channel, Sender
+from workers.alerts.channels import Channel, Sender
 
 MESSAGE: Final = {"title": "t", "body": "b", "severity": "warning"}
 #: the sending process' name server: names that lead inside, and one whose answer changes
