@@ -1,10 +1,12 @@
 """Charts: what reaches the source, gaps, totals, colours."""
 
 import math
+import re
 
 import pandas as pd
 import pytest
 from bokeh.document import Document
+from bokeh.models import ColumnDataSource, CrosshairTool, HoverTool, Label, LogScale
 
 from app import charts, palette
 from app.drawing import chart_source, easel
@@ -232,3 +234,32 @@ def test_a_name_in_a_tooltip_is_text():
     tip = chart.tools[-1].tooltips
     assert "&lt;b&gt;&#64;at{x}&#36;index&lt;/b&gt;" in tip
     assert tip.count("@") == 2  # the moment, and the value
+
+
+@pytest.mark.parametrize("name", charts.CHARTS)
+def test_every_chart_has_what_every_chart_must_have(name):
+    """
+    One axis and cursor for all, marks, exact values with a unit, names that filter, a log axis for durations,
+    words where there is nothing, colours for both themes.
+    """
+    told = charts.CHARTS[name]
+    marks = ColumnDataSource({column: [] for column in easel.MARK_COLUMNS}, name="marks")
+    together = easel.Together(marks=marks)
+    source = chart_source.make_source(frame_of([], HISTORY_COLUMNS), ["a"], series=told.series)
+
+    chart = told.draw(source, ["a"], together=together)
+
+    assert chart.x_range is together.x_range
+    assert [tool.overlay for tool in chart.select(CrosshairTool)] == [together.cursor]
+    values, about_marks = (tool.tooltips for tool in chart.tools if isinstance(tool, HoverTool))
+    assert "@at{when}" in values
+    assert re.search(r"@at{(number|count|duration) [^}]+}( [/a-z]+)?", values)
+    assert "@kind" in about_marks
+    assert [legend.click_policy for legend in chart.legend] == ["hide"]
+    series = [r for r in chart.renderers if r.tags[:1] in (["series"], ["state"])]
+    assert {r for item in chart.legend[0].items for r in item.renderers} == {*series}
+    assert all(r.glyph.tags[0] == "tints" for r in series)
+    metric = charts.METRICS.get(name)
+    is_of_time = name in ("wait", "run") or (metric is not None and metric.kind == "duration")
+    assert isinstance(chart.y_scale, LogScale) == is_of_time
+    assert [type(one) for one in chart.center if isinstance(one, Label)] == [Label]

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -148,6 +149,72 @@ def test_a_second_queue_server_is_the_first_with_data_of_its_own() -> None:
         assert settings.placement.server_of("event-driven-jobs") == "queue-2"
         home, further = settings.url("queue"), settings.url("queue-2")
         assert further == home.replace("@redis-queue:", "@redis-queue-2:"), name
+
+
+COMPOSE_STUB = r"""#!/bin/sh
+# Says what it was asked, in place of docker compose; what it copies is a folder that looks like Redis' own.
+log() { echo "$*" >>"$LOG"; }
+case $* in
+"config --services") printf '%s\n' $SERVICES ;;
+"pause "* | "unpause "*) log "$*" ;;
+"exec -T dlq-processor "*) log letters; tar -C "$DATA" -cf - . ;;
+"exec -T "*) log "copy $3"; [ "$3" != "$BROKEN" ] || exit 1; cat >/dev/null; tar -C "$DATA" -cf - appendonlydir ;;
+"run --rm -T --no-deps --entrypoint sh "*) log "unpack $7"; cat >/dev/null ;;
+*) echo "not known: $*" >&2; exit 9 ;;
+esac
+"""
+THREE = "redis redis-streams redis-queue"
+
+
+def scripted(tmp_path: Path, script: str, services: str, broken: str = "") -> tuple[int, list[str]]:
+    """Run a script of compose/ with a stand-in for the engine; its exit code, and what it asked."""
+    made = tmp_path / "compose"
+    if not made.exists():
+        copy_of_compose(tmp_path)
+        (tmp_path / "data" / "appendonlydir").mkdir(parents=True)
+        (tmp_path / "data" / "appendonlydir" / "appendonly.aof.manifest").touch()
+        (tmp_path / "stub").write_text(COMPOSE_STUB)
+        (tmp_path / "stub").chmod(0o755)
+    log = tmp_path / "log"
+    log.write_text("")
+    world = {
+        **os.environ, "COMPOSE": str(tmp_path / "stub"), "LOG": str(log), "DATA": str(tmp_path / "data"),
+        "SERVICES": services, "BROKEN": broken,
+    }  # fmt: skip
+    done = subprocess.run(
+        [made / script, tmp_path / "backup"], env=world, capture_output=True, check=False
+    )
+    return done.returncode, log.read_text().splitlines()
+
+
+def test_a_backup_takes_every_queue_server_while_nobody_carries(tmp_path: Path) -> None:
+    """
+    Streams first; the dead-letter process is paused only where there is something to carry, and never left so.
+    """
+    sharded = f"{THREE} redis-queue-2 dlq-processor"
+    copies = ["copy redis-streams", "copy redis-queue", "copy redis-queue-2", "copy redis"]
+    pause, go_on = "pause dlq-processor", "unpause dlq-processor"
+    failed = scripted(tmp_path, "backup.sh", sharded, broken="redis-queue-2")
+    assert failed[0] != 0
+    assert failed[1] == [pause, *copies[:3], go_on]
+    shutil.rmtree(tmp_path / "backup")
+
+    assert scripted(tmp_path, "backup.sh", sharded) == (0, [pause, *copies, go_on, "letters"])
+
+    restored = [
+        "unpack redis-streams",
+        "unpack redis-queue",
+        "unpack redis-queue-2",
+        "unpack redis",
+    ]
+    assert scripted(tmp_path, "restore.sh", sharded) == (0, [*restored, "unpack dlq-processor"])
+    assert scripted(tmp_path, "restore.sh", THREE) == (2, [])  # a copy nobody would take
+    shutil.rmtree(tmp_path / "backup")
+    plain = ["copy redis-streams", "copy redis-queue", "copy redis", "letters"]
+    assert scripted(tmp_path, "backup.sh", f"{THREE} dlq-processor") == (0, plain)
+    assert scripted(tmp_path, "restore.sh", sharded)[1] == [
+        *restored[:2], restored[3], "unpack dlq-processor",
+    ]  # fmt: skip
 
 
 def test_who_stops_has_longer_than_the_drain(services: dict[str, Any]) -> None:
