@@ -16,7 +16,7 @@ from app.streams import entries
 from app.streams.events import NewEvent
 from app.streams.triggers import rules_of
 from tests.conftest import ROOT, wait_until
-from tests.integration.test_event_processor import processing, quick, settled
+from tests.processing import processing, quick, settled
 from workers.event_router import Registry, load_handlers
 from workers.events import triggers
 

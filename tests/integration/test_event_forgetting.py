@@ -5,7 +5,7 @@ import json
 import pytest
 
 from app import keys
-from tests.integration.test_event_processor import (
+from tests.processing import (
     GROUP,
     STREAM,
     both_versions,
@@ -15,8 +15,8 @@ from tests.integration.test_event_processor import (
     settled,
 )
 from tests.waiting import until
-from workers import event_intake
 from workers.event_router import Registry
+from workers.events import intake
 
 
 async def effects(redis) -> list[str]:
@@ -79,7 +79,7 @@ async def test_a_settled_event_that_redis_gives_out_again_is_skipped_only_with_i
 
 
 async def test_marks_that_may_have_expired_are_not_asked_for(settings, streams_redis, monkeypatch):
-    monkeypatch.setattr(event_intake, "FORGETS_S", 0.0)
+    monkeypatch.setattr(intake, "FORGETS_S", 0.0)
     async with processing(quick(settings), publishing(["nothing"], streams_redis)):
         old = await streams_redis.xadd(STREAM, {"type": "a.b", "data": "1"})
         await settled(streams_redis, 2)

@@ -7,7 +7,7 @@ from app.actions import Actor, Connections
 from app.errors import InvalidRequest
 from app.operations import Operation, OperationState, Step, drive
 from app.operations.replay import EventReplay
-from tests.integration.test_event_processor import STREAM, processing, quick, settled
+from tests.processing import STREAM, processing, quick, settled
 from workers.event_router import Registry
 
 BOSS = Actor(name="olga", role="operator")
