@@ -126,7 +126,7 @@ async def _explained(
         odds=explain.retry_odds(table[table["fingerprint"] == fingerprint]),
         elsewhere=explain.elsewhere(table, fingerprint),
         since=since,
-        changes=explain.changes_before(await _changes(queue, since), since, WINDOW_S),
+        changes=await changes_before(queue, since),
         looked_at=len(letters),
     )
 
@@ -197,6 +197,11 @@ async def _arguments(
     sampled: list[str] = await wanted
     failures = [found for text in texts if text and (found := decoded(text)) is not None]
     return failures, [found for text in sampled if (found := decoded(text)) is not None]
+
+
+async def changes_before(queue: Redis, at: pd.Timestamp) -> pd.DataFrame:
+    """What changed in the hour before *at*, nearest first, as CHANGE_COLUMNS."""
+    return explain.changes_before(await _changes(queue, at), at, WINDOW_S)
 
 
 async def _changes(queue: Redis, since: pd.Timestamp) -> pd.DataFrame:

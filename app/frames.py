@@ -235,6 +235,22 @@ OPERATION_COLUMNS: Final = Schema(
     finished=moment("when it ended"),
     note=text("why it stands where it stands"),
 )
+ALERT_COLUMNS: Final = Schema(
+    "One row per alert that fires or was acknowledged, those told last first, of the newest 200.",
+    id=text("id of the alert: one per cause, or per rule and source"),
+    kind=text("cause, rule or cap"),
+    state=text("firing or acknowledged"),
+    severity=text("info, warning or critical"),
+    title=text("what it is about"),
+    detail=text("what was told last"),
+    source=text("queue or stream"),
+    name=text("fingerprint of the cause, or the rule's name"),
+    since=moment("when it began"),
+    last=moment("when it was told last"),
+    silenced_until=moment("until when nobody is told of it; NaT: it is not silenced"),
+    times=whole("times", "it was told since it began"),
+    actor=text("who acknowledged or silenced it"),
+)
 HISTORY_COLUMNS: Final = Schema(
     "One row per queue and sample of the last hour, oldest first.",
     at=moment("when the sample was taken"),
@@ -273,6 +289,7 @@ FRAMES: Final[Mapping[str, Schema]] = {
     "events": EVENT_COLUMNS,
     "redis": REDIS_COLUMNS,
     "operations": OPERATION_COLUMNS,
+    "alerts": ALERT_COLUMNS,
     "history": HISTORY_COLUMNS,
     "stream_history": STREAM_HISTORY_COLUMNS,
 }

@@ -90,6 +90,17 @@ LETTER_LOOK: Final[Mapping[LetterState, Look]] = {
     LetterState.ARCHIVED: Look("archived", *_GREY, _STOP),
     LetterState.SPILLED: Look("moved to a file", *_GREY, _STOP),
 }
+#: why something became a dead letter, by the reason its record tells
+_DEATHS: Final[Mapping[str, str]] = {
+    "permanent": "it said that no retry would help",
+    "timeout": "its last attempt took too long",
+    "crash": "workers vanished while they ran it",
+    "expired": "it expired before it was begun",
+    "malformed": "what it carries cannot be read",
+    "undecodable": "what it carries cannot be read",
+    "unknown-function": "no worker of its queue knows its function",
+    "aborted": "somebody aborted it",
+}
 #: what a worker process says of itself
 WORKER_LOOK: Final[Mapping[str, Look]] = {
     "running": Look("running", *_GREEN, _PLAY),
@@ -173,6 +184,15 @@ def count(value: float | None) -> str:
     return UNKNOWN if value is None or is_unknown(value) else f"{round(value):,}"
 
 
+def cause_of_death(reason: str, attempts: int) -> str:
+    """Why a dead letter is one, in words: ``all 3 attempts failed``; unknown where nothing is told."""
+    if reason == "attempts":
+        if attempts < 1:
+            return "no attempt was left"
+        return "its only attempt failed" if attempts == 1 else f"all {attempts:,} attempts failed"
+    return _DEATHS.get(reason, reason) or UNKNOWN
+
+
 def rate(value: float | None) -> str:
     """A rate with as many digits as say something: ``0``, ``0.42``, ``6``, ``7.5``, ``130``."""
     if value is None or is_unknown(value):
@@ -187,7 +207,7 @@ def rate(value: float | None) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Two largest units: ``42 ms``, ``3.4 s``, ``2 m 05 s``, ``3 h 10 m``, ``4 d 02 h``."""
+    """Two largest units, none of them 0: ``42 ms``, ``3.4 s``, ``2 m 05 s``, ``3 h 10 m``, ``4 d``."""
     if seconds is None or is_unknown(seconds):
         return UNKNOWN
     if seconds <= 0:
@@ -195,28 +215,38 @@ def duration(seconds: float | None) -> str:
     if seconds < 0.9995:
         return f"{max(1, round(seconds * 1000))} ms"
     if seconds < 9.95:
-        return f"{seconds:.1f} s"
+        return f"{seconds:.1f}".removesuffix(".0") + " s"
     return whole_duration(round(seconds))
 
 
 def whole_duration(seconds: int) -> str:
-    """As ``duration``, of whole seconds: ``3 s``, ``2 m 05 s``."""
+    """As ``duration``, of whole seconds: ``3 s``, ``2 m 05 s``, ``1 h``."""
     if seconds < 60:
         return f"{seconds} s"
-    if seconds < 3600:
-        return f"{seconds // 60} m {seconds % 60:02d} s"
-    if seconds < 86_400:
-        return f"{seconds // 3600} h {seconds % 3600 // 60:02d} m"
-    return f"{seconds // 86_400} d {seconds % 86_400 // 3600:02d} h"
+    for size, great, step, small in _UNITS:
+        if seconds >= size:
+            rest = seconds % size // step
+            return f"{seconds // size} {great}" + (f" {rest:02d} {small}" if rest else "")
+    raise AssertionError  # pragma: no cover - the last unit takes 60 s
+
+
+#: s of a unit, its sign, s of the one below it, its sign
+_UNITS: Final = ((86_400, "d", 3_600, "h"), (3_600, "h", 60, "m"), (60, "m", 1, "s"))
 
 
 def plain_duration(seconds: float) -> str:
-    """A length somebody chose, without units that are 0: ``1 s``, ``2 m``, ``1 h 30 m``."""
-    if seconds < 60 or seconds % 1:
-        return f"{seconds:g} s" if 1 <= seconds < 60 else duration(seconds)
-    return (
-        whole_duration(int(seconds)).replace(" 00 s", "").replace(" 00 m", "").replace(" 00 h", "")
-    )
+    """A length somebody chose, with the part of a second they chose: ``1 s``, ``12.5 s``, ``1 h 30 m``."""
+    if 1 <= seconds < 60:
+        return f"{round(seconds, 1):g} s"
+    return duration(seconds)
+
+
+def span(seconds: float) -> str:
+    """A stretch of time in one unit, as ranges are called: ``60 min``, ``24 h``, ``7 d``; else as ``duration``."""
+    for size, unit, least in ((86_400, "d", 2), (3_600, "h", 2), (60, "min", 1)):
+        if seconds >= size * least and not seconds % size:
+            return f"{int(seconds // size):,} {unit}"
+    return duration(seconds)
 
 
 def age(then: pd.Timestamp | None, now: pd.Timestamp) -> str:

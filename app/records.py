@@ -73,6 +73,15 @@ def utc(ms: float) -> datetime:
     return datetime.fromtimestamp(ms / 1000, UTC)
 
 
+def known_fields(record: type, raw: Mapping[str, str]) -> dict[str, Any]:
+    """Those of *raw* that are fields of the dataclass *record*, integers where it has ``int``.
+
+    Fields of other releases are passed over. Raises ValueError for an integer that is none.
+    """
+    known = {f.name: f.type for f in fields(record)}
+    return {k: int(v) if known[k] is int else v for k, v in raw.items() if k in known}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobRun:
     """One attempt of one job, as the worker that ran it reported it. Times are epoch ms."""
@@ -154,10 +163,7 @@ class DeadLetter:
     def from_fields(cls, raw: Mapping[str, str]) -> Self:
         """Decode HGETALL; BadRecord when fields are missing or malformed."""
         try:
-            values: dict[str, Any] = {}
-            for f in fields(cls):
-                if f.name in raw:
-                    values[f.name] = int(raw[f.name]) if f.type is int else raw[f.name]
+            values = known_fields(cls, raw)
             values["state"] = LetterState(raw["state"])
             return cls(**values)
         except (ValueError, TypeError, KeyError) as error:

@@ -82,6 +82,7 @@ class Snapshot:
     events: _Field = _Field()
     redis: _Field = _Field()
     operations: _Field = _Field()
+    alerts: _Field = _Field()
     history: _Field = _Field()
     stream_history: _Field = _Field()
 

@@ -48,6 +48,10 @@ hypothesis.settings.load_profile("any-machine")
 # A run that a script began in the background inherits an ignored SIGQUIT, and so would our workers.
 signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
+# How long an example takes says how busy the machine is; what is wanted of it is asserted.
+hypothesis.settings.register_profile("arqscope", parent=hypothesis.settings(), deadline=None)
+hypothesis.settings.load_profile("arqscope")
+
 #: each is given once; two test runs on one machine begin at different ones
 _ports = iter(random.SystemRandom().sample(range(20_000, 32_000), 12_000))
 

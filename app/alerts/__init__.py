@@ -6,7 +6,7 @@ acknowledge it (no further messages) or silence it for a time.
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any, Final, Literal, Self
 
@@ -15,6 +15,7 @@ from redis.exceptions import RedisError
 
 from app import keys
 from app.errors import BadRecord
+from app.records import known_fields
 from app.wire.connections import explained
 from app.wire.scripts import script
 
@@ -64,10 +65,7 @@ class Alert:
     def from_fields(cls, raw: Mapping[str, str]) -> Self:
         """Decode HGETALL; BadRecord when fields are missing or malformed."""
         try:
-            values: dict[str, Any] = {}
-            for f in fields(cls):
-                if f.name in raw:
-                    values[f.name] = int(raw[f.name]) if f.type is int else raw[f.name]
+            values = known_fields(cls, raw)
             values["state"] = AlertState(raw["state"])
             return cls(**values)
         except (ValueError, TypeError, KeyError) as error:

@@ -45,6 +45,10 @@ MARKS_KEPT: Final = 5_000
 _BATCH: Final = 200
 
 
+#: lists of a sample that a moment holds as they were told last
+_LISTS: Final = ("workers", "running", "letters", "causes", "functions", "operations", "alerts")
+
+
 class Historian:
     """Keeps the minutes of every sample it is shown; writes them when it is told to."""
 
@@ -65,7 +69,7 @@ class Historian:
         """Take a sample, ours or the leader's, so that whoever leads next knows this minute."""
         self.minutes.add(sample)
         self._newest = sample
-        for name in ("workers", "running", "letters", "causes", "functions", "operations"):
+        for name in _LISTS:
             rows = getattr(sample, name)
             if rows is not None:
                 self._lists[name] = rows

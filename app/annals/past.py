@@ -12,7 +12,7 @@ from typing import Any, Final
 import pandas as pd
 from redis.asyncio import Redis
 
-from app import audit, frames, keys
+from app import audit, deeds, frames, keys
 from app.annals.canvas import Canvas
 from app.annals.chunks import Chunk
 from app.annals.historian import HOURS_KEPT_MS, MINUTES_KEPT_MS, MOMENTS
@@ -186,7 +186,7 @@ async def annotations(redis: Redis, start_ms: float, end_ms: float) -> pd.DataFr
         except BadRecord:
             continue
         if line.action in ANNOTATED and "refused" not in line.detail:
-            told = _in_words(line.detail)
+            told = deeds.in_words(line.detail)
             rows.append(
                 {"at": line.at_ms, "kind": line.action, "source": line.target, "text": told,
                  "actor": line.actor}
@@ -196,17 +196,6 @@ async def annotations(redis: Redis, start_ms: float, end_ms: float) -> pd.DataFr
     frame = frames.frame_of(rows, ANNOTATION_COLUMNS)
     frame.attrs["cut"] = len(lines) >= AUDIT_WINDOW or len(marks) >= 2 * MARKS_SHOWN
     return frame
-
-
-def _in_words(detail: Mapping[str, Any]) -> str:
-    """What an audit line says was done: ``retry letters: matched 16, canary 5, rate 10``."""
-    kind = str(detail.get("kind", "")).replace("_", " ")
-    said = ", ".join(
-        f"{name.replace('_', ' ')} {f'{value:g}' if isinstance(value, float) else value}"
-        for name, value in detail.items()
-        if name not in ("kind", "operation", "requestId") and value not in ("", None)
-    )
-    return ": ".join(filter(None, (kind, said)))
 
 
 def _mark_row(text: str, at_ms: float) -> dict[str, Any]:

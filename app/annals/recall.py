@@ -62,11 +62,8 @@ class Recall:
 
     def __init__(self, queue: Redis, streams: Redis, holding: past.Holding | None = None) -> None:
         self._queue, self._streams, self._holding = queue, streams, holding
-        self._ranges, self._moments, self._marks = (
-            Answers(KEPT),
-            Answers(MOMENTS_KEPT),
-            Answers(KEPT),
-        )
+        self._ranges, self._marks, self._shared = Answers(KEPT), Answers(KEPT), Answers(KEPT)
+        self._moments = Answers(MOMENTS_KEPT)
 
     async def rows(
         self, sources: Sequence[str], start_ms: float, end_ms: float, step_s: int
@@ -101,6 +98,12 @@ class Recall:
             )
 
         return await self._moments.get(int(at_ms), read, 600.0)
+
+    async def shared(
+        self, key: Hashable, read: Callable[[], Awaitable[T]], fresh_s: float = FRESH_S
+    ) -> T:
+        """What *read* finds, read once for all who ask for *key* within *fresh_s*."""
+        return await self._shared.get(key, read, fresh_s)
 
     async def marks(self, start_ms: float, end_ms: float) -> pd.DataFrame:
         """What happened, as ANNOTATION_COLUMNS; the range is widened to whole minutes."""

@@ -64,7 +64,7 @@ def _memory(server: Server) -> Iterator[Finding]:
         yield _finding(
             server, "no-memory-limit", Severity.WARNING if near else Severity.NOTICE,
             "No memory limit: when the machine's memory is gone the kernel kills Redis.",
-            f"maxmemory=0, {used / _MB:.0f} MiB used of {total / _MB:.0f} MiB",
+            f"maxmemory=0, {used / _MB:,.0f} MiB used of {total / _MB:,.0f} MiB",
             "set maxmemory to at most 70% of the memory it may have",
         )  # fmt: skip
     elif used > 0.8 * limit:

@@ -87,6 +87,9 @@ class _Told:
             with contextlib.suppress(OSError):
                 rest = stream.socket.dup()
         self._close(exc_info)
+        # the stream and this one hold each other: nobody should have to look for such pairs
+        vars(stream).pop("write", None)
+        vars(stream).pop("close", None)
         if rest is not None:
             task = asyncio.get_running_loop().create_task(_linger(rest))
             _lingering.add(task)

@@ -5,7 +5,7 @@ set the state. new → known · ignored · resolved; a resolved cause that comes
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any, Final, Self
 
@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 from app import keys
 from app.errors import BadRecord
 from app.payloads.codec import safe_str
-from app.records import DeadLetter
+from app.records import DeadLetter, known_fields
 from app.wire.connections import Connections, explained
 from app.wire.scripts import script
 
@@ -69,10 +69,7 @@ class Cause:
     def from_fields(cls, raw: Mapping[str, str]) -> Self:
         """Decode HGETALL; BadRecord when fields are missing or malformed."""
         try:
-            values: dict[str, Any] = {}
-            for f in fields(cls):
-                if f.name in raw:
-                    values[f.name] = int(raw[f.name]) if f.type is int else raw[f.name]
+            values = known_fields(cls, raw)
             for name in _LISTED:
                 values[name] = tuple(part for part in raw.get(name, "").split("\n") if part)
             values["state"] = CauseState(raw["state"])

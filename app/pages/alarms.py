@@ -170,7 +170,7 @@ def _rules(found: Found, note: str = "") -> Html:
         row(
             rule.name,
             (clipped(rule.name, 80), ""),
-            (in_words(rule), "told"),
+            (in_words(rule), "told fair"),
             (clipped(rule.severity, 20, kind="soft"), "opt"),
             (clipped(_queues_of(rule), 80, kind="soft"), "opt"),
         )
@@ -237,8 +237,8 @@ def _backtest(scene: Scene) -> Html:
     else:
         shown = _firings(history, rule, scene.now)
     span = (scene.now - history["at"].iloc[0]).total_seconds() if not history.empty else 0.0
-    span -= span % 60 if span >= 60 else 0  # seconds that flicker say nothing
-    note = f"over the {palette.plain_duration(span)} of history this server holds" if span else ""
+    span -= span % 60 if span >= 60 else span % 1  # what flickers says nothing
+    note = f"over the {palette.span(span)} of history this server holds" if span else ""
     return panel(
         heading("Would it have fired?", note),
         tag("div", form, class_="toolbar"), shown, label="Would it have fired?",

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from app import audit as chain
+from app import deeds
 from app.audit import AuditLine
 from app.errors import InvalidRequest
 from app.pages import travel
@@ -61,9 +62,9 @@ def audit(scene: Scene, found: Any) -> Html:
             line.id,
             (moment_ms(line.at_ms, scene.now), "soft"),
             (clipped(line.actor, 60), ""),
-            (clipped(line.action.replace("_", " "), 60), ""),
+            (clipped(deeds.did(line.action), 60), ""),
             (clipped(line.target, 200, kind="mono soft"), "to"),
-            (clipped(_detail(line), 300, kind="soft"), "wide opt"),
+            (clipped(deeds.in_words(line.detail), 300, kind="soft"), "wide opt"),
         )
         for line in found.items
     ]
@@ -82,7 +83,7 @@ def audit(scene: Scene, found: Any) -> Html:
         if first or older
         else None
     )
-    columns = [("When", ""), ("Who", ""), ("Action", ""), ("To", ""), ("Detail", "opt")]
+    columns = [("When", ""), ("Who", ""), ("Did", ""), ("To", ""), ("Detail", "opt")]
     return panel(
         head,
         table(columns, made, caption="Audit, newest first", empty="Nobody has done anything yet."),
@@ -92,10 +93,6 @@ def audit(scene: Scene, found: Any) -> Html:
 
 def _until(scene: Scene) -> str:
     return f"up to {scene.then:%Y-%m-%d %H:%M:%S} UTC" if scene.then is not None else ""
-
-
-def _detail(line: AuditLine) -> str:
-    return ", ".join(f"{k}={v}" for k, v in line.detail.items() if v not in ("", None))
 
 
 __all__ = ["Found", "audit", "load"]

@@ -135,7 +135,7 @@ def _stretch(scene: Scene) -> stretch.Stretch:
 def _note(scene: Scene) -> Html:
     """What one point is, and which stretch is shown."""
     window = _window(scene.address, scene.snapshot.taken_at.timestamp() * 1000)
-    step = palette.plain_duration(window.step_s)
+    step = palette.span(window.step_s)
     start, end = (
         pd.Timestamp(int(ms), unit="ms", tz="UTC") for ms in (window.start_ms, window.end_ms)
     )

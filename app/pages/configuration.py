@@ -185,7 +185,7 @@ def shown(value: object) -> str:
         return "not set"
     if isinstance(value, (list, tuple, frozenset, set)):
         return ", ".join(str(part) for part in value) or "none"
-    text = str(value)
+    text = str(value) or "empty"
     return masked_url(text) if "://" in text else text
 
 

@@ -12,13 +12,15 @@ from app.palette import Look, Theme
 
 _HERE: Final = Path(__file__).parent
 
-#: surfaces and inks per theme: light, dark; every ink has 4.5:1 on every surface
+#: surfaces and inks per theme: light, dark; every ink has 4.5:1 on every surface, the edge of a field 3:1
 _TOKENS: Final = {
     "paper": ("#ffffff", "#1a1917"),
     "ground": ("#f7f6f4", "#121110"),
     "raised": ("#f4f2ef", "#242220"),
     "line": ("#e7e5e1", "#302d2a"),
     "line-strong": ("#d0ccc6", "#4a4641"),
+    "field": ("#87817a", "#7d7770"),
+    "shade": ("#1c191740", "#000000b0"),
     "ink": ("#1c1917", "#ebe8e4"),
     "ink-2": ("#57534e", "#b6b0a9"),
     "ink-3": ("#67625c", "#a39e97"),

@@ -188,7 +188,7 @@ def _rows(scene: Scene, entry: dict[str, Any]) -> list[Html]:
     name = clipped(entry.get("type") or (f"not an event: {wrong}" if wrong else ""), 80)
     cells: list[tuple[object, str]] = [
         (twist, "tick"),
-        (tag("span", name, " ", said, class_="cause-line"), "wide"),
+        (tag("span", name, " ", said, class_="cause-line"), "wide fair"),
         (clipped(entry.get("source", ""), 80, kind="soft"), "opt"),
         (clipped(entry.get("userId", ""), 80, kind="soft"), "opt"),
         (clipped(entry.get("correlationId", ""), 80, kind="mono soft"), "id opt"),

@@ -283,7 +283,7 @@ def _rows(scene: Scene, found: Found, job: JobRow, *, may_choose: bool, width: i
         (link(where, clipped(job.function or "?", 80), class_="strong"), ""),
         (
             link(where, clipped(job.id, 160, kind="mono soft")),
-            "wide opt" if found.state == "complete" else "id opt",
+            "wide fair opt" if found.state == "complete" else "id opt",
         ),
         *([] if found.state == "complete" else [(clipped(text, 300, kind="soft"), "wide opt")]),
         (palette.count(job.attempt) if job.attempt else "", "num opt"),

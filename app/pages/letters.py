@@ -1,13 +1,15 @@
 """Dead letters: causes first, then the letters, a page at a time, with what can be done to them."""
 
 import contextlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import pandas as pd
 
 from app import palette
-from app.errors import NotFound
+from app.courses import Course, courses
+from app.errors import ArqscopeError, NotFound
 from app.explanation import Explanation, explanation
 from app.letters.filters import LetterFilter
 from app.letters.shelves import letters_of_all
@@ -38,30 +40,36 @@ from app.records import DeadLetter, LetterState
 from app.snapshot import Snapshot
 
 PAGE_ROWS: Final = 25
+#: s the courses of causes are good for
+COURSES_FRESH_S: Final = 4.0
 STATES: Final = {"open": "Open", "retrying": "Retrying", "closed": "Closed"}
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A page of letters that the snapshot does not hold (closed ones, older ones), and why a cause strikes."""
+    """What the snapshot lacks: closed and older letters, why a cause strikes, the causes' courses."""
 
     items: list[DeadLetter] = field(default_factory=list)
     cursor: str | None = None
     explained: Explanation | None = None
     window: str = ""  #: what was left out
+    courses: Mapping[str, Course] | None = None  #: None: they cannot be read
 
 
 async def load(reach: Reach, address: Address) -> Found:
-    """What the snapshot does not hold is read when it is asked for, and an explanation when one cause is shown."""
-    explained = None
+    """What the snapshot lacks is read when asked for; an explanation when one cause is shown, else courses."""
+    explained: Explanation | None = None
+    told: Mapping[str, Course] | None = None
     if address.get("cause"):
         with contextlib.suppress(NotFound):
             explained = await explanation(
                 reach.connections, reach.settings.stream_name, reach.settings.queue_names,
                 address.get("cause"),
             )  # fmt: skip
+    else:
+        told = await _courses(reach)
     if not is_read(address):
-        return Found(explained=explained)
+        return Found(explained=explained, courses=told)
     settings = reach.settings
     wanted = LetterFilter(
         state=chosen_state(address), name=address.get("function"), fingerprint=address.get("cause")
@@ -73,7 +81,20 @@ async def load(reach: Reach, address: Address) -> Found:
     page = await letters_of_all(
         reach.connections, *names, wanted, cursor, PAGE_ROWS, only=bool(source)
     )
-    return Found(page.items, page.cursor, explained, page.window)
+    return Found(page.items, page.cursor, explained, page.window, told)
+
+
+async def _courses(reach: Reach) -> Mapping[str, Course] | None:
+    """The courses of the causes listed, one look for all viewers; None where they cannot be read."""
+    names = [str(name) for name in one_cause.listed(reach.snapshot)["fingerprint"]]
+    queues = [str(name) for name in reach.snapshot.queues["queue"]]
+
+    async def read() -> Mapping[str, Course]:
+        return await courses(reach.connections, reach.settings.stream_name, queues, names)
+
+    with contextlib.suppress(ArqscopeError):  # the list itself is in the snapshot
+        return await reach.recall.shared(("courses", *names), read, COURSES_FRESH_S)
+    return None
 
 
 def is_read(address: Address) -> bool:
@@ -131,11 +152,12 @@ def keys_of(scene: Scene) -> list[str]:
 
 
 def _above(scene: Scene) -> Html:
-    why = scene.found.explained if isinstance(scene.found, Found) else None
+    found = scene.found if isinstance(scene.found, Found) else Found()
     return join(
         tag("div", tag("h1", "Dead letters"),
             tag("span", _window(scene.snapshot), class_="note"), class_="title"),
-        one_cause.opened(scene, why) if scene.address.get("cause") else one_cause.causes(scene),
+        one_cause.opened(scene, found.explained) if scene.address.get("cause")
+        else one_cause.causes(scene, found.courses),
         panel(
             _tabs(scene),
             _toolbar(scene),
@@ -341,7 +363,8 @@ def acts_of(letter: dict[str, Any], key: str) -> Html | None:
 
 def decision(letter: dict[str, Any]) -> str:
     """Why it was buried, and what the policy said."""
-    said = f"buried because of: {letter['reason']}" if letter["reason"] else ""
+    why = palette.cause_of_death(letter["reason"], letter["attempts"])
+    said = f"why it died: {why}" if letter["reason"] else ""
     if letter["decision"]:
         said += f"; policy: {letter['decision']} {letter['decision_reason']}"
     return said

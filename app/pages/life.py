@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Final
 
-from app import audit, palette
+from app import audit, deeds, palette
 from app.annals.hindsight import JobThen, LetterThen, job_then, letter_then
 from app.audit import AuditLine
 from app.pages import one_job, one_letter, travel
@@ -325,8 +325,8 @@ def _retries(scene: Scene, detail: LetterDetail, then_ms: float) -> Html:
 
 def _acts(scene: Scene, found: Found) -> Html:
     made = [
-        row(line.id, (clipped(line.actor, 60), ""), (clipped(line.action.replace("_", " "), 60), ""),
-            (clipped(_detail(line), 300, kind="soft"), "wide opt"), (moment_ms(line.at_ms, scene.now), "soft"))
+        row(line.id, (clipped(line.actor, 60), ""), (clipped(deeds.did(line.action), 60), ""),
+            (clipped(deeds.in_words(line.detail), 300, kind="soft"), "wide opt"), (moment_ms(line.at_ms, scene.now), "soft"))
         for line in found.lines
     ]  # fmt: skip
     note = (
@@ -336,14 +336,10 @@ def _acts(scene: Scene, found: Found) -> Html:
     )
     return panel(
         heading("What people did to it", note, "bulk actions are on the page of operations"),
-        table([("Who", ""), ("Action", ""), ("Detail", "opt"), ("When", "")], made,
+        table([("Who", ""), ("Did", ""), ("Detail", "opt"), ("When", "")], made,
               caption="What people did to it, newest first", empty="Nobody did anything to it by itself."),
         label="What people did to it",
     )  # fmt: skip
-
-
-def _detail(line: AuditLine) -> str:
-    return ", ".join(f"{k}={v}" for k, v in line.detail.items() if v not in ("", None))
 
 
 def _absent(scene: Scene, what: str, gone: str) -> str:

@@ -8,7 +8,7 @@ from app import palette
 from app.pages import markup
 from app.pages.address import HOME
 from app.pages.markup import Html, icon, link, tag
-from app.pages.summary import verdict
+from app.pages.summary import firing, verdict
 from app.palette import Look
 from app.settings import Settings
 from app.snapshot import Snapshot
@@ -51,11 +51,21 @@ def health(snapshot: Snapshot) -> Html:
     state, reasons = verdict(snapshot)
     look: Look = palette.VERDICT_LOOK[state]
     well = "Every Redis answers, every queue with waiting jobs has a worker, nothing is late."
+    fires = len(firing(snapshot))
+    to_alerts = link("alerts", "Show the alerts that fire") if fires else None
+    if fires and not reasons:
+        words = "alert fires, but it is" if fires == 1 else "alerts fire, but they are"
+        well += f" {fires} {words} silenced or only a remark."
     listed = [tag("li", reason) for reason in reasons] or [tag("li", well)]
     badge = tag("summary", icon(look.icon, 13), look.word,
                 class_=f"badge c-verdict-{state.name.lower()}",
                 aria_label=f"Health: {look.word}. Show reasons")  # fmt: skip
-    return tag("details", badge, tag("ul", listed, class_="reasons"), class_="pop")
+    return tag(
+        "details",
+        badge,
+        tag("ul", listed, tag("li", to_alerts) if to_alerts else None, class_="reasons"),
+        class_="pop",
+    )
 
 
 def foot(

@@ -1,8 +1,12 @@
 """Causes of dead letters as a list, and one of them opened: its standing, what its letters share."""
 
+from collections.abc import Mapping
 from typing import Final
 
+import pandas as pd
+
 from app import palette
+from app.courses import Course
 from app.explanation import Explanation
 from app.pages.address import href
 from app.pages.markup import (
@@ -10,6 +14,7 @@ from app.pages.markup import (
     button,
     clipped,
     facts,
+    figure,
     heading,
     join,
     link,
@@ -18,11 +23,13 @@ from app.pages.markup import (
     records,
     row,
     safe_text,
+    sparkline,
     table,
     tag,
 )
 from app.pages.overview import stale, without_type
 from app.pages.scene import Scene
+from app.snapshot import Snapshot
 
 MAX_CAUSES: Final = 12
 
@@ -32,14 +39,27 @@ def opened(scene: Scene, found: Explanation | None) -> Html:
     return join(_cause(scene, found), _why(found))
 
 
-def causes(scene: Scene) -> Html | None:
-    """The causes that have letters now, commonest first; nothing when there is none."""
+def listed(snapshot: Snapshot) -> pd.DataFrame:
+    """The causes a list shows: the commonest that have letters now."""
+    return _with_letters(snapshot).head(MAX_CAUSES)
+
+
+def _with_letters(snapshot: Snapshot) -> pd.DataFrame:
+    return snapshot.causes[snapshot.causes["count"] > 0]
+
+
+def causes(scene: Scene, found: Mapping[str, Course] | None) -> Html | None:
+    """The causes that have letters now, commonest first; nothing when there is none.
+
+    *found*: what is known of their past; None: it is being read, or is not stored.
+    """
     snapshot = scene.snapshot
-    causes = snapshot.causes[snapshot.causes["count"] > 0]
+    causes = _with_letters(snapshot)
     if causes.empty:
         return None
     made = []
-    for cause in records(causes.head(MAX_CAUSES)):
+    for cause in records(listed(snapshot)):
+        course = None if found is None else found.get(str(cause["fingerprint"]))
         where = href("dead-letters", cause=cause["fingerprint"])
         kind = str(cause["error_type"] or "Error")
         said = tag("span", tag("b", safe_text(kind, 60)),
@@ -57,7 +77,10 @@ def causes(scene: Scene) -> Html | None:
                 (link(where, palette.count(cause["count"]), class_="strong",
                       aria_label=f"Show the {cause['count']} letters of {kind[:60]}"), "num"),
                 (link(where, said), "wide"),
+                (_standing_word(str(cause["state"])), "opt"),
                 (clipped(cause["functions"], 80, kind="soft"), "opt"),
+                (_deaths(course, is_past=scene.is_past), "trend opt"),
+                (_odds(course, is_past=scene.is_past), "num"),
                 (moment(cause["first_seen"], scene.now), "soft opt"),
                 (moment(cause["last_seen"], scene.now), "soft opt"),
                 (act, "act"),
@@ -66,10 +89,43 @@ def causes(scene: Scene) -> Html | None:
     rest = len(causes) - len(made)
     return panel(
         heading("Causes", "commonest first", f"and {rest} rarer ones" if rest > 0 else ""),
-        table([("Letters", "num"), ("Cause", ""), ("Functions", "opt"), ("First", "opt"),
+        table([("Letters", "num"), ("Cause", ""), ("Status", "opt"), ("Functions", "opt"),
+               ("Deaths, 24 h", "trend opt"), ("Retry odds", "num"), ("First", "opt"),
                ("Last", "opt"), ("", "act")], made, caption="Causes, commonest first", empty=""),
         label="Causes", css=stale(snapshot, "queue", "streams"),
     )  # fmt: skip
+
+
+def _standing_word(word: str) -> Html:
+    tone = "failed" if word == "regressed" else "unknown"
+    return tag("span", safe_text(word, 40), class_=f"badge c-{tone}")
+
+
+def _deaths(course: Course | None, *, is_past: bool) -> Html:
+    """Deaths hour by hour; what nobody counted is unknown, not 0."""
+    if course is None or not course.deaths:
+        why = "not stored for a moment of the past" if is_past else (
+            "its deaths are not counted yet" if course is not None else "it is not read yet, or cannot be")  # fmt: skip
+        return figure(palette.UNKNOWN, why=why)
+    said = (
+        f"Deaths of the last {len(course.deaths)} clock hours: {sum(course.deaths)}, at most "
+        f"{max(course.deaths)} in one, {course.deaths[-1]} in the one that runs"
+    )
+    return tag("span", sparkline(course.deaths, said), title=said, class_="trend-line c-dead")
+
+
+def _odds(course: Course | None, *, is_past: bool) -> Html:
+    """The share of its retries that ended well; unknown where none has ended."""
+    if course is None or not course.retries:
+        why = "not stored for a moment of the past" if is_past else (
+            "no retry of it has ended yet" if course is not None else "it is not read yet, or cannot be")  # fmt: skip
+        return figure(palette.UNKNOWN, why=why)
+    said = (
+        f"{course.ended_well} of {course.retries} retries ended well "
+        f"(95%: {course.low:.0%} to {course.high:.0%}), among the newest letters"
+    )
+    return tag("span", f"{course.odds:.0%}", tag("small", f" of {course.retries}"), class_="figure",
+               title=said)  # fmt: skip
 
 
 def _cause(scene: Scene, found: Explanation | None) -> Html:
@@ -156,16 +212,6 @@ def _why(found: Explanation | None) -> Html | None:
         f"(95%: {odds[0]['low']:.0%} to {odds[0]['high']:.0%})."
         if odds and odds[0]["retries"] else "No retry of it has ended yet, so there are no odds."
     )  # fmt: skip
-    changes = [
-        row(
-            f"{c['at']}-{c['what']}",
-            (safe_text(str(c["kind"]).capitalize(), 40), ""),
-            (clipped(str(c["what"]).replace("_", " "), 160, kind="soft"), "wide"),
-            (clipped(c["who"], 60, kind="soft"), "opt"),
-            (f"{palette.duration(c['before_s'])} before", "num"),
-        )
-        for c in records(found.changes.head(5))
-    ]
     nothing = found.shared_note or "No argument tells its failures from successes."
     note = (
         f"{found.failures} of its letters compared with {found.successes} sampled successes"
@@ -177,11 +223,27 @@ def _why(found: Explanation | None) -> Html | None:
         tag("p", tag("b", "Retry odds: "), tried, class_="body"),
         table([("Argument", ""), ("Value", ""), ("Of its failures", "num"), ("Of successes", "num")],
               shared, caption="Shared arguments", empty=nothing),
-        heading("What changed in the hour before it began", level=3) if changes else None,
-        table([("What", ""), ("Detail", ""), ("Who", "opt"), ("When", "num")], changes,
-              caption="What changed in the hour before it began", empty="") if changes else None,
+        changed(found.changes, "What changed in the hour before it began"),
         label="Why it strikes",
     )  # fmt: skip
 
 
-__all__ = ["causes", "opened"]
+def changed(changes: pd.DataFrame, title: str) -> Html | None:
+    """What changed before a moment, under *title*; nothing when nothing is known to have."""
+    made = [
+        row(
+            f"{c['at']}-{c['what']}",
+            (safe_text(str(c["kind"]).capitalize(), 40), ""),
+            (clipped(str(c["what"]).replace("_", " "), 160, kind="soft"), "wide"),
+            (clipped(c["who"], 60, kind="soft"), "opt"),
+            (f"{palette.duration(c['before_s'])} before", "num"),
+        )
+        for c in records(changes.head(5))
+    ]
+    if not made:
+        return None
+    columns = [("What", ""), ("Detail", ""), ("Who", "opt"), ("When", "num")]
+    return join(heading(title, level=3), table(columns, made, caption=title, empty=""))
+
+
+__all__ = ["causes", "changed", "listed", "opened"]

@@ -35,6 +35,8 @@ from app.records import JobState, LetterState, Outcome
 TABS: Final = {
     "data": "Data", "result": "Result", "progress": "Progress", "errors": "Errors", "trail": "Trail",
 }  # fmt: skip
+#: ms between being enqueued and being due from which a job was put off
+PUT_OFF_MS: Final = 1_000
 _ENDED: Final = frozenset({JobState.COMPLETE, JobState.FAILED, JobState.DEAD, JobState.ABORTED})
 
 
@@ -159,6 +161,11 @@ def _timeline(job: JobDetail, scene: Scene) -> Html:
     for number, run in enumerate(attempts):
         if number == died_before:
             buried()
+        if (
+            run.attempt == 1
+            and run.due_ms - (died_ms if number >= died_before else run.enqueued_ms) >= PUT_OFF_MS
+        ):
+            step("Due", run.due_ms, "deferred")
         look = OUTCOME_LOOK[run.outcome]
         css = {Outcome.COMPLETE: "complete", Outcome.DEAD: "dead", Outcome.RETRY: "retrying",
                Outcome.ABORTED: "aborted"}.get(run.outcome, "unknown")  # fmt: skip
@@ -166,7 +173,7 @@ def _timeline(job: JobDetail, scene: Scene) -> Html:
         step(f"Attempt {run.attempt}: {look.word}", run.finished_ms, css, f"{took} on {run.worker}")
     if died_before == len(attempts):
         buried()
-    if due_ahead and attempts:
+    if due_ahead and attempts and job.due_ms > attempts[-1].started_ms:
         step("Due again", job.due_ms, "deferred", ahead=True)
     if job.state is JobState.RUNNING:
         step(f"Attempt {job.attempt}: running", job.started_ms, "running", f"on {job.worker}")
@@ -187,7 +194,8 @@ def _facts(job: JobDetail, scene: Scene) -> Html:
             ("Attempt", figure(str(job.attempt) if job.attempt else palette.UNKNOWN,
                                why="it has not started yet")),
             ("Waited", figure(palette.duration(max(0.0, wait) if wait is not None else None),
-                              why="it has not started yet")),
+                              why="it has not started yet",
+                              title="from when it was due to when it started")),
             ("Ran", figure(palette.duration(ran), why="it has not started yet")),
             ("Worker", clipped(job.worker, 120)),
             ("Payload", figure(palette.size(size), why="the payload is gone")),

@@ -1,11 +1,19 @@
 """One dead letter: its error, its attempts, what it carried, what was decided and why, its retries."""
 
+import contextlib
 import json
+from dataclasses import dataclass
 from typing import Any, Final
 
+import pandas as pd
+from redis.exceptions import RedisError
+
 from app import palette, reader
+from app.analyses.explain import CHANGE_COLUMNS
 from app.enqueue import codec_of
 from app.errors import InvalidRequest
+from app.explanation import changes_before
+from app.frames import empty_frame
 from app.pages.address import Address, href
 from app.pages.letters import look_of
 from app.pages.markup import (
@@ -13,6 +21,7 @@ from app.pages.markup import (
     button,
     clipped,
     facts,
+    figure,
     icon,
     join,
     link,
@@ -22,12 +31,22 @@ from app.pages.markup import (
     tabs,
     tag,
 )
+from app.pages.one_cause import changed
 from app.pages.scene import Page, Reach, Scene
 from app.pages.values import arguments_block, block, text_of
 from app.reader import LetterDetail
 from app.records import LetterState
 
+#: the last moment a calendar of four digits has
+LAST_MS: Final = 253_402_300_799_000
 TABS: Final = {"error": "Error", "data": "Data", "trail": "Trail"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told(LetterDetail):
+    """A letter, and what changed in the hour before it died."""
+
+    changes: pd.DataFrame
 
 
 async def load(reach: Reach, address: Address) -> LetterDetail | str:
@@ -37,7 +56,19 @@ async def load(reach: Reach, address: Address) -> LetterDetail | str:
         raise InvalidRequest("the address names no letter", field="id")
     is_stream = source == reach.settings.stream_name
     redis = reach.connections.streams if is_stream else reach.connections.holding(source)
-    return await reader.letter(redis, source, letter_id, codec=codec_of(reach.settings)) or "gone"
+    found = await reader.letter(redis, source, letter_id, codec=codec_of(reach.settings))
+    if found is None:
+        return "gone"
+    died_ms = min(max(0, found.letter.died_ms), LAST_MS)
+    died = pd.Timestamp(died_ms, unit="ms", tz="UTC").as_unit("us")
+
+    async def read() -> pd.DataFrame:
+        return await changes_before(reach.connections.queue, died)
+
+    changes = empty_frame(CHANGE_COLUMNS)
+    with contextlib.suppress(RedisError, OSError):  # of another Redis than the letter, perhaps
+        changes = await reach.recall.shared(("changes before", died), read)
+    return Told(**{name: getattr(found, name) for name in LetterDetail.__slots__}, changes=changes)
 
 
 def _above(scene: Scene) -> Html:
@@ -69,7 +100,14 @@ def _above(scene: Scene) -> Html:
             label="Dead letter",
         ),
         panel(_tabs(scene), _tab(scene, found), label="Details"),
+        _before(found),
     )  # fmt: skip
+
+
+def _before(found: LetterDetail) -> Html | None:
+    title = "What changed in the hour before it died"
+    made = changed(found.changes, title) if isinstance(found, Told) else None
+    return panel(made, label=title) if made else None
 
 
 def _actions(scene: Scene, found: LetterDetail) -> list[Html]:
@@ -111,7 +149,8 @@ def _facts(scene: Scene, found: LetterDetail) -> Html:
             ),
             ("Died", moment_ms(letter.died_ms, now)),
             ("Attempts", palette.count(letter.attempts)),
-            ("Buried because of", safe_text(letter.reason or palette.UNKNOWN, 80)),
+            ("Why it died", figure(safe_text(palette.cause_of_death(letter.reason, letter.attempts), 120),
+                                   why="its record does not say")),
             ("Cause", cause),
             ("Retried", {0: "never", 1: "once"}.get(letter.redrives, f"{letter.redrives} times")),
             ("Decision", tag("span", safe_text(word or "none yet", 300), class_="break")),

@@ -121,7 +121,7 @@ def _rows(scene: Scene, worker: dict[str, Any], width: int) -> list[Html]:
         (twist, "tick opt"),
         (state(look, _TONE.get(word, "unknown"), title=str(worker["trouble"])[:300]), ""),
         (join(clipped(f"{worker['host']}:{worker['pid']}", 120),
-              clipped(source or str(worker["role"]), 128, kind="narrow line soft")), "wide"),
+              clipped(source or str(worker["role"]), 128, kind="narrow line soft")), "wide fair"),
         (serves, "opt"),
         (clipped(worker["version"], 40, kind="soft"), "opt"),
         (moment(worker["since"], now), "soft opt"),

@@ -7,7 +7,7 @@ from typing import Any, Final
 from app import palette
 from app.pages.address import PLACES, Address, href
 from app.pages.markup import Html, icon, link, records, tag
-from app.pages.summary import summarise
+from app.pages.summary import firing, summarise
 from app.snapshot import Snapshot
 
 #: pages with an entry, and their icons
@@ -27,6 +27,8 @@ ENTRIES: Final = (
 #: queues listed before the filter box is offered
 MANY: Final = 6
 MAX_QUEUES: Final = 200
+#: what the numbers beside pages count
+_TITLES: Final = {"dead-letters": "wait for a decision", "workers": "live", "alerts": "firing"}
 
 
 def rail(snapshot: Snapshot, address: Address) -> Html:
@@ -38,7 +40,7 @@ def rail(snapshot: Snapshot, address: Address) -> Html:
             name,
             icon(palette.ICONS[mark], 15),
             tag("span", PLACES[name].title, class_="word"),
-            _count(*counts[name]) if name in counts else None,
+            _count(*counts[name], title=_TITLES[name]) if name in counts else None,
             aria_current="page" if name == current else None,
             data_letter_key=PLACES[name].key or None,
             data_key=name,
@@ -59,13 +61,19 @@ def rail(snapshot: Snapshot, address: Address) -> Html:
 def _counts(snapshot: Snapshot) -> dict[str, tuple[float, bool]]:
     now = summarise(snapshot)
     live = float(len(snapshot.workers)) if snapshot.number else math.nan
-    return {"dead-letters": (now.dead, now.dead > 0), "workers": (live, False)}
+    alerts = float(len(firing(snapshot))) if snapshot.number else math.nan
+    return {
+        "dead-letters": (now.dead, now.dead > 0),
+        "workers": (live, False),
+        "alerts": (alerts, alerts > 0),
+    }
 
 
-def _count(value: float, alarm: bool) -> Html | None:
+def _count(value: float, alarm: bool, title: str) -> Html | None:
     if palette.is_unknown(value) or not value:
         return None
-    return tag("span", palette.count(value), class_="n alarm" if alarm else "n")
+    shown = palette.count(value)
+    return tag("span", shown, class_="n alarm" if alarm else "n", title=f"{shown} {title}")
 
 
 def _filter(snapshot: Snapshot) -> Html | None:

@@ -77,9 +77,10 @@ function age(seconds, coarse) {
   if (s < 60) return `${s} s`
   const two = (n) => String(n).padStart(2, "0")
   if (s < 3600 && coarse) return `${Math.floor(s / 60)} m`
-  if (s < 3600) return `${Math.floor(s / 60)} m ${two(s % 60)} s`
-  if (s < 86400) return `${Math.floor(s / 3600)} h ${two(Math.floor(s % 3600 / 60))} m`
-  return `${Math.floor(s / 86400)} d ${two(Math.floor(s % 86400 / 3600))} h`
+  const pair = (great, word, small, unit) => small ? `${great} ${word} ${two(small)} ${unit}` : `${great} ${word}`
+  if (s < 3600) return pair(Math.floor(s / 60), "m", s % 60, "s")
+  if (s < 86400) return pair(Math.floor(s / 3600), "h", Math.floor(s % 3600 / 60), "m")
+  return pair(Math.floor(s / 86400), "d", Math.floor(s % 86400 / 3600), "h")
 }
 
 function paired(list) {
@@ -212,6 +213,16 @@ export function render({model}) {
     }
   }
 
+  const current = new WeakMap() // the tab each row of tabs was last moved to show
+  const reveal = () => {
+    for (const tab of main.querySelectorAll(".tabs > [aria-current]")) {
+      const tabs = tab.parentNode
+      if (!tabs.clientWidth || current.get(tabs) === tab.dataset.key) continue // not laid out yet, or done
+      current.set(tabs, tab.dataset.key)
+      tabs.scrollLeft = tab.offsetLeft - (tabs.clientWidth - tab.offsetWidth) / 2
+    }
+  }
+
   const told = {} // what a served page was told since it was loaded, by name
   const shown = (name) => name in told ? told[name] : model[name]
   const draw = (name) => {
@@ -226,6 +237,7 @@ export function render({model}) {
       then = stood ? Number(stood) : null
     }
     if (name === "rail") narrow()
+    if (name === "above" || name === "below") reveal()
     tick()
   }
   const dress = () => {
@@ -399,6 +411,7 @@ export function render({model}) {
   dress()
   entitle()
   mark()
+  requestAnimationFrame(reveal)
   const beat = setInterval(tick, 1000)
   model.on("remove", () => clearInterval(beat))
   const scheme = matchMedia("(prefers-color-scheme: dark)")

@@ -50,7 +50,7 @@ def groups(scene: Scene) -> Html:
             row(
                 f"{group['stream']}/{group['group']}",
                 (clipped(group["stream"], 128), ""),
-                (clipped(group["group"], 128, kind="soft"), "wide opt"),
+                (clipped(group["group"], 128, kind="soft"), "wide fair opt"),
                 (figure(palette.count(stream.get("length")), why="not known"), "num opt"),
                 (figure(palette.rate(_handled_per_s(minute, str(group["stream"]))), why="not known",
                         title="handled per second, mean of the last 60 s"), "num opt"),
@@ -64,7 +64,7 @@ def groups(scene: Scene) -> Html:
         )  # fmt: skip
     made += [
         row(str(name), (clipped(name, 128), ""),
-            (tag("span", "no group reads it", class_="soft"), "wide opt"),
+            (tag("span", "no group reads it", class_="soft"), "wide fair opt"),
             (figure(palette.count(s["length"]), why="not known"), "num opt"), *[("", "num")] * 6)
         for name, s in unread.items()
     ]  # fmt: skip

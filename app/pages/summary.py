@@ -20,6 +20,8 @@ MINUTE_S: Final = 60
 LATE_S: Final = 60.0
 #: s an event may wait for its group before the page calls it trouble
 LAG_S: Final = 30.0
+#: alerts the verdict names, the gravest
+ALERTS_NAMED: Final = 5
 #: s without a sample after which the numbers are called old
 OLD_S: Final = 10.0
 
@@ -222,6 +224,32 @@ def verdict(snapshot: Snapshot) -> tuple[Verdict, list[str]]:
     return state, list(reasons)
 
 
+def firing(snapshot: Snapshot) -> pd.DataFrame:
+    """The alerts that fire, whoever is told; acknowledged ones are in somebody's hands."""
+    return snapshot.alerts[snapshot.alerts["state"] == "firing"]
+
+
+def _calling(snapshot: Snapshot) -> pd.DataFrame:
+    """Of the alerts that fire, those nobody silenced and that are more than a remark, gravest first."""
+    found = firing(snapshot)
+    until = found["silenced_until"]
+    heard = found[(until.isna() | (until <= snapshot.taken_at)) & (found["severity"] != "info")]
+    return heard.sort_values("severity", kind="stable")  # critical stands before warning
+
+
+def _alert_reasons(snapshot: Snapshot) -> list[str]:
+    heard = _calling(snapshot)
+    said = []
+    for row in _rows(heard.head(ALERTS_NAMED)):
+        where = f" on {row.source}" if row.source and row.source not in row.title else ""
+        said.append(f"An alert fires{where}: {row.title.rstrip('.')}.")
+    rest = len(heard) - len(said)
+    return [
+        *said,
+        *([f"{rest} more {'alerts fire' if rest > 1 else 'alert fires'}."] if rest else []),
+    ]
+
+
 #: what a process is called in a sentence, by its role
 _PROCESS: Final = {"events": "Event processor", "dead-letters": "Dead-letter processor"}
 
@@ -258,6 +286,7 @@ def _verdict(snapshot: Snapshot) -> tuple[Verdict, list[str]]:
         for row in _rows(snapshot.redis)
         if row.problem and row.role not in snapshot.problems
     ]
+    reasons += _alert_reasons(snapshot)
     if is_down:
         return Verdict.DOWN, reasons
     return (Verdict.DEGRADED, reasons) if reasons else (Verdict.OK, [])

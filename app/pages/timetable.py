@@ -131,7 +131,7 @@ def _row(scene: Scene, one: Kept, tick: Tick | None) -> Html:
     cells: list[tuple[object, str]] = [
         (clipped(schedule.name, 128, kind="strong"), ""),
         (tag("span", clipped(f"{schedule.words}{zone}", 200), " ", differ if one.differ else None,
-             class_="cause-line"), "wide whole"),
+             class_="cause-line"), "wide whole fair"),
         (moment_ms(schedule.next_ms, scene.now), "soft"),
         (_last(scene, one, tick), "opt"),
         (figure(_took(tick), why="no run is remembered"), "num opt"),
@@ -140,7 +140,7 @@ def _row(scene: Scene, one: Kept, tick: Tick | None) -> Html:
     ]  # fmt: skip
     if scene.may_act:
         run = button("Run now", "run-schedule", kind="quiet once", queue=one.queue,
-                     schedule=schedule.name, label=f"Run {schedule.name[:80]} now")  # fmt: skip
+                     schedule=schedule.name, label=f"Run now: {schedule.name[:80]}")  # fmt: skip
         cells.append((run, "act"))
     return row(f"{one.queue}/{schedule.name}", *cells)
 

@@ -48,6 +48,8 @@ class Album:
             kept["functions"] = _made(sample.functions, frames.FUNCTION_COLUMNS)
         if sample.operations is not None:
             kept["operations"] = _made(sample.operations, frames.OPERATION_COLUMNS)
+        if sample.alerts is not None:
+            kept["alerts"] = _made(sample.alerts, frames.ALERT_COLUMNS)
         if runs is not None:
             newest = tuple(runs)
             kept["runs"] = Lazy(lambda: record_rows.runs_frame(newest))

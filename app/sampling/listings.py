@@ -1,10 +1,11 @@
-"""Lists that a sample reads by one SORT each: workers, dead letters, causes, operations. Decodes only."""
+"""Lists that a sample reads by one SORT each: workers, letters, causes, operations, alerts. Decodes only."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
 from app import keys
+from app.alerts import Alert, AlertState
 from app.errors import BadRecord
 from app.letters.causes import Cause
 from app.operations import Operation
@@ -20,6 +21,8 @@ MAX_LETTERS: Final = 500
 MAX_CAUSES: Final = 200
 #: bulk operations listed, the newest
 MAX_OPERATIONS: Final = 50
+#: alerts looked at, those told last
+MAX_ALERTS: Final = 200
 #: a heartbeat this old is of a dead process (its hash lives 20 s)
 BEAT_MS: Final = 20_000
 
@@ -37,6 +40,10 @@ _CAUSE_FIELDS: Final = (
     "first_ms", "last_ms", "count", "regressions", "changed_ms", "actor",
 )  # fmt: skip
 _OPERATION_FIELDS: Final = tuple(Operation.__slots__)
+_ALERT_FIELDS: Final = (
+    "id", "kind", "state", "severity", "title", "detail", "source", "name", "since_ms", "last_ms",
+    "silenced_until_ms", "times", "actor",
+)  # fmt: skip
 
 
 def decoded(rows: Iterable[Mapping[str, str]], decode: Callable[..., R]) -> tuple[list[R], int]:
@@ -129,6 +136,20 @@ def ask_operations(
         take,
         *sorted_records(keys.OPERATIONS, pattern, _OPERATION_FIELDS, MAX_OPERATIONS, sort=sort),
     )
+
+
+def ask_alerts(
+    batch: Batch, into: Callable[[list[Alert]], None], bad: list[int], sort: str
+) -> None:
+    """Ask for the alerts that fire or were acknowledged, those told last first."""
+
+    def take(reply: Any) -> None:
+        found, wrong = decoded(rows_of(reply, _ALERT_FIELDS), Alert.from_fields)
+        into([alert for alert in found if alert.state is not AlertState.RESOLVED])
+        bad.append(wrong)
+
+    pattern = keys.alert("*->")
+    batch.ask(take, *sorted_records(keys.ALERTS, pattern, _ALERT_FIELDS, MAX_ALERTS, sort=sort))
 
 
 def number(text: object) -> int:

@@ -4,6 +4,7 @@ Reads through ``readings``; the rows it makes are ``sample_rows``, the frames of
 """
 
 import heapq
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
@@ -11,7 +12,9 @@ from typing import Any, Final
 
 import pandas as pd
 from redis.asyncio import Redis
+from redis.exceptions import NoPermissionError
 
+from app.alerts import Alert
 from app.letters.causes import Cause
 from app.operations import Operation
 from app.placement import HOME
@@ -19,7 +22,7 @@ from app.records import JobRun
 from app.sampling import readings, record_rows, stream_readings
 from app.sampling.clock import Passed
 from app.sampling.latency import Latency
-from app.sampling.listings import Letters
+from app.sampling.listings import Letters, ask_alerts
 from app.sampling.sample import Rows, Sample
 from app.sampling.sample_rows import (
     aborted,
@@ -35,6 +38,8 @@ from app.sampling.turns import Rates, Rota
 from app.settings import Settings
 from app.wire.batch import Batch, server_info, sort_command
 
+log = logging.getLogger("arqscope.collector")
+
 #: samples between two looks at what changes slowly and without a counter telling
 SLOW_EVERY: Final = 5
 #: commands a timed sample may send to all three Redis together (TARGETS T4); what must be read every
@@ -44,6 +49,8 @@ COMMANDS: Final = 70
 CAUSES_TURN: Final = 3
 #: and the one that reads the operations
 OPERATIONS_TURN: Final = 1
+#: and the one that reads the alerts
+ALERTS_TURN: Final = 2
 _DUE_KEPT: Final = 2000
 RUNS_SHOWN: Final = 1000
 #: functions listed, over all queues
@@ -86,6 +93,8 @@ class Observation:
         self._letters: dict[str, Letters] = {}
         self._causes: list[tuple[Cause, float, float]] = []
         self._operations: list[Operation] = []
+        self._alerts: list[Alert] = []
+        self._may_read_alerts = True
         self._functions: dict[str, Rows] = {}
         self._letter_totals: dict[str, tuple[int, ...]] = {}
         self._letter_rota = Rota()
@@ -99,7 +108,7 @@ class Observation:
         self._groups: list[tuple[str, str]] = []
         self._infos: dict[str, Mapping[str, str]] = {}
         self._rates = Rates()
-        self._stale = {"letters", "events", "causes", "operations", "functions"}
+        self._stale = {"letters", "events", "causes", "operations", "functions", "alerts"}
 
     # -- reading -----------------------------------------------------------------------------
 
@@ -288,10 +297,34 @@ class Observation:
 
     async def read_cache(self, redis: Redis) -> None:
         """Take one sample of the cache Redis."""
-        info = await server_info(redis, full=self._wants_info("cache"))
-        if info is not None:
-            self._infos["cache"] = info
+        wants_info = self._wants_info("cache")
+        wants_alerts = self._may_read_alerts and (
+            self._full or self._tick % SLOW_EVERY == ALERTS_TURN
+        )
+        if wants_alerts:
+            wants_alerts = await self._read_alerts(redis)
+        if wants_info or not wants_alerts:  # else it has answered already
+            info = await server_info(redis, full=wants_info)
+            if info is not None:
+                self._infos["cache"] = info
+            self.commands += 1
+
+    async def _read_alerts(self, redis: Redis) -> bool:
+        """Read the alerts that go on; False: this login may not, and is not asked to again."""
+        found: list[Alert] = []
+        batch = Batch(redis)
+        ask_alerts(batch, found.extend, [], self._sort("cache") or await sort_command(redis))
         self.commands += 1
+        try:
+            await batch.run()
+        except NoPermissionError as error:
+            self._may_read_alerts = False
+            log.warning("alerts cannot be counted", extra={"reason": str(error)[:200]})
+            return False
+        if found != self._alerts:
+            self._alerts = found
+            self._stale.add("alerts")
+        return True
 
     # -- rows --------------------------------------------------------------------------------
 
@@ -329,6 +362,7 @@ class Observation:
             operations=record_rows.operation_rows(self._operations)
             if "operations" in stale
             else None,
+            alerts=record_rows.alert_rows(self._alerts) if "alerts" in stale else None,
         )
 
     def _redis_rows(self, problems: Mapping[str, str]) -> Rows:

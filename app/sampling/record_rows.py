@@ -1,4 +1,4 @@
-"""Rows of frames from records: runs, workers, dead letters, causes, operations; frames of them. Pure."""
+"""Rows of frames from records: runs, workers, letters, causes, operations, alerts; frames of them. Pure."""
 
 import json
 import math
@@ -7,7 +7,9 @@ from typing import Any
 
 import pandas as pd
 
+from app.alerts import Alert
 from app.frames import (
+    ALERT_COLUMNS,
     CAUSE_COLUMNS,
     DEAD_LETTER_COLUMNS,
     OPERATION_COLUMNS,
@@ -157,6 +159,20 @@ def operation_rows(operations: Iterable[Operation]) -> list[dict[str, Any]]:
             },
         }
         for o in ordered
+    ]
+
+
+def alert_rows(alerts: Iterable[Alert]) -> list[dict[str, Any]]:
+    """Rows of the alerts frame, in the order given; times are epoch ms."""
+    return [
+        {name: getattr(alert, name) for name in ALERT_COLUMNS if hasattr(alert, name)}
+        | {
+            "state": alert.state.value,
+            "since": _time(alert.since_ms),
+            "last": _time(alert.last_ms),
+            "silenced_until": _time(alert.silenced_until_ms),
+        }
+        for alert in alerts
     ]
 
 

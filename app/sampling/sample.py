@@ -31,6 +31,7 @@ class Sample:
     events: Rows | None = None
     functions: Rows | None = None
     operations: Rows | None = None
+    alerts: Rows | None = None
     #: fields of causes with their deaths of this hour and of today
     causes: list[tuple[dict[str, str], float, float]] | None = None
 

@@ -31,7 +31,7 @@ KEPT_MS: Final = 60_000
 FRESH_S: Final = 3.5
 #: parts of a sample that are stored apart, because they change seldom
 _PARTS: Final = (
-    "workers", "running", "letters", "events", "causes", "functions", "operations",
+    "workers", "running", "letters", "events", "causes", "functions", "operations", "alerts",
 )  # fmt: skip
 
 

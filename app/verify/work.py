@@ -242,10 +242,26 @@ async def bear(to: Deployment) -> str:
     return await _all([_bear_on(to, queue) for queue in queues])
 
 
+async def _accepted(to: Deployment, queue: str) -> int:
+    """How many jobs *queue* accepted, once it is known: right after a restart of its Redis it is not."""
+
+    async def look() -> tuple[int] | None:
+        count = (await to.get("/stats"))[queue]["accepted"]
+        return (count,) if isinstance(count, int) else None
+
+    async def otherwise() -> Exception:
+        return failed(
+            f"/stats does not know how many jobs {queue} accepted",
+            "the Redis that holds it does not answer: see /health",
+        )
+
+    return int((await to.eventually(look, otherwise))[0])
+
+
 async def _bear_on(to: Deployment, queue: str) -> str:
     batch = fresh_id("load")
     ids = [f"{batch}-{number}" for number in range(to.load)]
-    before = int((await to.get("/stats"))[queue]["accepted"])
+    before = await _accepted(to, queue)
     began = time.monotonic()
     accepted = await to.post(
         path_of("jobs", queue),
@@ -281,7 +297,7 @@ async def _bear_on(to: Deployment, queue: str) -> str:
 
     async def counted() -> bool:
         nonlocal grown
-        grown = int((await to.get("/stats"))[queue]["accepted"]) - before
+        grown = await _accepted(to, queue) - before
         return grown >= to.load
 
     async def miscounted() -> Exception:

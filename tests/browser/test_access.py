@@ -37,6 +37,43 @@ _WALK = """() => {
 }"""
 
 
+#: fields whose edge has less than 3:1 against what is inside or around them, as the browser computes both
+_FIELDS = """() => {
+  const canvas = Object.assign(document.createElement("canvas"), {width: 1, height: 1})
+  const pen = canvas.getContext("2d", {willReadFrequently: true})
+  const rgba = (colour) => {
+    pen.clearRect(0, 0, 1, 1)
+    pen.fillStyle = colour
+    pen.fillRect(0, 0, 1, 1)
+    return [...pen.getImageData(0, 0, 1, 1).data]
+  }
+  const ground = (el) => {
+    for (let at = el; at; at = at.assignedSlot || at.parentElement || at.getRootNode().host) {
+      const colour = rgba(getComputedStyle(at).backgroundColor)
+      if (colour[3] === 255) return colour
+    }
+    return [255, 255, 255]
+  }
+  const light = (colour) => {
+    const [r, g, b] = colour.slice(0, 3).map(n => n / 255).map(n => n <= 0.04045 ? n / 12.92 : ((n + 0.055) / 1.055) ** 2.4)
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b
+  }
+  const contrast = (a, b) => (Math.max(light(a), light(b)) + 0.05) / (Math.min(light(a), light(b)) + 0.05)
+  const all = node => [...node.querySelectorAll("*")].flatMap(el => el.shadowRoot ? [el, ...all(el.shadowRoot)] : [el])
+  const fields = all(document).filter(el => el.matches(
+    "input:not([type=checkbox], [type=range], [type=hidden]), select, textarea") && !el.disabled && el.checkVisibility())
+  const wrong = []
+  for (const el of fields) {
+    const style = getComputedStyle(el)
+    const edge = rgba(style.borderTopColor)
+    const least = Math.min(contrast(edge, ground(el)), contrast(edge, ground(el.parentElement || el.getRootNode().host)))
+    if (edge[3] < 255 || parseFloat(style.borderTopWidth) < 1 || least < 3)
+      wrong.push(`field ${el.name || el.getAttribute("aria-label")}: its edge has ${least.toFixed(2)}:1`)
+  }
+  return {wrong, seen: fields.length}
+}"""
+
+
 @pytest.fixture(scope="module")
 def told(house: House) -> dict[str, str]:
     """
@@ -101,13 +138,18 @@ DIALOGS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 
 @pytest.fixture
 def examined(window: Window) -> Callable[[], list[str]]:
-    """What axe finds on the page as it is; its script is put in once."""
+    """What axe finds on the page as it is (its script is put in once), and fields hard to see."""
 
     def look() -> list[str]:
         if not window.page.evaluate("'axe' in window"):
             window.page.add_script_tag(path=str(AXE))
         found: list[str] = window.page.evaluate(CHECK)
-        return found
+        fields = window.page.evaluate(_FIELDS)
+        bare = window.page.locator(
+            '.frame[data-page="chart"]'
+        ).count()  # a chart by itself has no head
+        assert fields["seen"] or bare, "the head alone has a field"
+        return [*found, *fields["wrong"]]
 
     return look
 
@@ -121,7 +163,7 @@ def test_no_page_and_no_state_has_a_barrier_axe_can_see(
     theme: str,
 ) -> None:
     """
-    Contrast, names, roles, landmarks: WCAG A and AA.
+    Contrast, names, roles, landmarks: WCAG A and AA; the edge of every field has 3:1 (1.4.11).
     """
     window.page.emulate_media(color_scheme=theme)
     barriers: dict[str, list[str]] = {}

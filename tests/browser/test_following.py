@@ -59,7 +59,7 @@ def test_a_schedule_is_told_in_words_and_run_now(
     row = page.get_by_role("table", name="Schedules, the next one first").locator("tbody tr").first
     row.get_by_text("every day at 03:30").wait_for(timeout=40_000)
     assert row.get_by_text("no run yet").count() == 1
-    page.get_by_role("button", name="Run nightly now").click()
+    page.get_by_role("button", name="Run now: nightly").click()
 
     page.get_by_role("link", name="Watch it").wait_for()
     wait_for(lambda: house.queue.hget(keys.ticks(QUEUE), "nightly"), "the tick ended")

@@ -369,3 +369,53 @@ def test_a_phone_shows_everything_without_sideways_scroll(window: Window) -> Non
     page.get_by_role("button", name="Show the pages").click()
     page.get_by_role("link", name="Workers").first.click()
     page.get_by_role("table", name="Processes").wait_for()
+
+
+def test_a_phone_shows_the_tab_that_is_chosen_and_that_there_are_more(window: Window) -> None:
+    """
+    Tabs wider than the screen are moved to the one chosen; a shadow lies where more are.
+    """
+    window.page.set_viewport_size({"width": 390, "height": 844})
+    page = window.go("jobs?state=failed")
+    chosen = page.get_by_role("link", name="Failed runs")
+    chosen.wait_for()
+
+    wait_for(
+        lambda: chosen.evaluate(
+            """tab => { const at = tab.getBoundingClientRect(), row = tab.parentNode.getBoundingClientRect()
+                        return at.left >= row.left && at.right <= row.right + 1 }"""
+        ),
+        "the chosen tab is in sight",
+        5,
+    )
+    tabs = page.locator(".tabs").first
+    assert tabs.evaluate("row => row.scrollWidth > row.clientWidth && row.scrollLeft > 0")
+    assert tabs.evaluate("row => getComputedStyle(row).backgroundAttachment") == (
+        "local, local, scroll, scroll"
+    )
+
+
+#: the widest space in a row of a table between the text of one cell and that of the next
+_HOLE = """table => {
+  const text = (cell) => { const all = document.createRange(); all.selectNodeContents(cell); return all.getBoundingClientRect() }
+  const row = [...table.querySelectorAll("tbody tr:not(.more)")][0]
+  const cells = [...row.cells].map(text).filter(box => box.width)
+  return Math.max(...cells.slice(1).map((box, n) => box.left - cells[n].right))
+}"""
+
+
+def test_the_eye_can_follow_a_row_from_one_column_to_the_next(window: Window, house: House) -> None:
+    """
+    At 1440 px no column takes all that is left while its text is short.
+    """
+    window.page.set_viewport_size({"width": 1440, "height": 1000})
+    house.enqueue("async-processing", JobRequest(name="generic"))
+    for where, name in (
+        ("workers", "Processes"),
+        ("jobs?queue=async-processing&state=complete", "Complete jobs of async-processing"),
+    ):
+        page = window.go(where)
+        table = page.get_by_role("region", name=name).get_by_role("table")
+        wait_for(lambda table=table: table.count() == 1, f"{name} has rows")  # type: ignore[misc]
+
+        assert table.evaluate(_HOLE) < 240, where

@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 from redis.asyncio import Redis
 
-from app import frames, keys, operations, reader
+from app import alerts, frames, keys, operations, reader
 from app.collector import Collector, collector_for
 from app.declarations import QueuePolicy
 from app.enqueue import JobRequest, enqueue, enqueue_many
@@ -25,6 +25,7 @@ from app.errors import InvalidRequest
 from app.operations import Operation
 from app.payloads.codec import Codec
 from app.records import DeadLetter, JobRun, JobState, LetterState, Outcome, WorkerInfo, utc
+from app.sampling.observation import SLOW_EVERY
 from app.settings import Settings
 from app.snapshot import Snapshot, stats
 from tests import command_costs
@@ -194,6 +195,59 @@ async def test_functions_and_operations_are_listed_and_reach_whoever_follows(
         assert set(snapshot.operations["state"]) == {"waiting"}
     await leader.stop()
     await follower.stop()
+
+
+async def test_alerts_that_go_on_are_counted_and_reach_whoever_follows(
+    settings: Settings, cache_redis: Redis
+) -> None:
+    leader, follower = Collector(settings), Collector(settings)
+    await leader.sample()
+    await follower.sample()
+    await follower.sample(full=False)
+    for name in ("over", "seen", "silent", "fires"):
+        facts = {"id": name, "kind": "rule", "title": name, "source": QUEUE, "severity": "critical"}
+        await alerts.raise_alert(cache_redis, facts, mark=name, window_s=60)
+    await alerts.resolve_alert(cache_redis, "over", "it drained")
+    await alerts.steer_alert(cache_redis, "seen", actor="ann", note="")
+    await alerts.steer_alert(cache_redis, "silent", actor="ann", note="", silence_s=600)
+
+    led = [await leader.sample(full=False) for _ in range(SLOW_EVERY)][-1]
+    followed = await follower.sample(full=False)
+
+    assert followed.role == "follower"
+    for snapshot in (led, followed):
+        found = snapshot.alerts.set_index("id")
+        assert found["state"].to_dict() == {
+            "seen": "acknowledged", "silent": "firing", "fires": "firing",
+        }  # fmt: skip
+        assert found.loc["fires", ["source", "severity"]].to_list() == [QUEUE, "critical"]
+        assert found["silenced_until"].notna().to_dict() == {
+            "seen": False, "silent": True, "fires": False,
+        }  # fmt: skip
+        assert found["since"].notna().all()
+    assert max(led.cost_commands, followed.cost_commands) <= 70
+    await leader.stop()
+    await follower.stop()
+
+
+async def test_a_login_that_may_not_read_alerts_still_samples_the_cache(
+    settings: Settings, cache_redis: Redis
+) -> None:
+    await cache_redis.acl_setuser(
+        "narrow", enabled=True, passwords=["+narrow"], keys=["*"],
+        commands=["+@connection", "+info"],
+    )  # fmt: skip
+    where = cache_redis.connection_pool.connection_kwargs
+    url = f"redis://narrow:narrow@{where['host']}:{where['port']}/{where.get('db', 0)}"
+    collector = Collector(settings.model_copy(update={"redis_url": url}))
+
+    snapshot = await collector.sample()
+
+    assert dict(snapshot.problems) == {}
+    assert snapshot.redis.set_index("role").loc["cache", "up"]
+    assert snapshot.alerts.empty
+    await collector.stop()
+    await cache_redis.acl_deluser("narrow")
 
 
 async def test_the_second_sample_reads_only_new_runs(

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from tornado.httpserver import HTTPServer
@@ -10,7 +11,7 @@ from tornado.web import Application, RequestHandler
 from tornado.websocket import WebSocketHandler
 
 from app.errors import CheckFailed
-from app.verify import standing
+from app.verify import standing, work
 from app.verify.deployment import Deployment
 from app.verify.proofs import Shown
 from app.verify.script import Check, _prove
@@ -65,3 +66,18 @@ async def test_a_check_that_breaks_is_a_failed_proof_and_the_next_are_made() -> 
 
     assert proof.shown is Shown.FAILED
     assert proof.evidence == "the check broke: KeyError: 'checks'"
+
+
+async def test_a_count_that_is_not_known_yet_is_waited_for_and_else_told() -> None:
+    """
+    Right after a restart of a queue's Redis /stats has null; that broke the load's check.
+    """
+    told: list[int | None] = [None, None, 0]
+
+    class Sampling(Deployment):
+        async def get(self, path: str) -> Any:
+            return {"q": {"accepted": told.pop(0) if told else None}}
+
+    assert await work._accepted(Sampling(url="http://x"), "q") == 0
+    with pytest.raises(CheckFailed, match="does not know how many jobs q accepted"):
+        await work._accepted(Sampling(url="http://x", patience_s=0.2), "q")

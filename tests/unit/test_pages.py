@@ -653,13 +653,15 @@ def test_a_minute_weighs_each_sample_by_the_time_it_is_of():
 
 @pytest.mark.parametrize(
     ("died_ms", "expected"),
-    [(NOW_MS - 13_000, ["Enqueued", "Dead letter", "Attempt 1: retrying"]),
-     (NOW_MS - 1_000, ["Enqueued", "Attempt 1: retrying", "Dead letter"]),
-     (0, ["Enqueued", "Attempt 1: retrying", "Dead letter"])],
+    [(NOW_MS - 13_000, ["Enqueued", "Dead letter", "Due", "Attempt 1: retrying"]),
+     (NOW_MS - 3_100, ["Enqueued", "Dead letter", "Attempt 1: retrying"]),
+     (NOW_MS - 1_000, ["Enqueued", "Due", "Attempt 1: retrying", "Dead letter"]),
+     (0, ["Enqueued", "Due", "Attempt 1: retrying", "Dead letter"])],
 )  # fmt: skip
 def test_a_retry_tells_the_death_it_comes_from_before_its_own_attempts(died_ms, expected):
     """
     The order of the timeline is the order of time; a death at an unknown time is not put before anything.
+    What was put off tells when it was due.
     """
     run = JobRun(
         job_id="j~r1", queue="async-processing", function="f", outcome=Outcome.RETRY, attempt=1, worker="w",

@@ -84,13 +84,13 @@ def test_rates_have_the_digits_that_say_something(value, shown):
 
 @pytest.mark.parametrize(
     ("seconds", "shown"),
-    [(0, "0 s"), (0.0004, "1 ms"), (0.042, "42 ms"), (0.9999, "1.0 s"), (3.44, "3.4 s"),
-     (9.96, "10 s"), (59.7, "1 m 00 s"), (125, "2 m 05 s"), (11_400, "3 h 10 m"),
-     (353_000, "4 d 02 h"), (math.nan, "–"), (-1, "0 s")],  # noqa: RUF001
+    [(0, "0 s"), (0.0004, "1 ms"), (0.042, "42 ms"), (0.9999, "1 s"), (3.44, "3.4 s"),
+     (9.96, "10 s"), (59.7, "1 m"), (125, "2 m 05 s"), (11_400, "3 h 10 m"),
+     (353_000, "4 d 02 h"), (432_000, "5 d"), (10_800, "3 h"), (3_601, "1 h"), (math.nan, "–"), (-1, "0 s")],  # noqa: RUF001
 )  # fmt: skip
 def test_durations_show_their_two_largest_units(seconds, shown):
     """
-    No ``60 s`` and no ``0.0 s``.
+    No ``60 s``, no ``0.0 s`` and no ``5 d 00 h``.
     """
     assert palette.duration(seconds) == shown
 
@@ -114,3 +114,35 @@ def test_sizes_are_binary():
         "3.4 MiB",
         "–",  # noqa: RUF001
     ]
+
+
+@pytest.mark.parametrize(
+    ("reason", "attempts", "words"),
+    [
+        ("attempts", 1, "its only attempt failed"),
+        ("attempts", 3, "all 3 attempts failed"),
+        ("attempts", 0, "no attempt was left"),
+        ("unknown-function", 1, "no worker of its queue knows its function"),
+        ("of its own", 2, "of its own"),
+        ("", 2, palette.UNKNOWN),
+    ],
+)
+def test_why_something_died_is_told_in_words(reason, attempts, words):
+    """
+    "attempts", of a job that had one, read like a contradiction.
+    """
+    assert palette.cause_of_death(reason, attempts) == words
+
+
+@pytest.mark.parametrize(
+    ("seconds", "duration", "span"),
+    [(0.25, "250 ms", "250 ms"), (1, "1 s", "1 s"), (12.5, "12.5 s", "12 s"), (35.0525, "35.1 s", "35 s"),
+     (60, "1 m", "1 min"), (90, "1 m 30 s", "1 m 30 s"), (3_600, "1 h", "60 min"), (5_400, "1 h 30 m", "90 min"),
+     (86_400, "1 d", "24 h"), (604_800, "7 d", "7 d"), (7_776_000, "90 d", "90 d")],
+)  # fmt: skip
+def test_what_somebody_chose_is_told_as_chosen_and_a_stretch_in_one_unit(seconds, duration, span):
+    """
+    A rule fires for ``1 m``; a range is called ``60 min``, as on its button.
+    """
+    assert palette.plain_duration(seconds) == duration
+    assert palette.span(seconds) == span

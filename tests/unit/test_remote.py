@@ -54,7 +54,7 @@ def test_what_is_no_answer_says_the_server_does_not_answer(serve: Serve, said: b
 
 
 def test_an_error_whose_body_is_cut_off_is_still_told_by_its_status(serve: Serve) -> None:
-    where = serve(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 100\r\n\r\n{")
+    where = serve(b"HTTP/1.1 503 Service Unavailable\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n")
 
     with pytest.raises(ArqscopeError, match="503"):
         Caller(where)._get("/stats")
