@@ -156,7 +156,7 @@ function hanger(place, ready, theme) {
     if (had) look(embedded.roots(), had)
     hung = embedded
     paint()
-    await Bokeh.embed.add_document_standalone(embedded, boxes, [...boxes.children])
+    await Bokeh.embed.add_document_standalone(embedded, document.body, [...boxes.children]) // notices go into the body
   }
   let last = Promise.resolve()
   const hang = (said) => {
