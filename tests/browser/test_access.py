@@ -361,7 +361,7 @@ _SHIFTS = """
   let seen = Infinity
   const stands = STANDS
   const look = () => {
-    const found = document.body && stands(true)
+    const found = document.body && document.readyState !== "loading" && stands(true) // whole, not half parsed
     if (found && JSON.stringify(found) !== JSON.stringify(stood.at(-1))) stood.push(found)
     if (gone === Infinity) requestAnimationFrame(look)
   }
