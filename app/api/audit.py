@@ -9,8 +9,9 @@ from app import reader
 from app.api import answers
 from app.api.access import Caller, Shared
 from app.api.encoded import paged
+from app.api.strict_json import StrictRoute
 
-router = APIRouter(tags=["audit"])
+router = APIRouter(tags=["audit"], route_class=StrictRoute)
 
 
 @router.get("/audit", response_model=answers.PageOf[answers.AuditLine])

@@ -15,6 +15,7 @@ from app.annals import past
 from app.api import answers
 from app.api.access import Caller, Now, Shared
 from app.api.moments import Moment, epoch_ms
+from app.api.strict_json import StrictRoute
 from app.declarations import NAME_PATTERN
 from app.enqueue import codec_of
 from app.errors import NotFound
@@ -26,7 +27,7 @@ from app.snapshot import Snapshot
 from app.wire.batch import Batch
 from app.wire.connections import GONE, explained
 
-router = APIRouter(tags=["frames"])
+router = APIRouter(tags=["frames"], route_class=StrictRoute)
 
 KINDS: Final = ("json", "csv", "parquet")
 _UNSAFE_HEADERS: Final = {"Cache-Control": "no-store"}

@@ -10,11 +10,12 @@ from app import audit
 from app.actions.asking import check_queue
 from app.api.access import Caller, Shared
 from app.api.moments import Moment, epoch_ms
+from app.api.strict_json import StrictRoute
 from app.errors import Overloaded
 from app.exports.incident import Bounds, check_stretch, file_name, incident
 from app.scope.inquiry import FromThread
 
-router = APIRouter(tags=["history"])
+router = APIRouter(tags=["history"], route_class=StrictRoute)
 
 #: what one bundle reads at most here, where pages wait beside it; a notebook reads all that is kept
 MOST: Final = {"sources": 40, "rows": 20_000}

@@ -143,9 +143,16 @@ class StrictRoute(APIRoute):
         """Wrap FastAPI's handler: bound the body, require JSON, parse strictly, where none is read too."""
         handler = super().get_route_handler()
         takes_body = self.body_field is not None
+        asked_once = frozenset(field.alias for field in self.dependant.query_params)
 
         async def strict(request: Request) -> Response:
             asked = _StrictRequest(request.scope, request.receive)
+            names = [name for name, _ in request.query_params.multi_items() if name in asked_once]
+            if len(names) != len(set(names)):  # which of them was meant?
+                twice = next(name for name in names if names.count(name) > 1)
+                raise RefusedBody(
+                    422, "invalid", f"{twice} is given more than once", "give it once"
+                )
             if request.method not in ("GET", "HEAD"):
                 body = await asked.body()
                 if len(body) > MAX_BODY_BYTES:

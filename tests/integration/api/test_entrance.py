@@ -100,6 +100,15 @@ def test_what_is_no_request_is_answered_like_all_else(
         assert line in named
 
 
+def test_a_parameter_given_twice_is_refused(keyed: RunningServer) -> None:
+    with keyed.client(X_API_Key=KEY) as client:
+        twice = client.get("/dead-letters?fingerprint=a&fingerprint=b")
+        once = client.get("/dead-letters?fingerprint=a&unknown=1&unknown=2")
+
+    assert (twice.status_code, once.status_code) == (422, 200)
+    assert "fingerprint is given more than once" in twice.json()["error"]["message"]
+
+
 def test_what_may_be_kept_is_said_and_asked_again_costs_nothing(keyed: RunningServer) -> None:
     with keyed.client(X_API_Key=KEY) as client:
         style = client.get("/docs/assets/swagger-ui.css")
