@@ -336,33 +336,50 @@ def test_nothing_jumps_while_a_page_comes_in(
     compared = 0
     for width, height in ((1440, 1000), (390, 844)):
         for where in ("queues", "queue", "streams", "pubsub", "chart", told["job"]):
-            page = profile.new_page()
-            page.set_viewport_size({"width": width, "height": height})
-            page.add_init_script(_SHIFTS.replace("STANDS", _STANDS))
-            page.goto(f"{house.url}/admin/{where}")
-            page.wait_for_function("!document.getElementById('first')")
-            page.locator(".frame .part-foot time").first.wait_for(state="attached")
-            page.wait_for_function("performance.now() > gone + 1500")
-            live = page.evaluate(_STANDS, False)
-            stood, bared, shifts = page.evaluate("[stood, bared, shifts]")
+            # an alert that fires between the first paint and the page is news: then look once more
+            for _ in range(5):
+                stood, bared, live, shifts, has_news = _came_in(
+                    profile, house, where, width, height
+                )
+                if not has_news:
+                    break
+            assert not has_news, (where, width)
             assert sum(value for value, *_ in shifts) < 0.1, (where, width, shifts)
-            assert bared == live, (where, width)
-            assert stood in ([], [live]), (where, width)
+            assert bared == live, (where, width, bared)
+            assert stood in ([], [live]), (where, width, stood, live)
             compared += len(stood)
-            page.close()
     assert compared > 0
+
+
+def _came_in(profile: Any, house: House, where: str, width: int, height: int) -> tuple[Any, ...]:
+    """Open a page: where it stood in the first paint, bared, and then; what shifted; whether its words changed."""
+    page = profile.new_page()
+    page.set_viewport_size({"width": width, "height": height})
+    page.add_init_script(_SHIFTS.replace("STANDS", _STANDS).replace("SAYS", _SAYS))
+    page.goto(f"{house.url}/admin/{where}")
+    page.wait_for_function("!document.getElementById('first')")
+    page.locator(".frame .part-foot time").first.wait_for(state="attached")
+    page.wait_for_function("performance.now() > gone + 1500")
+    live = page.evaluate(_STANDS, False)
+    stood, bared, shifts, said = page.evaluate("[stood, bared, shifts, said]")
+    says = page.evaluate(_SAYS, False)
+    page.close()
+    return stood, bared, live, shifts, said is not None and said != says
 
 
 #: where the first paint stood in any frame, and the page as it was bared; the shifts after that frame
 _SHIFTS = """
   window.shifts = []
   window.stood = []
+  window.said = null
   window.gone = Infinity
   let seen = Infinity
   const stands = STANDS
+  const says = SAYS
   const look = () => {
     const found = document.body && document.readyState !== "loading" && stands(true) // whole, not half parsed
     if (found && JSON.stringify(found) !== JSON.stringify(stood.at(-1))) stood.push(found)
+    if (found) said = says(true)
     if (gone === Infinity) requestAnimationFrame(look)
   }
   requestAnimationFrame(look)
@@ -381,6 +398,14 @@ _SHIFTS = """
       part => `${part.node?.nodeName} ${part.node?.className}: ${part.previousRect.y} to ${part.currentRect.y}`)])
   }).observe({type: "layout-shift", buffered: true})
 """
+#: what the verdict says, numbers aside
+_SAYS = """is_first => {
+  const first = document.getElementById("first")
+  if (is_first && !first) return null
+  const all = node => [...node.querySelectorAll("*")].flatMap(el => el.shadowRoot ? [el, ...all(el.shadowRoot)] : [el])
+  const within = is_first ? [...first.shadowRoot.querySelectorAll("*")] : all(document.getElementById("page"))
+  return within.find(el => el.classList?.contains("part-strip"))?.textContent.replace(/[\\d.,]+ ?\\w*/g, "#") ?? null
+}"""
 #: where the parts of a page begin, in the first paint (while it is there) or in the page
 _STANDS = """is_first => {
   const first = document.getElementById("first")

@@ -316,7 +316,9 @@ def test_one_letter_is_shown_as_of_then_whatever_was_done_since(
     assert page.get_by_text("Nobody did anything to it by itself.").is_visible()
     window.go(f"{where}&at={moment(int(time.time() * 1000))}")
     page.locator(".title .state").get_by_text("discarded").wait_for()
-    page.get_by_role("table", name="What people did to it").get_by_text("discard letter").wait_for()
+    page.get_by_role("table", name="What people did to it").get_by_text(
+        "discarded the letter"
+    ).wait_for()
 
 
 def test_operations_and_audit_are_those_of_then(
@@ -341,7 +343,7 @@ def test_operations_and_audit_are_those_of_then(
         "Retry dead letters"
     ).wait_for()
     page.get_by_role("table", name="Audit, newest first").get_by_text(
-        "start operation"
+        "started a bulk action"
     ).first.wait_for()
     assert page.get_by_role("button", name=re.compile("^(Pause|Abort) ")).count() == 0
 

@@ -381,7 +381,7 @@ async def test_replicas_and_what_they_do_not_save(
 def test_a_replica_that_is_not_heard_of(lag_s: int, is_told: bool) -> None:
     info = {"connected_slaves": 2, "slave0": {"lag": 1}, "slave1": {"lag": lag_s}}
     seen = servers.Server(role="queue", url="redis://10.0.0.1:6379/0", info=info, config={})
-    found = {f.hazard: f for f in servers.hazards_of(seen)}.get("replica-lag")
+    found = {f.hazard: f for f in server_hazards.hazards_of(seen)}.get("replica-lag")
 
     assert (found is not None) == is_told
     if found is not None:
