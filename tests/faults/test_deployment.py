@@ -208,6 +208,7 @@ def test_a_viewers_dashboard_shows_everything_and_needs_no_right_to_write(
         ) as http,
     ):
         wait_until(lambda: ok(http, "/health/ready"), 60, "the dashboard is healthy")
+        wait_until(lambda: ok(http, "/stats"), 30, "the first sample is taken")
         answers = {
             path: http.get(path).status_code
             for path in ("/stats", "/jobs", f"/jobs/{QUEUE}", "/dead-letters", "/streams", "/workers",
