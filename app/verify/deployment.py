@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 from tornado.httpclient import AsyncHTTPClient, HTTPClientError, HTTPRequest, HTTPResponse
 
+from app.errors import CheckFailed
 from app.verify.proofs import failed, impossible
 from app.wire.connections import connect, explained
 
@@ -158,6 +159,25 @@ class Deployment:
             )
         return f"up {float(up_s):.0f}"
 
+    async def _run_before(self, role: str) -> str:
+        """``run_of``, once it is known: the dashboard may just have lost this Redis to the restart before."""
+        problem: Exception | None = None
+
+        async def look() -> str:
+            nonlocal problem
+            try:
+                return await self.run_of(role)
+            except CheckFailed as error:
+                problem = error
+                return ""
+
+        async def otherwise() -> Exception:
+            return problem or failed(
+                f"{service_of(role)} names no run of its own", "ask it: redis-cli INFO server"
+            )
+
+        return str(await self.eventually(look, otherwise))
+
     async def restart_server(self, role: str) -> str:
         """Restart the server of *role* and return when it answers again; the proof that it was one.
 
@@ -169,7 +189,7 @@ class Deployment:
                 "name the command: --restart-command 'docker compose restart {service}' "
                 "(it is run once for each queue server and once for redis-streams)",
             )
-        before = await self.run_of(role)
+        before = await self._run_before(role)
         await self.restart(role)
 
         async def again() -> str:

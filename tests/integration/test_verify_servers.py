@@ -90,7 +90,7 @@ async def test_every_queue_server_is_tried(sharded: Sharded) -> None:
     proofs = await proofs_of(sharded.deployment(), *checks)
 
     assert list(proofs) == ["server", *checks]
-    assert {proof.shown for proof in proofs.values()} == {Shown.PASSED}, proofs
+    assert [proof for proof in proofs.values() if proof.shown is not Shown.PASSED] == []
     assert proofs["jobs"].evidence.endswith("on 2 queue servers")
     for queue in sharded.settings.queue_names:
         assert f"{queue} " in proofs["jobs"].evidence
