@@ -9,8 +9,10 @@ import hashlib
 import re
 from typing import Final
 
-#: characters of a message (its start) or traceback (its end) that are looked at
+#: characters of a traceback that are looked at (its end)
 LOOKED_AT: Final = 16_384
+#: characters of a message that are looked at (its start)
+MESSAGE_LOOKED_AT: Final = 8_192
 #: characters of a normalised message that count: reports cut messages at different lengths
 MESSAGE_KEPT: Final = 500
 FRAMES_KEPT: Final = 5
@@ -83,7 +85,7 @@ def fingerprint(error_type: str, message: str, traceback_text: str) -> str:
 
 def normalise(message: str) -> str:
     """*message* with ids, times, addresses, paths, long numbers and long quotations replaced."""
-    text = " ".join(message[:LOOKED_AT].partition(_PARAMETERS)[0].split())
+    text = " ".join(message[:MESSAGE_LOOKED_AT].partition(_PARAMETERS)[0].split())
     for pattern, word in _VARYING:
         text = pattern.sub(word, text)
     text = _WORD.sub(_plain_word, text)
