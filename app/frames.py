@@ -51,7 +51,7 @@ JOB_COLUMNS: Final = Schema(
     "One row per job of a page: jobs of one queue in one state, read when asked for.",
     job_id=text("id of the job"),
     queue=text("queue it is of"),
-    state=text("queued, deferred, running, complete, failed or aborted"),
+    state=text("queued, deferred, retrying, running, complete, failed, dead or aborted"),
     function=text("name of its function; empty: its payload cannot be decoded"),
     arguments=text("its positional and keyword arguments as JSON, at most 2 KB"),
     note=text("why its payload could not be decoded, or how it was; empty: it is ours"),

@@ -178,8 +178,9 @@ def _ended_plan(ask: Ask, snapshot: Snapshot) -> Plan:
 
 
 def ended_jobs(runs: pd.DataFrame, state: str) -> pd.DataFrame:
-    """Runs as the jobs frame."""
-    made = runs.assign(state=state, arguments="", note="")
+    """Runs as the jobs frame; of those that failed, the last of a job that died says so."""
+    states = np.where(runs["outcome"] == "dead", "dead", state)
+    made = runs.assign(state=states, arguments="", note="")
     return made[list(frames.JOB_COLUMNS)].astype(
         {"state": "str", "arguments": "str", "note": "str"}
     )
