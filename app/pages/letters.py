@@ -5,9 +5,8 @@ from typing import Any
 import pandas as pd
 
 from app import palette
-from app.letters.tallies import WORDS
-from app.pages import cause_periods, one_cause
-from app.pages.address import Address, href
+from app.pages import one_cause
+from app.pages.address import href
 from app.pages.findings import PAGE_ROWS, STATES, Found, chosen_state, is_read, load
 from app.pages.markup import (
     Html,
@@ -22,13 +21,13 @@ from app.pages.markup import (
     records,
     row,
     safe_text,
-    select,
     table,
     tabs,
     tag,
 )
 from app.pages.overview import known, stale, without_type
 from app.pages.scene import Page, Scene
+from app.pages.sieve import matching, page_number, toolbar
 from app.palette import LETTER_LOOK, Look
 from app.records import LetterState
 from app.snapshot import Snapshot
@@ -37,17 +36,6 @@ from app.snapshot import Snapshot
 def key_of(letter: dict[str, Any]) -> str:
     """``source/id``, what a row is known by in the browser."""
     return f"{letter['source']}/{letter['id']}"
-
-
-def matching(letters: pd.DataFrame, address: Address, now: pd.Timestamp) -> pd.DataFrame:
-    """The letters the address lets through, at *now*."""
-    wanted = {"open": "new", "retrying": "retrying"}.get(chosen_state(address))
-    found = letters if wanted is None else letters[letters["state"] == wanted]
-    for name, column in (("cause", "fingerprint"), ("source", "source"), ("function", "name")):
-        if address.get(name):
-            found = found[found[column] == address.get(name)]
-    start = cause_periods.since(address, now)
-    return found if start is None else found[found["died"] >= start]
 
 
 def shown(scene: Scene) -> list[dict[str, Any]]:
@@ -62,13 +50,6 @@ def shown(scene: Scene) -> list[dict[str, Any]]:
     found = matching(scene.snapshot.dead_letters, scene.address, scene.now)
     start = page_number(scene.address, len(found)) * PAGE_ROWS
     return records(found.iloc[start : start + PAGE_ROWS])
-
-
-def page_number(address: Address, rows: int) -> int:
-    """The page asked for, from 0, within what there is."""
-    asked = address.get("page")
-    number = int(asked) if asked.isdecimal() and len(asked) < 6 else 0
-    return min(number, max(0, -(-rows // PAGE_ROWS) - 1))
 
 
 def keys_of(scene: Scene) -> list[str]:
@@ -88,7 +69,7 @@ def _above(scene: Scene) -> Html:
         else one_cause.causes(scene, found.courses, found.tallies),
         panel(
             _tabs(scene),
-            _toolbar(scene),
+            toolbar(scene),
             listing(scene),
             label="Dead letters", css=stale(scene.snapshot, "queue", "streams"),
         ),
@@ -123,88 +104,6 @@ def _tabs(scene: Scene) -> Html:
           name == current) for name, word in STATES.items()],
         label="States of dead letters",
     )  # fmt: skip
-
-
-def _toolbar(scene: Scene) -> Html:
-    if scene.chosen:
-        count = len(scene.chosen)
-        controls = [
-            button(
-                f"Retry {count}", "retry-chosen", kind="primary once", mark=palette.ICONS["retry"]
-            ),
-            button(f"Discard {count}", "discard-chosen", kind="quiet once"),
-            button(f"Archive {count}", "archive-chosen", kind="quiet once"),
-            button("Clear", "clear", kind="plain"),
-        ]
-        held = tag("span", "the list is held while rows are selected", class_="note")
-        return tag(
-            "div", tag("b", f"{count} selected"), controls, held, class_="toolbar", data_key="tools"
-        )
-    address, letters = scene.address, scene.snapshot.dead_letters
-    sources = sorted({*map(str, letters["source"]), *map(str, scene.snapshot.queues["queue"]),
-                      *map(str, scene.snapshot.streams["stream"]), address.get("source")} - {""})  # fmt: skip
-    closed = chosen_state(address) == "closed"
-    functions = sorted({*map(str, letters["name"]), address.get("function")} - {""})
-    form = tag(
-        "form",
-        tag("input", type="hidden", name="cause", value=address.get("cause")),
-        tag("input", type="hidden", name="view", value=address.get("view")),
-        tag("input", type="hidden", name="state", value=address.get("state")),
-        select("source", [("", "All queues and streams"), *[(s, s) for s in sources]],
-               address.get("source"), label="Show letters of"),
-        select("function", [("", "Any function"), *[(f, f) for f in functions[:200]]],
-               address.get("function"), label="Function"),
-        select("died", [("", "Closed at any time" if closed else "Died at any time"),
-                        *[(p, f"In the last {word}") for p, word in WORDS.items()]],
-               cause_periods.period_of(address), label="When they were closed" if closed else "When they died"),
-        data_go="dead-letters",
-    )  # fmt: skip
-    return tag("div", form, _paging(scene), class_="toolbar", data_key="tools")
-
-
-def _paging(scene: Scene) -> Html:
-    address = scene.address
-    if is_read(address):
-        found = scene.found
-        left_out = found.window if isinstance(found, Found) else ""
-        following = link(address.but(cursor=found.cursor).href, "Older", class_="button") if (
-            isinstance(found, Found) and found.cursor) else None  # fmt: skip
-        first = (
-            link(address.but().href, "Newest", class_="button") if address.get("cursor") else None
-        )
-        return tag("span", left_out, first, following, class_="end")
-    rows = len(matching(scene.snapshot.dead_letters, address, scene.now))
-    number = page_number(address, rows)
-    first_row, last_row = number * PAGE_ROWS + 1, min(rows, (number + 1) * PAGE_ROWS)
-    where = f"{first_row}–{last_row} of {palette.count(rows)}" if rows else ""  # noqa: RUF001
-    newer = (
-        link(address.but(page=number - 1 or "").href, "Newer", class_="button") if number else None
-    )
-    older = (
-        link(address.but(page=number + 1).href, "Older", class_="button")
-        if last_row < rows
-        else _behind(scene)
-    )
-    return tag("span", where, newer, older, class_="end")
-
-
-def _behind(scene: Scene) -> Html | None:
-    """The way on behind the newest letters that the snapshot holds; None when it holds all."""
-    state = {"open": "dead_open", "retrying": "dead_retrying"}[chosen_state(scene.address)]
-    held = scene.snapshot.dead_letters
-    held = held[held["state"] == ("new" if state == "dead_open" else "retrying")]
-    frames = ((scene.snapshot.queues, "queue"), (scene.snapshot.streams, "stream"))
-    cut: list[
-        int
-    ] = []  #: of each source of which there are more, the ms of the oldest that is held
-    for frame, column in frames:
-        for name, total in zip(frame[column], frame[state], strict=True):
-            mine = held[held["source"] == name]
-            if total > len(mine) and len(mine) and scene.address.get("source") in ("", name):
-                cut.append(int(mine["died"].min().timestamp() * 1000))
-    if not cut:
-        return None
-    return link(scene.address.but(page="", cursor=str(max(cut))).href, "Older", class_="button")
 
 
 def listing(scene: Scene) -> Html:
@@ -315,4 +214,4 @@ def look_of(word: str) -> tuple[Look, str]:
 PAGE = Page(above=_above, load=load, keys=keys_of)
 
 __all__ = ["PAGE", "Found", "chosen_state", "decision", "key_of", "keys_of", "load", "look_of",
-           "matching", "moment_ms"]  # fmt: skip
+           "moment_ms"]  # fmt: skip

@@ -168,6 +168,7 @@ def _cause(scene: Scene, found: Explanation | None, tallies: cause_periods.Talli
             button("Retry all …", "ask", kind="primary", mark=palette.ICONS["retry"],
                    what="retry-group", **data),
             button("Discard all …", "ask", what="discard-group", **data),
+            button("Archive all …", "ask", what="archive-group", **data),
             class_="end",
         )  # fmt: skip
     return panel(
@@ -207,10 +208,16 @@ def _status(scene: Scene, found: Explanation | None) -> Html | None:
         for state, word in (("known", "Mark known"), ("ignored", "Ignore"), ("resolved", "Mark resolved"))
         if state != cause.state
     ]  # fmt: skip
-    return tag(
-        "div", tag("span", str(cause.state), class_="badge c-unknown"),
-        tag("span", safe_text(owner, 100), class_="soft"), acts if scene.may_act else None,
-        class_="toolbar", data_key="status",
+    acts.append(
+        button("Owner and note …", "ask", kind="quiet", what="cause-note", cause=cause.fingerprint)
+    )
+    note = tag("p", tag("b", "Note: "), safe_text(cause.note, 2_000), class_="body break",
+               data_key="note") if cause.note else None  # fmt: skip
+    return join(
+        note,
+        tag("div", tag("span", str(cause.state), class_="badge c-unknown"),
+            tag("span", safe_text(owner, 100), class_="soft"), acts if scene.may_act else None,
+            class_="toolbar", data_key="status"),
     )  # fmt: skip
 
 
