@@ -1,20 +1,14 @@
 """Dead letters: causes first, then the letters, a page at a time, with what can be done to them."""
 
-import contextlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 import pandas as pd
 
 from app import palette
-from app.courses import Course, courses
-from app.errors import ArqscopeError, NotFound
-from app.explanation import Explanation, explanation
-from app.letters.filters import LetterFilter
-from app.letters.shelves import letters_of_all
-from app.pages import one_cause
+from app.letters.tallies import WORDS
+from app.pages import cause_periods, one_cause
 from app.pages.address import Address, href
+from app.pages.findings import PAGE_ROWS, STATES, Found, chosen_state, is_read, load
 from app.pages.markup import (
     Html,
     button,
@@ -34,77 +28,10 @@ from app.pages.markup import (
     tag,
 )
 from app.pages.overview import known, stale, without_type
-from app.pages.scene import Page, Reach, Scene
+from app.pages.scene import Page, Scene
 from app.palette import LETTER_LOOK, Look
-from app.records import DeadLetter, LetterState
+from app.records import LetterState
 from app.snapshot import Snapshot
-
-PAGE_ROWS: Final = 25
-#: s the courses of causes are good for
-COURSES_FRESH_S: Final = 4.0
-STATES: Final = {"open": "Open", "retrying": "Retrying", "closed": "Closed"}
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """What the snapshot lacks: closed and older letters, why a cause strikes, the causes' courses."""
-
-    items: list[DeadLetter] = field(default_factory=list)
-    cursor: str | None = None
-    explained: Explanation | None = None
-    window: str = ""  #: what was left out
-    courses: Mapping[str, Course] | None = None  #: None: they cannot be read
-
-
-async def load(reach: Reach, address: Address) -> Found:
-    """What the snapshot lacks is read when asked for; an explanation when one cause is shown, else courses."""
-    explained: Explanation | None = None
-    told: Mapping[str, Course] | None = None
-    if address.get("cause"):
-        with contextlib.suppress(NotFound):
-            explained = await explanation(
-                reach.connections, reach.settings.stream_name, reach.settings.queue_names,
-                address.get("cause"),
-            )  # fmt: skip
-    else:
-        told = await _courses(reach)
-    if not is_read(address):
-        return Found(explained=explained, courses=told)
-    settings = reach.settings
-    wanted = LetterFilter(
-        state=chosen_state(address), name=address.get("function"), fingerprint=address.get("cause")
-    )
-    source, cursor = address.get("source"), address.get("cursor") or None
-    names = ((source,), ()) if source else (settings.queue_names, settings.stream_names)
-    if source in settings.stream_names:
-        names = ((), (source,))
-    page = await letters_of_all(
-        reach.connections, *names, wanted, cursor, PAGE_ROWS, only=bool(source)
-    )
-    return Found(page.items, page.cursor, explained, page.window, told)
-
-
-async def _courses(reach: Reach) -> Mapping[str, Course] | None:
-    """The courses of the causes listed, one look for all viewers; None where they cannot be read."""
-    names = [str(name) for name in one_cause.listed(reach.snapshot)["fingerprint"]]
-    queues = [str(name) for name in reach.snapshot.queues["queue"]]
-
-    async def read() -> Mapping[str, Course]:
-        return await courses(reach.connections, reach.settings.stream_name, queues, names)
-
-    with contextlib.suppress(ArqscopeError):  # the list itself is in the snapshot
-        return await reach.recall.shared(("courses", *names), read, COURSES_FRESH_S)
-    return None
-
-
-def is_read(address: Address) -> bool:
-    """Whether the rows are read for this page: closed letters, and those behind the newest of the snapshot."""
-    return chosen_state(address) == "closed" or bool(address.get("cursor"))
-
-
-def chosen_state(address: Address) -> str:
-    """The state an address asks for."""
-    return address.get("state") if address.get("state") in STATES else "open"
 
 
 def key_of(letter: dict[str, Any]) -> str:
@@ -112,14 +39,15 @@ def key_of(letter: dict[str, Any]) -> str:
     return f"{letter['source']}/{letter['id']}"
 
 
-def matching(letters: pd.DataFrame, address: Address) -> pd.DataFrame:
-    """The letters the address lets through."""
+def matching(letters: pd.DataFrame, address: Address, now: pd.Timestamp) -> pd.DataFrame:
+    """The letters the address lets through, at *now*."""
     wanted = {"open": "new", "retrying": "retrying"}.get(chosen_state(address))
     found = letters if wanted is None else letters[letters["state"] == wanted]
     for name, column in (("cause", "fingerprint"), ("source", "source"), ("function", "name")):
         if address.get(name):
             found = found[found[column] == address.get(name)]
-    return found
+    start = cause_periods.since(address, now)
+    return found if start is None else found[found["died"] >= start]
 
 
 def shown(scene: Scene) -> list[dict[str, Any]]:
@@ -131,7 +59,7 @@ def shown(scene: Scene) -> list[dict[str, Any]]:
             | {"died": pd.Timestamp(letter.changed_ms or letter.died_ms, unit="ms", tz="UTC")}
             for letter in items
         ]
-    found = matching(scene.snapshot.dead_letters, scene.address)
+    found = matching(scene.snapshot.dead_letters, scene.address, scene.now)
     start = page_number(scene.address, len(found)) * PAGE_ROWS
     return records(found.iloc[start : start + PAGE_ROWS])
 
@@ -156,8 +84,8 @@ def _above(scene: Scene) -> Html:
     return join(
         tag("div", tag("h1", "Dead letters"),
             tag("span", _window(scene.snapshot), class_="note"), class_="title"),
-        one_cause.opened(scene, found.explained) if scene.address.get("cause")
-        else one_cause.causes(scene, found.courses),
+        one_cause.opened(scene, found.explained, found.tallies) if scene.address.get("cause")
+        else one_cause.causes(scene, found.courses, found.tallies),
         panel(
             _tabs(scene),
             _toolbar(scene),
@@ -215,15 +143,20 @@ def _toolbar(scene: Scene) -> Html:
     address, letters = scene.address, scene.snapshot.dead_letters
     sources = sorted({*map(str, letters["source"]), *map(str, scene.snapshot.queues["queue"]),
                       *map(str, scene.snapshot.streams["stream"]), address.get("source")} - {""})  # fmt: skip
+    closed = chosen_state(address) == "closed"
     functions = sorted({*map(str, letters["name"]), address.get("function")} - {""})
     form = tag(
         "form",
         tag("input", type="hidden", name="cause", value=address.get("cause")),
+        tag("input", type="hidden", name="view", value=address.get("view")),
         tag("input", type="hidden", name="state", value=address.get("state")),
         select("source", [("", "All queues and streams"), *[(s, s) for s in sources]],
                address.get("source"), label="Show letters of"),
         select("function", [("", "Any function"), *[(f, f) for f in functions[:200]]],
                address.get("function"), label="Function"),
+        select("died", [("", "Closed at any time" if closed else "Died at any time"),
+                        *[(p, f"In the last {word}") for p, word in WORDS.items()]],
+               cause_periods.period_of(address), label="When they were closed" if closed else "When they died"),
         data_go="dead-letters",
     )  # fmt: skip
     return tag("div", form, _paging(scene), class_="toolbar", data_key="tools")
@@ -240,7 +173,7 @@ def _paging(scene: Scene) -> Html:
             link(address.but().href, "Newest", class_="button") if address.get("cursor") else None
         )
         return tag("span", left_out, first, following, class_="end")
-    rows = len(matching(scene.snapshot.dead_letters, address))
+    rows = len(matching(scene.snapshot.dead_letters, address, scene.now))
     number = page_number(address, rows)
     first_row, last_row = number * PAGE_ROWS + 1, min(rows, (number + 1) * PAGE_ROWS)
     where = f"{first_row}–{last_row} of {palette.count(rows)}" if rows else ""  # noqa: RUF001
@@ -301,7 +234,7 @@ def _nothing(scene: Scene) -> str:
     address = scene.address
     if chosen_state(address) == "closed":
         return "No letter was closed here lately."
-    if any(address.get(name) for name in ("cause", "source", "function")):
+    if any(address.get(name) for name in ("cause", "source", "function", "died")):
         return "No dead letter matches the filter."
     if chosen_state(address) == "retrying":
         return "No dead letter is being retried."

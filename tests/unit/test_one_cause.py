@@ -1,11 +1,13 @@
 """Causes as a list: what is known of their past, and what is not."""
 
 import dataclasses
+import re
 
 import pandas as pd
 
 from app import frames
 from app.courses import Course
+from app.letters.tallies import PERIODS, Tally
 from app.pages import letters
 from app.pages.address import Address
 from app.pages.scene import Scene
@@ -15,12 +17,12 @@ from app.snapshot import Snapshot
 NOW = pd.Timestamp("2026-11-23T12:00:00Z").as_unit("us")
 
 
-def shown(found: letters.Found | None, *, is_past: bool = False) -> str:
+def shown(found: letters.Found | None, *, is_past: bool = False, **query: str) -> str:
     cause = {"fingerprint": "f", "state": "regressed", "error_type": "ValueError", "count": 3}
     snapshot = dataclasses.replace(
         Snapshot.empty(NOW), number=1, causes=frames.frame_of([cause], frames.CAUSE_COLUMNS)
     )
-    address = Address("dead-letters")
+    address = Address("dead-letters", query)
     scene = Scene(
         snapshot=snapshot, address=address, settings=Settings(), found=found, is_past=is_past
     )
@@ -57,3 +59,57 @@ def test_what_is_not_known_of_a_cause_is_unknown_with_its_reason():
     assert 'title="no retry of it has ended yet">–</span>' in html  # noqa: RUF001
     assert shown(None).count('title="it is not read yet, or cannot be"') == 2
     assert shown(None, is_past=True).count('title="not stored for a moment of the past"') == 2
+
+
+def test_every_number_of_the_second_view_leads_to_the_letters_it_counts():
+    """
+    Exact, estimated, at least, none and unknown: each is told apart, and links to the same period.
+    """
+    told = (
+        Tally(period="1h", low=2, high=10, likely=8.0, note="2 to 10: counted by the hour"),
+        Tally(period="3h", low=12, high=12, likely=12.0),
+        Tally(period="24h", low=0, high=0, likely=0.0),
+        Tally(period="3d", low=12, likely=12.0, note="nobody counts"),
+        Tally(period="7d", note="forgotten"),
+    )
+
+    html = shown(letters.Found(tallies={"f": told}), view="periods")
+
+    cells = re.findall(r'<td class="num heat"><a ([^>]*)>([^<]*)</a>', html)
+    assert [text for _, text in cells] == ["≈ 8", "12", "0", "≥ 12", "–"]  # noqa: RUF001
+    for (attributes, _), period in zip(cells, PERIODS, strict=True):
+        assert f'href="dead-letters?cause=f&amp;died={period}"' in attributes
+    assert 'title="2 to 10: counted by the hour"' in cells[0][0]
+    assert 'title="not known: forgotten"' in cells[4][0]
+
+
+def test_the_second_view_knows_no_zero_before_it_is_read():
+    """Of the past, not read, or not counted: a dash five times, each with its reason."""
+    for found, more, why in (
+        (None, {}, "it is not read yet"),
+        (None, {"is_past": True}, "not stored for a moment of the past"),
+        (letters.Found(tallies={}), {}, "its deaths are not counted yet"),
+    ):
+        html = shown(found, view="periods", **more)
+        assert html.count(f'title="not known: {why}') == 5
+        assert not re.search(r'<td class="num heat"><a [^>]*>0</a>', html)
+
+
+def test_letters_can_be_those_that_died_lately():
+    """A letter older than the period asked for is left out."""
+    frame = frames.frame_of(
+        [{"id": f"j{h}", "state": "new", "died": (NOW.timestamp() - h * 3600) * 1000} for h in (0.5, 2, 30)],
+        frames.DEAD_LETTER_COLUMNS,
+    )  # fmt: skip
+
+    def found(period: str) -> list[str]:
+        address = Address("dead-letters", {"died": period})
+        return letters.matching(frame, address, NOW)["id"].to_list()
+
+    assert [len(found(period)) for period in ("1h", "3h", "24h", "3d", "nonsense")] == [
+        1,
+        2,
+        2,
+        3,
+        3,
+    ]
