@@ -276,6 +276,18 @@ def urls_of_running(data_dir: Path) -> dict[str, str]:
     return urls
 
 
+def port_of_running(data_dir: Path) -> int | None:
+    """Return the dashboard's port of the stack that runs on *data_dir* now; None when none does."""
+    try:
+        words = (data_dir / "lock").read_text(encoding="utf-8").split()
+    except OSError:
+        return None
+    dashboard = Child(name="dashboard", command=(), directory=data_dir / "run")
+    if words[1:2] != ["running"] or len(words) < 3 or not dashboard.left_running():
+        return None
+    return int(words[2])
+
+
 def reachable_settings() -> Settings:
     """Settings for looking and steering: without REDIS_*, the stack that `up` runs here is meant."""
     settings = Settings.load()

@@ -21,7 +21,7 @@ MAX_DEPTH: Final = 20
 MAX_DELAY_S: Final = 365 * 86_400.0
 #: characters a derived id may have; a longer one is replaced by a hash
 _ID_CHARS: Final = 100
-_RETRY: Final = re.compile(r"~r\d+")
+_RETRY: Final = re.compile(r"~r[0-9]+")
 
 
 class Result(Enum):

@@ -70,6 +70,8 @@ class Stack:
         """Start, supervise, stop. Raises an ArqscopeError when something cannot start."""
         with sole_owner(self._data_dir) as lock:
             self._check_port()
+            running = f"{os.getpid()} running {self._settings.queue_ui_port}"
+            lock.write_text(running, encoding="utf-8")  # for port_of_running
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 signal.signal(number, self._asked_to_stop)
             try:

@@ -17,7 +17,7 @@ from app.settings import Settings
 from app.wire.scripts import script
 
 MAX_JOBS: Final = 1_000  #: per call
-_RETRY_ID: Final = re.compile(r"(.*)~r\d+")
+_RETRY_ID: Final = re.compile(r"(.*)~r[0-9]+", re.DOTALL)
 _FUNCTION: Final = re.compile(r'"f":"([^"\\]{1,128})"')
 
 

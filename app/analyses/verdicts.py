@@ -57,7 +57,8 @@ class JobFacts:
     crashes: int = 0
     is_paused: bool = False
     running: int = 0  #: jobs of the queue that run now
-    letter_state: LetterState | None = None
+    letter_state: LetterState | None = None  #: of the chain's dead letter
+    retried_as: str = ""  #: id of that letter's last retry, when it came after this job
     workers: Sequence[WorkerInfo] = field(default_factory=tuple)  #: live workers of the queue
 
 
@@ -109,8 +110,14 @@ def why_not_running(facts: JobFacts, *, alone_after: int = 2) -> Verdict:
 
 
 def _not_in_the_queue(facts: JobFacts) -> Verdict:
+    if facts.retried_as:
+        return _retried(facts)
     if facts.letter_state is LetterState.RETRYING:
-        return Verdict(hold=Hold.DEAD, sentence="it is a dead letter whose retry is under way")
+        return Verdict(
+            hold=Hold.DEAD,
+            sentence="it was to retry a dead letter, and left the queue without a report",
+            next_step="none; the dead-letter processor opens the letter again",
+        )
     if facts.letter_state is not None and facts.letter_state is not LetterState.RESOLVED:
         return Verdict(
             hold=Hold.DEAD,
@@ -142,6 +149,22 @@ def _not_in_the_queue(facts: JobFacts) -> Verdict:
         sentence="nobody here knows a job of this id: it was never accepted, or all traces have expired",
         next_step="check the id, and that producer and workers use the same Redis",
     )
+
+
+def _retried(facts: JobFacts) -> Verdict:
+    """It has ended, and a later retry of the same dead letter goes on in its place."""
+    retry = facts.retried_as
+    match facts.letter_state:
+        case LetterState.RETRYING:
+            became, step = f"its retry {retry} is under way", f"look at {retry}"
+        case LetterState.RESOLVED:
+            became, step = f"its retry {retry} ended well", ""
+        case LetterState.NEW:
+            became = f"its last retry {retry} did not end well: the dead letter is open"
+            step = "look at its error, then retry or discard it"
+        case _:
+            became, step = f"its dead letter, retried as {retry}, is {facts.letter_state}", ""
+    return Verdict(hold=Hold.DEAD, sentence=f"it has ended, and {became}", next_step=step)
 
 
 def _not_due(facts: JobFacts) -> Verdict:

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import typer
 
 from app.cli.terminal import Json, reachable_settings, say, say_json
-from app.embedded import VARIABLES
+from app.embedded import VARIABLES, port_of_running
 from app.origins import is_loopback
 from app.settings import Settings
 
@@ -20,7 +20,7 @@ def add_to(app: typer.Typer) -> None:
 
 def verify(
     url: Annotated[
-        str, typer.Argument(help="Address of the dashboard; without: the one the settings tell.")
+        str, typer.Argument(help="Address of the dashboard; without: the one that runs here.")
     ] = "",
     key: Annotated[
         str, typer.Option("--key", envvar="API_KEY", help="API key, of role operator.")
@@ -50,8 +50,10 @@ def verify(
     from app.verify.script import verify as checks
 
     settings = Settings.load()
-    own = f"http://127.0.0.1:{settings.queue_ui_port}{settings.prefix}"
-    if _is_same(url or own, own):  # the stack that `up` runs here is meant, where one runs
+    port = port_of_running(settings.data_dir) or settings.queue_ui_port
+    own = f"http://127.0.0.1:{port}{settings.prefix}"
+    is_ours = _is_same(url or own, own)
+    if is_ours:  # the stack that `up` runs here is meant, where one runs
         settings = reachable_settings()
     known = {role: settings.url(role) for role in sorted(_known_roles(settings))}
     restart = by_command(restart_command) if restart_command else None
@@ -59,7 +61,7 @@ def verify(
         restart = by_shutdown(dict(known))  # an embedded stack starts a Redis again that stops
     if "queue" in known:
         known |= {server.name: settings.url(server.name) for server in settings.placement.servers}
-    if not key and not url and settings.api_key is not None:
+    if not key and is_ours and settings.api_key is not None:
         key = settings.api_key.get_secret_value()
     deployment = Deployment(
         url=(url or own).rstrip("/"),
@@ -109,7 +111,7 @@ def verify(
 
 
 def _is_same(url: str, own: str) -> bool:
-    """Whether *url* is the address the settings of this directory tell."""
+    """Whether *url* is the address of the dashboard that runs here, or that the settings tell."""
     asked, ours = urlsplit(url), urlsplit(own)
     return is_loopback(asked.hostname or "") and asked.port == ours.port
 

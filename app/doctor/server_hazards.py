@@ -78,7 +78,8 @@ def _memory(server: Server) -> Iterator[Finding]:
 
 def _persistence(server: Server) -> Iterator[Finding]:
     info, keeps = server.info, server.keeps
-    if keeps and not server.number("aof_enabled"):
+    # While Redis replays its file it calls it off: nothing is known of it then.
+    if keeps and not server.number("aof_enabled") and not server.number("loading"):
         yield _finding(
             server, "aof-off", Severity.CRITICAL, "Jobs and events do not outlive a restart.",
             "appendonly=no", "appendonly yes, appendfsync everysec",

@@ -8,9 +8,11 @@ from redis.asyncio import Redis
 
 from app import keys
 from app.cursors import claim_of, letter_of, run_of
+from app.jobs.chain import ended_state, has_failed, link_of, waiting_state
+from app.next_jobs import root_of
 from app.payloads.codec import Codec, raw_bytes
 from app.payloads.contents import Arguments, arguments_of, outcome_of
-from app.records import DeadLetter, JobRun, JobState, LetterState, Outcome
+from app.records import DeadLetter, JobRun, JobState, Outcome
 from app.wire.batch import Batch, into
 from app.wire.connections import Connections
 
@@ -37,7 +39,8 @@ class JobDetail:
     result_note: str = ""  #: why the result is not shown
     progress: Mapping[str, str] = field(default_factory=dict)
     runs: tuple[JobRun, ...] = ()  #: newest first, among the last 2,000 runs of its queue
-    letter: DeadLetter | None = None
+    letter: DeadLetter | None = None  #: of its chain
+    retried_as: str = ""  #: id of the last retry of that letter, when it came after this job
     correlation_id: str = ""
 
 
@@ -49,9 +52,9 @@ async def job(
     Two round trips; runs are those among the last 2,000 of its queue.
     """
     names = list(dict.fromkeys((*queues, *sorted(await _members(redis, keys.QUEUES)))))[:200]
-    root = job_id.partition("~r")[0]
+    link = link_of(job_id)
     batch = Batch(redis)
-    got: dict[str, Any] = {"score": {}, "claim": {}, "letter": {}}
+    got: dict[str, Any] = {"score": {}, "claim": {}, "attempts": {}, "letter": {}}
     batch.ask(lambda r: got.__setitem__("payload", r), "GET", keys.arq_job(job_id))
     batch.ask(lambda r: got.__setitem__("result", r), "GET", keys.arq_result(job_id))
     batch.ask(lambda r: got.__setitem__("now", r), "TIME")
@@ -59,11 +62,16 @@ async def job(
         for kind, *command in (
             ("score", "ZSCORE", name, job_id),
             ("claim", "HGET", keys.running(name), job_id),
-            ("letter", "HGETALL", keys.dead_record(name, root)),
+            ("attempts", "HGET", keys.attempts(name), job_id),
+            ("letter", "HGETALL", keys.dead_record(name, link.root)),
         ):
             batch.ask(into(got[kind], name), *command)
     await batch.run()
-    letters = {name: letter_of(raw) for name, raw in got["letter"].items() if raw}
+    letters = {
+        name: letter
+        for name, raw in got["letter"].items()
+        if raw and ((letter := letter_of(raw)) is None or link.is_in(letter.redrives))
+    }
     holders = [n for n in names if got["score"].get(n) is not None or got["claim"].get(n)]
     queue = next(iter([*holders, *letters]), "")
     payload, result = raw_bytes(got.get("payload")), raw_bytes(got.get("result"))
@@ -79,19 +87,31 @@ async def job(
             enqueued_ms=int(outcome.get("et") or 0),
         )  # fmt: skip
     elif not payload and queue in letters:
-        arguments = arguments_of(raw_bytes(await redis.get(keys.dead_payload(queue, root))), codec)
+        arguments = arguments_of(
+            raw_bytes(await redis.get(keys.dead_payload(queue, link.root))), codec
+        )
     claim = claim_of(got["claim"].get(queue) or "")
     now_ms = int(got["now"][0]) * 1000 + int(got["now"][1]) // 1000
     letter = letters.get(queue)
     last = runs[0] if runs else None
+    score = got["score"].get(queue)
+    failed = has_failed(got["attempts"].get(queue) or "") or (
+        last is not None and last.outcome is Outcome.RETRY
+    )
+    if claim["started_ms"]:
+        state = JobState.RUNNING
+    elif score is not None:
+        state = waiting_state(float(score), now_ms, has_failed=failed)
+    else:
+        state = ended_state(job_id, last, outcome, letter)
     return JobDetail(
         id=job_id,
         queue=queue,
-        state=_state(claim, got["score"].get(queue), now_ms, last, outcome, letter),
+        state=state,
         function=arguments.function or (last.function if last else "") or getattr(letter, "name", ""),
         arguments=arguments,
         enqueued_ms=arguments.enqueued_ms or (last.enqueued_ms if last else 0),
-        due_ms=claim["due_ms"] or int(got["score"].get(queue) or 0) or (last.due_ms if last else 0),
+        due_ms=claim["due_ms"] or int(score or 0) or (last.due_ms if last else 0),
         started_ms=claim["started_ms"] or (last.started_ms if last else 0),
         finished_ms=0 if claim["started_ms"] or last is None else last.finished_ms,
         attempt=claim["attempt"] or (last.attempt if last else 0),
@@ -101,6 +121,7 @@ async def job(
         progress=progress,
         runs=runs,
         letter=letter,
+        retried_as=link.retried_as(letter.redrives) if letter is not None else "",
         correlation_id=str(arguments.options.get("cid", "")) or getattr(letter, "correlation_id", ""),
     )  # fmt: skip
 
@@ -124,33 +145,6 @@ async def _members(redis: Redis, key: str) -> set[str]:
     return set(found)
 
 
-def _state(
-    claim: Mapping[str, Any],
-    score: float | None,
-    now_ms: int,
-    last: JobRun | None,
-    outcome: Mapping[str, Any],
-    letter: DeadLetter | None,
-) -> JobState:
-    if claim["started_ms"]:
-        return JobState.RUNNING
-    if score is not None:
-        if last is not None and last.outcome is Outcome.RETRY:
-            return JobState.RETRYING
-        return JobState.DEFERRED if float(score) > now_ms else JobState.QUEUED
-    if letter is not None and letter.decision == "ABORT":
-        return JobState.ABORTED
-    if letter is not None and letter.state is not LetterState.RESOLVED:
-        return JobState.RETRYING if letter.state is LetterState.RETRYING else JobState.DEAD
-    if last is not None and last.outcome is Outcome.ABORTED:
-        return JobState.ABORTED
-    if outcome:
-        return JobState.COMPLETE if outcome.get("s", True) else JobState.FAILED
-    if last is not None and last.outcome is Outcome.COMPLETE:
-        return JobState.COMPLETE
-    return JobState.COMPLETE if letter is not None else JobState.FAILED
-
-
 async def _trail(
     redis: Redis, queue: str, job_id: str
 ) -> tuple[tuple[JobRun, ...], Mapping[str, str]]:
@@ -168,6 +162,6 @@ async def _trail(
                     found.append(run)
 
     batch.ask(take, "XREVRANGE", keys.runs(queue), "+", "-", "COUNT", RUNS_WINDOW)
-    batch.ask(progress.update, "HGETALL", keys.progress(queue, job_id.partition("~r")[0]))
+    batch.ask(progress.update, "HGETALL", keys.progress(queue, root_of(job_id)))
     await batch.run()
     return tuple(found), progress

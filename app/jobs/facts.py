@@ -1,11 +1,13 @@
 """Gather what is known about one job and its queue, in one round trip, for a verdict."""
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from redis.asyncio import Redis
 
 from app import keys
 from app.analyses.verdicts import JobFacts
+from app.jobs.chain import link_of
 from app.payloads.codec import raw_bytes
 from app.payloads.contents import function_of
 from app.records import LetterState, WorkerInfo
@@ -20,7 +22,7 @@ async def job_facts(redis: Redis, queue: str, job_id: str) -> JobFacts:
     """Return what Redis knows about *job_id* in *queue*. One round trip; cost as for a small queue."""
     got: dict[str, Any] = {}
     batch = Batch(redis)
-    root = job_id.partition("~r")[0]
+    link = link_of(job_id)
     for name, *command in (
         ("time", "TIME"),
         ("score", "ZSCORE", queue, job_id),
@@ -33,7 +35,7 @@ async def job_facts(redis: Redis, queue: str, job_id: str) -> JobFacts:
         ("attempts", "HGET", keys.attempts(queue), job_id),
         ("paused", "SISMEMBER", keys.PAUSED_QUEUES, queue),
         ("running", "HLEN", keys.running(queue)),
-        ("letter", "HGET", keys.dead_record(queue, root), "state"),
+        ("letter", "HMGET", keys.dead_record(queue, link.root), "state", "redrives"),
     ):
         batch.ask_raw(into(got, name), *command)
     sort = sorted_records(
@@ -48,6 +50,9 @@ async def job_facts(redis: Redis, queue: str, job_id: str) -> JobFacts:
     now_ms = int(got["time"][0]) * 1000 + int(got["time"][1]) // 1000
     runs, errors, _, crashes = _attempts(got.get("attempts"))
     head = raw_bytes(got.get("head"))
+    letter, redrives = _letter(got.get("letter") or ())
+    if not link.is_in(redrives):
+        letter, redrives = None, 0
     return JobFacts(
         id=job_id,
         queue=queue,
@@ -67,7 +72,8 @@ async def job_facts(redis: Redis, queue: str, job_id: str) -> JobFacts:
         crashes=crashes,
         is_paused=bool(got.get("paused")),
         running=int(got.get("running") or 0),
-        letter_state=_letter_state(got.get("letter")),
+        letter_state=letter,
+        retried_as=link.retried_as(redrives),
         workers=tuple(_serving(got.get("workers") or [], queue, now_ms)),
     )
 
@@ -80,11 +86,13 @@ def _attempts(text: str | None) -> tuple[int, int, int, int]:
     return runs, errors, shutdowns, crashes
 
 
-def _letter_state(text: str | None) -> LetterState | None:
+def _letter(told: Sequence[Any]) -> tuple[LetterState | None, int]:
+    """State of the chain's letter, and how often it was retried."""
     try:
-        return None if text is None else LetterState(text)
+        state, redrives = told
+        return LetterState(state), int(redrives or 0)
     except ValueError:
-        return None
+        return None, 0
 
 
 def _serving(reply: Any, queue: str, now_ms: int) -> list[WorkerInfo]:

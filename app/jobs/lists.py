@@ -14,6 +14,7 @@ from redis.exceptions import ResponseError
 from app import keys
 from app.cursors import Page, bad_cursor, claim_of, limited, run_of, stream_page
 from app.errors import InvalidRequest
+from app.jobs.chain import has_failed, waiting_state
 from app.jobs.rows import JobFilter, JobRow, is_wanted
 from app.jobs.stock_results import is_cursor as is_stock_cursor
 from app.jobs.stock_results import results_page
@@ -182,7 +183,7 @@ async def _job_rows(
 def row_commands(
     queue: str, pairs: Sequence[tuple[str, float]], claims: Mapping[str, str]
 ) -> list[tuple[Any, ...]]:
-    """What is asked to make rows of jobs: per job its payload's head and size, who claimed or locked it."""
+    """What is asked to make rows of jobs: payload's head and size, claim, attempts and lock of each."""
     made: list[tuple[Any, ...]] = []
     for job_id, _ in pairs:
         key = keys.arq_job(job_id)
@@ -191,6 +192,7 @@ def row_commands(
             # a stock worker leaves what it runs in the queue, locked
             made += [
                 ("HGET", keys.running(queue), job_id),
+                ("HGET", keys.attempts(queue), job_id),
                 ("EXISTS", keys.arq_in_progress(job_id)),
             ]
     return made
@@ -209,10 +211,14 @@ def rows_from(
     rows = []
     for job_id, due in pairs:
         head, size = raw_bytes(next(answer)), int(next(answer) or 0)
-        told, lock = (claims[job_id], 0) if job_id in claims else (next(answer), next(answer))
+        told, attempts, lock = (
+            (claims[job_id], "", 0)
+            if job_id in claims
+            else (next(answer), next(answer), next(answer))
+        )
         claim = claim_of(told or "")
         arguments = arguments_of(head, codec, size_bytes=size)
-        waiting = JobState.DEFERRED if due > now_ms else JobState.QUEUED
+        waiting = waiting_state(due, now_ms, has_failed=has_failed(str(attempts or "")))
         rows.append(
             JobRow(
                 id=job_id,
@@ -279,7 +285,8 @@ async def _runs_page(
             run = run_of(fields.get("r", "")) if fields else None
             if run is None or run.outcome not in outcomes:
                 continue
-            row = _run_row(run, _STATE[state])
+            dead = run.outcome is Outcome.DEAD
+            row = _run_row(run, JobState.DEAD if dead else _STATE[state])
             if is_wanted(row, wanted, run.finished_ms):
                 rows.append(row)
                 if len(rows) == limit:

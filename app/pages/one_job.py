@@ -6,6 +6,7 @@ from typing import Any, Final
 from app import palette, reader
 from app.enqueue import codec_of
 from app.errors import InvalidRequest
+from app.jobs.chain import link_of
 from app.pages.address import Address, href
 from app.pages.markup import (
     Html,
@@ -60,7 +61,7 @@ def _above(scene: Scene) -> Html:
                                                label="Job"))  # fmt: skip
     return join(
         _title(scene, found),
-        _why_not(scene, found),
+        _retried(found) or _why_not(scene, found),
         panel(_timeline(found, scene), _facts(found, scene), label="Life of the job"),
         panel(_tabs(scene, found), _tab(scene, found), label="Details"),
     )
@@ -126,6 +127,34 @@ def _why_not(scene: Scene, job: JobDetail) -> Html | None:
             tag("p", found.remedy) if found.remedy else None),
         tag("span", [link(where, word, class_="button") for word, where in found.links], class_="end"),
         class_=f"banner verdict c-{tone}", role="status", data_key="why",
+    )  # fmt: skip
+
+
+#: what became of a retry, by the state of the letter it is of
+_RETRY_BECAME: Final = {
+    LetterState.NEW: "did not end well, and the dead letter is open",
+    LetterState.RETRYING: "is under way",
+    LetterState.RESOLVED: "ended well",
+}
+
+
+def _retried(job: JobDetail) -> Html | None:
+    """What came after a job that ended and whose dead letter was retried since: another job."""
+    letter = job.letter
+    if letter is None or not job.retried_as or job.state not in _ENDED:
+        return None
+    became = _RETRY_BECAME.get(letter.state, f"was the last; the dead letter is {letter.state}")
+    tone = {LetterState.RESOLVED: "complete", LetterState.RETRYING: "retrying"}.get(
+        letter.state, "queued"
+    )
+    where = href("job", queue=job.queue, id=job.retried_as)
+    return tag(
+        "div",
+        icon(palette.ICONS["retry"], 15),
+        tag("p", tag("b", f"This job has ended ({JOB_LOOK[job.state].word}). "), "Its retry ",
+            tag("code", safe_text(job.retried_as, 160), class_="break"), f" {became}."),
+        tag("span", link(where, "Open the retry", class_="button"), class_="end"),
+        class_=f"banner verdict c-{tone}", role="status", data_key="retried",
     )  # fmt: skip
 
 
@@ -290,8 +319,14 @@ def _errors(job: JobDetail, *, whole: bool, more: str) -> Html:
     made = []
     if job.letter is not None and (job.letter.error or job.letter.traceback):
         text = job.letter.traceback or job.letter.error
-        made.append(tag("div", tag("p", tag("b", "Last error"), " "), block(
-            text, whole=whole, more=more, label="Last error"), class_="attempt"))  # fmt: skip
+        # the letter tells of the last death of its chain, which may be another job's
+        label = (
+            "Last error of the dead letter"
+            if job.retried_as or job.id != job.letter.id
+            else "Last error"
+        )
+        made.append(tag("div", tag("p", tag("b", label), " "), block(
+            text, whole=whole, more=more, label=label), class_="attempt"))  # fmt: skip
     made += [
         _attempt(run.attempt, run.error, run.finished_ms, run.worker)
         for run in job.runs
@@ -319,7 +354,7 @@ def _attempt(number: object, error: str, finished_ms: float, worker: str) -> Htm
 
 
 def _trail(job: JobDetail, scene: Scene) -> Html:
-    root = job.id.partition("~r")[0]
+    root = link_of(job.id).root
     made = []
     for number, run in enumerate(job.runs):
         look = OUTCOME_LOOK[run.outcome]

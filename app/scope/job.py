@@ -11,9 +11,11 @@ from typing import Any, Final
 from app.actions import ActionReport
 from app.enqueue import Enqueued
 from app.errors import ActionRefused, InvalidRequest, NotFound
+from app.jobs.chain import link_of
+from app.next_jobs import root_of
 from app.operations import Operation
 from app.reader import JobDetail
-from app.records import JobState
+from app.records import JobState, LetterState
 from app.scope.deployment import Deployment
 from app.scope.query import agreed, cells
 
@@ -55,7 +57,7 @@ class JobView:
 
     def retry(self) -> ActionReport:
         """Retry it, when it is a dead letter; asked twice it still makes one job."""
-        return self._deployment.act("retry_letter", self.queue, self.id.partition("~r")[0])
+        return self._deployment.act("retry_letter", self.queue, link_of(self.id).root)
 
     def run_locally(
         self, function: Callable[..., Any], *, confirm: bool | None = None, **context: Any
@@ -93,6 +95,13 @@ class JobView:
         ]  # fmt: skip
         if d.letter is not None:
             rows.append(("error", f"{d.letter.error_type}: {d.letter.error}"[:300]))
+        if d.retried_as:
+            rows.append(
+                (
+                    "retried as",
+                    f"{d.retried_as} (dead letter: {d.letter.state if d.letter else '?'})",
+                )
+            )
         return cells(rows)
 
     def __repr__(self) -> str:
@@ -115,7 +124,7 @@ def _local_context(job_id: str, told: list[tuple[float, float, str]]) -> Any:
         return True
 
     return SimpleNamespace(
-        id=job_id, attempt=1, idempotency_key=job_id.partition("~r")[0], progress=progress,
+        id=job_id, attempt=1, idempotency_key=root_of(job_id), progress=progress,
         log=nothing, checkpoint=nothing, restore=restore, once=once, should_stop=lambda: False,
         then=lambda *_, **__: "", correlation_id="",
     )  # fmt: skip
@@ -187,7 +196,10 @@ def _watch_job(deployment: Deployment, queue: str, job_id: str, limit_s: float) 
                     ) from None
                 raise
             _show(bar, detail)
-            if detail.state in _OVER:
+            letter = detail.letter
+            if detail.retried_as and letter and letter.state is LetterState.RETRYING:
+                job_id = detail.retried_as  # it has ended, its retry goes on
+            elif detail.state in _OVER:
                 return JobView(deployment, detail)
             if time.monotonic() > end:
                 raise ActionRefused(f"{job_id} is still {detail.state.value} after {limit_s:g} s")

@@ -1,14 +1,14 @@
 #!/bin/sh
 # Make a certificate authority and a certificate per Redis, for compose.tls.yaml. Nothing that exists is changed.
 #   ./make.sh                  what is missing
-#   ./make.sh renew NAME       the certificate of NAME (redis, redis-streams, redis-queue or client) anew, signed by the same authority
+#   ./make.sh renew NAME       the certificate of NAME (redis, redis-streams, redis-queue, redis-queue-2 or client) anew, signed by the same authority
 #   ALSO=DNS:redis.example.com ./make.sh      a further name in the certificates that are made
 # They lie in tls/made/ (TLS_DIR), which only you may enter. ca.key signs whatever you trust: keep it elsewhere when done.
 set -eu
 cd "$(dirname "$0")/.."
 [ -n "${TLS_DIR:-}" ] || TLS_DIR=$(sed -n 's/^TLS_DIR=//p' .env 2>/dev/null || true)
 directory=${TLS_DIR:-tls/made}
-names="redis redis-streams redis-queue client"
+names="redis redis-streams redis-queue redis-queue-2 client"
 command -v openssl >/dev/null || { echo "make.sh: install openssl" >&2; exit 1; }
 
 umask 077

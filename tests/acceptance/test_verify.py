@@ -103,7 +103,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     redis_binary()
     directory = tmp_path_factory.mktemp("verify")
     port = unused_port()
-    up = Up(directory, API_KEY=KEY, QUEUE_UI_PORT=str(port), BLOCK_TIME=str(READ_S * 1000))
+    up = Up(directory, "--port", str(port), API_KEY=KEY, BLOCK_TIME=str(READ_S * 1000))
     stack = Stack(up, f"http://127.0.0.1:{port}")
 
     def is_ready() -> bool:
@@ -143,12 +143,12 @@ def said(proof: Proof) -> str:
     return proof.evidence
 
 
-def test_it_passes_against_the_whole_stack_restart_of_redis_included(stack: Stack) -> None:
-    port = stack.url.rpartition(":")[2]
+def verified(stack: Stack, *words: str) -> dict[str, dict[str, Any]]:
+    """``arqscope verify`` beside the stack, which was given its port by ``--port``; what passed."""
     done = subprocess.run(
-        [*ARQSCOPE, "verify", "--json", "--load", "50"],
+        [*ARQSCOPE, "verify", "--json", *words],
         cwd=stack.up.directory,
-        env=environment(stack.up.directory, QUEUE_UI_PORT=port, API_KEY=KEY),
+        env=environment(stack.up.directory, API_KEY=KEY),
         capture_output=True,
         text=True,
         timeout=120,
@@ -158,8 +158,24 @@ def test_it_passes_against_the_whole_stack_restart_of_redis_included(stack: Stac
     told = json.loads(done.stdout)
     assert (done.returncode, told["passed"]) == (0, True), told
     assert {check["shown"] for check in told["checks"]} == {"passed"}
-    assert len(told["checks"]) == 14
-    assert "→" in next(c["evidence"] for c in told["checks"] if c["check"] == "persistence")
+    return {check["check"]: check for check in told["checks"]}
+
+
+def test_it_passes_against_the_whole_stack_restart_of_redis_included(stack: Stack) -> None:
+    told = verified(stack, "--load", "50")
+
+    assert len(told) == 14
+    assert "→" in told["persistence"]["evidence"]
+
+
+def test_the_stack_that_runs_here_is_known_by_its_address_too(stack: Stack) -> None:
+    """
+    Its Redis servers are asked themselves, and restarted.
+    """
+    told = verified(stack, stack.url, "--only", "redis-queue", "--only", "persistence")
+
+    assert "the server itself" not in told["redis-queue"]["evidence"]
+    assert "→" in told["persistence"]["evidence"]
 
 
 def test_what_cannot_be_checked_is_said_and_never_passes(stack: Stack) -> None:

@@ -222,6 +222,13 @@ class Rig:
         raw = await cast(Any, self.client.hgetall(keys.totals(self.queue)))
         return {name.decode(): int(value) for name, value in raw.items()}
 
+    async def letter(self, letter_id: str) -> dict[str, str]:
+        """The record of a dead letter; empty when there is none."""
+        raw = await cast(Any, self.client.hgetall(keys.dead_record(self.queue, letter_id)))
+        return {
+            name.decode(): value.decode("utf-8", "surrogateescape") for name, value in raw.items()
+        }
+
     async def runs(self) -> list[JobRun]:
         """Every run reported, oldest first."""
         entries = await self.client.xrange(keys.runs(self.queue))

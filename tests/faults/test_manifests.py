@@ -27,6 +27,8 @@ VARIANTS = (
     "compose.sharded.yaml",
     "compose.tls.yaml",
 )
+#: the last needs all before it
+TOGETHER = "compose.tls.yaml compose.sharded.yaml compose.sharded.tls.yaml"
 pytestmark = pytest.mark.timeout(600)
 
 
@@ -46,12 +48,12 @@ def plain(name: str) -> dict[str, Any]:
     return {key: value for key, value in loaded.items() if not key.startswith("x-")}
 
 
-@pytest.mark.parametrize("name", ["compose.yaml", *VARIANTS])
+@pytest.mark.parametrize("name", ["compose.yaml", *VARIANTS, "compose.sharded.tls.yaml"])
 def test_compose_v2_accepts_the_file(tools: Path, name: str) -> None:
     document = plain(name)
-    whole = plain("compose.yaml")
-    for part in ("networks", "secrets", "volumes"):  # a variant leans on these of the whole
-        document[part] = whole[part] | document.get(part, {})
+    for below in ("compose.tls.yaml", "compose.yaml"):  # a variant leans on what these declare
+        for part in ("networks", "secrets", "volumes"):
+            document[part] = plain(below).get(part, {}) | document.get(part, {})
     code = (
         "import sys; from compose_spec import PyCompose; c = PyCompose.from_yaml(sys.stdin.read());"
         " c.validate(); print(len(c.services))"
@@ -67,12 +69,12 @@ def test_compose_v2_accepts_the_file(tools: Path, name: str) -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["", *VARIANTS])
-def test_docker_compose_1_accepts_the_file(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("names", ["", *VARIANTS, TOGETHER])
+def test_docker_compose_1_accepts_the_files(names: str, tmp_path: Path) -> None:
     install()
     copied = Path(shutil.copytree(COMPOSE, tmp_path / "compose"))
     (copied / ".env").touch()
-    files = [word for file in ("compose.yaml", name) if file for word in ("-f", file)]
+    files = [word for file in ("compose.yaml", *names.split()) for word in ("-f", file)]
 
     done = subprocess.run(
         ["docker-compose", *files, "config", "--quiet"],

@@ -1,86 +1,34 @@
-"""The collector and the reader against a private Redis whose content is known exactly."""
+"""The collector on real Redis servers: exact numbers, only what is new, few commands, who follows."""
 
 import asyncio
 import gc
-import json
 import logging
 import math
-import os
-import pickle
-import signal
-import time
 from collections.abc import AsyncIterator, Mapping
-from pathlib import Path
-from typing import Any
 
-import pandas as pd
 import pytest
 from redis.asyncio import Redis
 
-from app import alerts, frames, keys, operations, reader
+from app import alerts, frames, keys, operations
 from app.collector import Collector, collector_for
 from app.declarations import QueuePolicy
-from app.enqueue import JobRequest, enqueue, enqueue_many
-from app.errors import InvalidRequest
+from app.enqueue import JobRequest, enqueue_many
 from app.operations import Operation
-from app.payloads.codec import Codec
-from app.records import DeadLetter, JobRun, JobState, LetterState, Outcome, WorkerInfo, utc
+from app.records import LetterState, Outcome, utc
 from app.sampling.observation import SLOW_EVERY
 from app.settings import Settings
 from app.snapshot import Snapshot, stats
 from tests import command_costs
-from tests.conftest import RunningRedis, start_redis
-
-QUEUE = "async-processing"
-BOTH = pytest.mark.parametrize("redis_server", ["system", "bundled"], indirect=True)
-
-
-def now_ms() -> int:
-    return int(time.time() * 1000)
-
-
-def make_run(job_id: str, outcome: Outcome = Outcome.COMPLETE, **more: Any) -> JobRun:
-    now = now_ms()
-    values: dict[str, Any] = {
-        "job_id": job_id, "queue": QUEUE, "function": "generic", "outcome": outcome, "attempt": 1,
-        "worker": "w0", "enqueued_ms": now - 4000, "due_ms": now - 4000, "started_ms": now - 3000,
-        "finished_ms": now - 1000,
-    }  # fmt: skip
-    return JobRun(**{**values, **more})
-
-
-async def add_runs(redis: Redis, *runs: JobRun) -> None:
-    for run in runs:
-        await redis.xadd(keys.runs(run.queue), {"r": run.to_json()})
-
-
-async def add_letter(redis: Redis, source: str, letter_id: str, **more: Any) -> None:
-    values: dict[str, Any] = {
-        "id": letter_id, "kind": "job", "source": source, "name": "data-sync",
-        "state": LetterState.NEW, "reason": "attempts", "error_type": "ValueError",
-        "error": "no base", "fingerprint": "f" * 16, "attempts": 3, "died_ms": now_ms(),
-    }  # fmt: skip
-    letter = DeadLetter(**{**values, **more})
-    index = keys.dead_retrying if letter.state is LetterState.RETRYING else keys.dead_open
-    await redis.hset(keys.dead_record(source, letter_id), mapping=letter.to_fields())
-    await redis.zadd(index(source), {letter_id: letter.died_ms})
-
-
-async def add_worker(redis: Redis, worker_id: str, queue: str, *job_ids: str) -> None:
-    now = now_ms()
-    jobs = [
-        {"id": i, "function": "generic", "started_ms": now - 2000, "attempt": 1} for i in job_ids
-    ]
-    info = WorkerInfo(
-        id=worker_id, role="worker", host="h", pid=7, source=queue, version="1", since_ms=now - 60_000,
-        beat_ms=now, slots=5, busy=len(jobs), jobs=json.dumps(jobs),
-    )  # fmt: skip
-    await redis.hset(keys.worker(worker_id), mapping=info.to_fields())
-    await redis.zadd(keys.WORKERS, {worker_id: now})
-    for job_id in job_ids:  # as the claim script does
-        await redis.zadd(queue, {job_id: now + 30_000})
-        claim = f"{now - 2000}:{now - 2500}:1:{worker_id}"
-        await redis.hset(keys.running(queue), job_id, claim)
+from tests.integration.reports import (
+    BOTH,
+    QUEUE,
+    add_letter,
+    add_runs,
+    add_worker,
+    make_run,
+    now_ms,
+    of_queue,
+)
 
 
 @pytest.fixture
@@ -88,10 +36,6 @@ async def collector(settings: Settings) -> AsyncIterator[Collector]:
     collector = Collector(settings)
     yield collector
     await collector.stop()
-
-
-def of_queue(snapshot: Snapshot, queue: str = QUEUE) -> "pd.Series[Any]":
-    return snapshot.queues.set_index("queue").loc[queue]
 
 
 @BOTH
@@ -318,72 +262,6 @@ async def test_a_timed_sample_shows_a_new_dead_letter_one_sample_after_its_count
     assert of_queue(snapshot)["dead_open"] == 1
 
 
-@pytest.fixture
-async def two_servers(tmp_path: Path) -> AsyncIterator[tuple[RunningRedis, RunningRedis, Settings]]:
-    """A server for the queue role and another for the two others."""
-    first, second = start_redis(tmp_path / "a"), start_redis(tmp_path / "b")
-    settings = Settings(
-        redis_queue_url=first.url,
-        redis_url=second.database(0),
-        redis_streams_url=second.database(1),
-        sample_interval_s=0.2,
-    )
-    yield first, second, settings
-    first.stop()
-    second.stop()
-
-
-async def test_a_dead_redis_leaves_a_gap_and_the_others_go_on(
-    two_servers: tuple[RunningRedis, RunningRedis, Settings],
-) -> None:
-    queue_server, _, settings = two_servers
-    collector = Collector(settings)
-    good = await collector.sample()
-    queue_server.kill()
-
-    lost = await collector.sample()
-    still_lost = await collector.sample()
-    queue_server.start()
-    back = await collector.sample()
-    await collector.stop()
-
-    assert set(lost.problems) == {"queue"}
-    assert "test-password" not in str(dict(lost.problems))
-    assert lost.stale_since["queue"] == good.taken_at == still_lost.stale_since["queue"]
-    assert lost.queues[["waiting", "running", "complete", "workers"]].isna().all().all()
-    assert lost.streams["length"].to_list() == [0]
-    assert lost.redis.set_index("role")["up"].to_dict() == {
-        "queue": False, "streams": True, "cache": True,
-    }  # fmt: skip
-    assert stats(lost, settings)[QUEUE]["waiting"] is None
-    assert back.problems == {}
-    of_one = back.history[back.history["queue"] == QUEUE]
-    assert of_one["waiting"].isna().to_list() == [False, True, True, False]
-
-
-async def test_a_hanging_redis_does_not_hold_up_the_others_for_long(
-    two_servers: tuple[RunningRedis, RunningRedis, Settings],
-) -> None:
-    queue_server, _, settings = two_servers
-    collector = Collector(settings)
-    await collector.sample()
-    assert queue_server.process is not None
-    os.kill(queue_server.process.pid, signal.SIGSTOP)
-
-    hung = await collector.sample()
-    began = time.monotonic()
-    again = await collector.sample()
-    took_s = time.monotonic() - began
-    os.kill(queue_server.process.pid, signal.SIGCONT)
-    back = await collector.sample()
-    await collector.stop()
-
-    assert set(hung.problems) == set(again.problems) == {"queue"}
-    assert took_s < 1.0
-    assert again.redis.set_index("role").loc["cache", "up"]
-    assert back.problems == {}
-
-
 async def test_a_tick_costs_few_commands_however_much_is_stored(
     settings: Settings, queue_redis: Redis, streams_redis: Redis
 ) -> None:
@@ -468,161 +346,3 @@ async def test_the_collector_of_a_loop_is_one_and_starts_once(settings: Settings
     assert collector._task is None
     assert task is not None
     assert task.done()
-
-
-class Bomb:
-    """Unpickling it writes a file."""
-
-    def __init__(self, canary: Path) -> None:
-        self.canary = canary
-
-    def __reduce__(self) -> Any:
-        return (os.mkdir, (str(self.canary),))
-
-
-async def test_the_reader_never_unpickles(
-    collector: Collector, queue_redis: Redis, tmp_path: Path
-) -> None:
-    canary = tmp_path / "exploded"
-    bomb = pickle.dumps({"t": None, "f": "f", "a": (Bomb(canary),), "k": {}, "et": 1})
-    await queue_redis.set(keys.arq_job("evil"), bomb)
-    await queue_redis.set(keys.arq_result("evil"), bomb)
-    await queue_redis.zadd(QUEUE, {"evil": now_ms() - 10})
-    await queue_redis.sadd(keys.QUEUES, QUEUE)
-    await add_letter(queue_redis, QUEUE, "evil")
-    await queue_redis.set(keys.dead_payload(QUEUE, "evil"), bomb)
-
-    await collector.sample()
-    page = await reader.jobs_page(queue_redis, QUEUE, "waiting", codec=Codec(allow_pickle=True))
-    detail = await reader.job(queue_redis, "evil", codec=Codec(allow_pickle=True))
-    letter = await reader.letter(queue_redis, QUEUE, "evil", codec=Codec(allow_pickle=True))
-
-    assert detail is not None
-    assert letter is not None
-    assert page.items[0].arguments.note == reader.PICKLED
-    assert detail.arguments.note == detail.result_note == reader.PICKLED
-    assert letter.arguments.note == reader.PICKLED
-    assert not canary.exists()
-
-
-@pytest.mark.parametrize("state", ["waiting", "deferred"])
-async def test_pages_show_every_job_once(queue_redis: Redis, state: reader.JobsOf) -> None:
-    delay_s = 600.0 if state == "deferred" else 0.0
-    requests = [JobRequest(name="generic", id=f"j{i}", delay_s=delay_s) for i in range(25)]
-    await enqueue_many(queue_redis, QUEUE, requests)  # one script call: all of one score
-    await enqueue(queue_redis, QUEUE, JobRequest(name="generic", id="last", delay_s=delay_s))
-    await add_worker(queue_redis, "w0", QUEUE, "claimed")
-    seen: list[str] = []
-    cursor = None
-
-    while True:
-        page = await reader.jobs_page(queue_redis, QUEUE, state, cursor, 10)
-        seen += [row.id for row in page.items]
-        cursor = page.cursor
-        if cursor is None:
-            break
-
-    assert sorted(seen) == sorted([*(f"j{i}" for i in range(25)), "last"])
-
-
-async def test_running_finished_and_dead_have_pages_too(queue_redis: Redis) -> None:
-    await add_worker(queue_redis, "w0", QUEUE, "r1")
-    runs = [make_run(f"ok{i}") for i in range(3)]
-    await add_runs(queue_redis, *runs, make_run("bad", Outcome.DEAD, error="ValueError: x"))
-    await add_letter(queue_redis, QUEUE, "older", died_ms=1_000)
-    await add_letter(queue_redis, QUEUE, "newer", died_ms=2_000)
-    await queue_redis.xadd(keys.AUDIT, {"actor": "kim", "action": "retry"})
-    await queue_redis.xadd("events", {"type": "user.created"})
-
-    running = await reader.jobs_page(queue_redis, QUEUE, "running")
-    first = await reader.jobs_page(queue_redis, QUEUE, "complete", None, 2)
-    second = await reader.jobs_page(queue_redis, QUEUE, "complete", first.cursor, 2)
-    failed = await reader.jobs_page(queue_redis, QUEUE, "failed")
-    letters = await reader.letters_page(queue_redis, QUEUE, "open", None, 1)
-    more = await reader.letters_page(queue_redis, QUEUE, "open", letters.cursor, 1)
-    audit = await reader.audit_page(queue_redis)
-    events = await reader.events_page(queue_redis, "events")
-
-    assert [(row.id, row.worker) for row in running.items] == [("r1", "w0")]
-    assert [row.id for row in first.items + second.items] == ["ok2", "ok1", "ok0"]
-    assert [(row.id, row.error) for row in failed.items] == [("bad", "ValueError: x")]
-    assert [letter.id for letter in letters.items + more.items] == ["newer", "older"]
-    assert audit.items[0]["actor"] == "kim"
-    assert events.items[0]["type"] == "user.created"
-
-
-async def test_a_wrong_cursor_or_limit_is_refused_by_name(queue_redis: Redis) -> None:
-    with pytest.raises(InvalidRequest, match="cursor"):
-        await reader.jobs_page(queue_redis, QUEUE, "waiting", "x; DROP")
-    with pytest.raises(InvalidRequest, match="limit"):
-        await reader.jobs_page(queue_redis, QUEUE, "waiting", None, 10_000)
-
-
-async def test_a_job_is_told_in_every_state(queue_redis: Redis) -> None:
-    codec = Codec()
-    await enqueue(
-        queue_redis, QUEUE, JobRequest(name="generic", id="w", args=[1], correlation_id="c")
-    )
-    await enqueue(queue_redis, QUEUE, JobRequest(name="generic", id="d", delay_s=60))
-    await enqueue(queue_redis, QUEUE, JobRequest(name="generic", id="again", delay_s=60))
-    await add_runs(queue_redis, make_run("again", Outcome.RETRY), make_run("done"))
-    await add_worker(queue_redis, "w0", QUEUE, "r")
-    result = {
-        "t": 1,
-        "f": "generic",
-        "a": [],
-        "k": {},
-        "et": 1,
-        "s": True,
-        "r": {"n": 3},
-        "q": QUEUE,
-    }
-    await queue_redis.set(keys.arq_result("done"), codec.encode(result))
-    await add_letter(queue_redis, QUEUE, "x", correlation_id="c9")
-
-    found = {
-        i: await reader.job(queue_redis, i) for i in ("w", "d", "again", "done", "r", "x", "no")
-    }
-
-    assert {i: detail and detail.state for i, detail in found.items()} == {
-        "w": JobState.QUEUED, "d": JobState.DEFERRED, "again": JobState.RETRYING,
-        "done": JobState.COMPLETE, "r": JobState.RUNNING, "x": JobState.DEAD, "no": None,
-    }  # fmt: skip
-    assert found["w"] is not None
-    assert (found["w"].arguments.args, found["w"].correlation_id) == ((1,), "c")
-    assert found["done"] is not None
-    assert found["done"].result == {"n": 3}
-    assert [run.outcome for run in found["done"].runs] == [Outcome.COMPLETE]
-
-
-async def test_many_servers_share_one_sampler_and_survive_its_end(
-    settings: Settings, queue_redis: Redis, streams_redis: Redis
-) -> None:
-    first, second = Collector(settings), Collector(settings)
-    await enqueue(queue_redis, QUEUE, JobRequest(name="generic", id="a"))
-    await add_worker(queue_redis, "w0", QUEUE, "r1")
-    await add_letter(queue_redis, QUEUE, "dead1")
-    await first.sample()
-    await second.sample()  # finds out that somebody leads
-    await second.sample(full=False)  # asks for samples
-    led = await first.sample(full=False)
-    led = await first.sample(full=False)
-    before = (await streams_redis.info("commandstats"))["cmdstat_xinfo|stream"]["calls"]
-    followed = await second.sample(full=False)
-    after = (await streams_redis.info("commandstats"))["cmdstat_xinfo|stream"]["calls"]
-
-    assert (led.role, followed.role) == ("leader", "follower")
-    assert after == before
-    assert followed.cost_commands <= 8
-    assert followed.taken_at == led.taken_at
-    for name in ("queues", "workers", "running", "dead_letters", "streams", "groups", "redis"):
-        pd.testing.assert_frame_equal(followed.frame(name), led.frame(name))
-
-    await first.stop()
-    assert await queue_redis.exists(keys.lease("collector"), keys.SAMPLE) == 0
-    alone = await second.sample(full=False)
-    again = await second.sample(full=False)
-    await second.stop()
-
-    assert of_queue(alone)["waiting"] == 1
-    assert again.role == "leader"

@@ -15,7 +15,7 @@ from app.errors import ActionRefused, InvalidRequest
 from app.notebook import connect
 from app.scope.rehearsal import rehearse
 from app.settings import Settings
-from tests.integration.test_notebook import (
+from tests.integration.scope_rig import (
     QUEUE,
     letter_of,
     put_letter,

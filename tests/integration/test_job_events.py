@@ -8,7 +8,7 @@ from app.enqueue import JobRequest, enqueue
 from app.payloads.codec import Codec, JobPayload
 from app.streams.events import Event
 from tests.conftest import unused_port
-from tests.integration.test_worker import (
+from tests.integration.worker_rig import (
     QUEUE,
     fail,
     make_worker,  # noqa: F401 - a fixture

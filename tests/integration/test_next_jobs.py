@@ -17,7 +17,7 @@ from app.letters.redrive import Shelf, Verdict
 from app.next_jobs import NextJob
 from app.payloads.codec import Codec
 from tests.conftest import ROOT
-from tests.integration.test_worker import (
+from tests.integration.worker_rig import (
     QUEUE,
     fail,
     leftovers,

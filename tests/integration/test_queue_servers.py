@@ -2,123 +2,48 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from redis.asyncio import Redis
 
-from app import actions, keys, operations, parcels, reader
+from app import actions, keys, operations, reader
 from app.actions import Connections
 from app.actions.letters import shelf_of
 from app.annals import past
 from app.annals.historian import Historian
 from app.annals.tiers import TierRow
 from app.collector import Collector
-from app.declarations import QueuePolicy
 from app.doctor.examination import examine
-from app.enqueue import JobRequest, codec_of, enqueue, rows_of
-from app.errors import BadRecord, RedisUnavailable
+from app.enqueue import JobRequest, enqueue
+from app.errors import RedisUnavailable
 from app.explanation import explanation
 from app.letters import causes
-from app.next_jobs import NextJob, next_id
 from app.records import JobState, LetterState
 from app.sampling.sample import Sample
 from app.settings import Settings
 from app.wire.connections import connect
-from tests.conftest import RunningRedis, start_redis, wait_until
+from tests.conftest import RunningRedis, wait_until
+from tests.integration.shards import (  # noqa: F401 - fixtures
+    AWAY_QUEUE,
+    HOME_QUEUE,
+    _all_done,
+    _letters,
+    _second,
+    connections,
+    ended,
+    keys_of,
+    second,
+    sharded,
+    submit,
+    working,
+)
 from tests.letters import ANN
 from tests.serving import RunningServer, start_server, stop
 from tests.waiting import until
-from workers.dead_letter_processor import serve
-from workers.engine.worker import Worker
-from workers.events.context import Effects
 from workers.letters.rounds import DeadLetterProcessor
 from workers.operations import OperationRunner
-from workers.settings import worker_settings
-
-HOME_QUEUE, AWAY_QUEUE = "async-processing", "reports-daily"
-
-
-@pytest.fixture(scope="module")
-def _second(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningRedis]:
-    server = start_redis(tmp_path_factory.mktemp("second"))
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def second(_second: RunningRedis) -> RunningRedis:
-    """The further queue server, empty and up."""
-    if _second.process is None:
-        _second.start()
-    with _client_of(_second) as client:
-        client.flushall()
-    return _second
-
-
-def _client_of(server: RunningRedis) -> Any:
-    import redis
-
-    return redis.Redis.from_url(server.url, decode_responses=True)
-
-
-@pytest.fixture
-def sharded(settings: Settings, second: RunningRedis) -> Settings:
-    """Two queue servers: one queue at home, one placed by the beginning of its name."""
-    given = settings.model_dump() | {
-        "redis_queue_shards": f"reports-*={second.url}",
-        "queues": (
-            QueuePolicy(name=HOME_QUEUE, attempts=1),
-            QueuePolicy(name=AWAY_QUEUE, attempts=1),
-        ),
-        "generic_jobs": True,
-        "drain_s": 2.0,
-    }
-    return Settings(**given)
-
-
-@pytest.fixture
-async def connections(sharded: Settings) -> AsyncIterator[Connections]:
-    made = Connections.of(sharded)
-    yield made
-    await made.close()
-
-
-@asynccontextmanager
-async def working(settings: Settings, queue: str) -> AsyncIterator[Worker]:
-    """A worker of *queue*, as ``arqscope worker`` makes it."""
-    worker = Worker(**worker_settings(queue, settings), handle_signals=False)
-    task = asyncio.create_task(worker.main())
-    try:
-        yield worker
-    finally:
-        await worker.close()
-        await asyncio.wait([task])
-
-
-async def submit(connections: Connections, settings: Settings, queue: str, **more: Any) -> str:
-    request = JobRequest(name="generic", args=({"shouldFail": False, **more},))
-    return (await actions.submit_jobs(connections, settings, ANN, queue, [request]))[0].id
-
-
-def ended(
-    connections: Connections, settings: Settings, job_id: str, state: JobState
-) -> Callable[[], Any]:
-    async def look() -> bool:
-        found = await reader.find_job(
-            connections, job_id, queues=settings.queue_names, codec=codec_of(settings)
-        )
-        return found is not None and found.state is state
-
-    return look
-
-
-async def keys_of(redis: Redis) -> set[str]:
-    return {str(key) async for key in redis.scan_iter("*")}
 
 
 async def test_a_queue_lives_wholly_on_its_server(connections, sharded):
@@ -190,10 +115,6 @@ async def test_one_sample_tells_of_both_servers_and_each_is_lost_alone(
         await collector.stop()
 
 
-async def _all_done(connections: Connections, queue: str) -> bool:
-    return not await connections.holding(queue).zcard(queue)
-
-
 async def test_actions_reach_the_server_that_holds_the_queue(connections, sharded):
     """
     Pause, cancel, retry, an operation: all on the further server, all audited at home.
@@ -229,10 +150,6 @@ async def test_actions_reach_the_server_that_holds_the_queue(connections, sharde
     assert not [key for key in await keys_of(connections.queue) if ":dead:" in key]
 
 
-async def _letters(redis: Redis, count: int) -> bool:
-    return int(await redis.zcard(keys.dead_open(AWAY_QUEUE))) == count
-
-
 async def test_dead_letters_of_every_server_are_decided_and_counted_once(connections, sharded):
     """
     A processor per server, each under its own lease; the causes are one list, at home.
@@ -265,100 +182,6 @@ async def test_dead_letters_of_every_server_are_decided_and_counted_once(connect
     found = await explanation(connections, sharded.stream_name, sharded.queue_names, fingerprint)
     assert found.looked_at == 2
     assert not await connections.holding(AWAY_QUEUE).exists(keys.CAUSES)
-
-
-async def test_a_next_job_on_another_servers_queue_is_made_once(connections, sharded, second):
-    """
-    Written down by the script that ends the job before it; carried when the other server is there;
-    carried again after a kill in between, it makes no second job.
-    """
-    away = connections.holding(AWAY_QUEUE)
-    then = [NextJob(name="generic", queue=AWAY_QUEUE)]
-    request = JobRequest(name="generic", args=({"step": 7},), id="first", then=then)
-    await actions.submit_jobs(connections, sharded, ANN, HOME_QUEUE, [request])
-    async with working(sharded, HOME_QUEUE):
-        await until(ended(connections, sharded, "first", JobState.COMPLETE))
-    assert not await connections.queue.exists(AWAY_QUEUE)
-    (kept,) = (await connections.queue.hgetall(keys.PARCELS)).items()
-    assert kept[0] == f"{AWAY_QUEUE}/{next_id('first', 1)}"
-
-    second.kill()
-    assert await parcels.carry(connections, "queue") == 0
-    assert await connections.queue.hlen(keys.PARCELS) == 1
-    second.start()
-    await until(lambda: away.ping())
-    assert await parcels.carry(connections, "queue") == 1
-    assert not await connections.queue.exists(keys.PARCELS)
-    assert await away.zrange(AWAY_QUEUE, 0, -1) == [next_id("first", 1)]
-
-    await connections.queue.hset(keys.PARCELS, *kept)  # killed before it was forgotten
-    await parcels.carry(connections, "queue")
-    assert await away.hget(keys.totals(AWAY_QUEUE), "accepted") == "1"
-    async with working(sharded, AWAY_QUEUE):
-        await until(ended(connections, sharded, next_id("first", 1), JobState.COMPLETE))
-    await connections.queue.hset(keys.PARCELS, *kept)  # or carried by another, after it was done
-    await parcels.carry(connections, "queue")
-    assert not await away.zcard(AWAY_QUEUE)
-    detail = await reader.find_job(connections, next_id("first", 1), queues=[AWAY_QUEUE])
-    assert len(detail.runs) == 1
-
-
-async def test_the_dead_letter_process_carries_both_ways(connections, sharded):
-    """
-    As a deployment runs it: a chain home, away and home again, ended within seconds.
-    """
-    back = NextJob(name="generic", queue=HOME_QUEUE)
-    then = [NextJob(name="generic", queue=AWAY_QUEUE, then=[back])]
-    request = JobRequest(name="generic", args=({},), id="chain", then=then)
-    stopping = asyncio.Event()
-    serving = asyncio.create_task(serve(sharded, stopping))
-    try:
-        async with working(sharded, HOME_QUEUE), working(sharded, AWAY_QUEUE):
-            await actions.submit_jobs(connections, sharded, ANN, HOME_QUEUE, [request])
-            last = next_id(next_id("chain", 1), 1)
-            await until(ended(connections, sharded, last, JobState.COMPLETE), timeout_s=20)
-    finally:
-        stopping.set()
-        await serving
-    for redis in connections.queue_servers.values():
-        assert not await redis.exists(keys.PARCELS)
-    assert await connections.queue.hget(keys.totals(HOME_QUEUE), "complete") == "2"
-
-
-async def test_an_events_job_for_a_server_that_is_away_holds_up_no_other(
-    connections, sharded, second
-):
-    """
-    It is written down at home under its id, and the event is through; doctor tells that it waits.
-    """
-    effects = Effects(connections, stream=sharded.stream_name, codec=codec_of(sharded))
-    request = JobRequest(name="generic", args=({},), id="evt-1")
-    second.kill()
-    assert (await effects.enqueue(AWAY_QUEUE, request)).created
-    assert (await effects.enqueue(AWAY_QUEUE, request)).created  # delivered again: one parcel
-    assert await connections.queue.hlen(keys.PARCELS) == 1
-    told = [f for f in (await examine(connections, sharded)).findings if f.hazard == "parcels"]
-    assert [finding.evidence for finding in told] == ["1 on queue"]
-    assert (await effects.enqueue(HOME_QUEUE, request)).created
-    second.start()
-    await until(lambda: connections.holding(AWAY_QUEUE).ping())
-    assert await parcels.carry(connections, "queue") == 1
-    assert await connections.holding(AWAY_QUEUE).zrange(AWAY_QUEUE, 0, -1) == ["evt-1"]
-
-
-async def test_a_parcel_nobody_can_read_holds_up_no_other(connections, sharded):
-    """
-    The others arrive; what cannot be read stays, and is told with what to do.
-    """
-    home, away = connections.queue, connections.holding(AWAY_QUEUE)
-    rows = rows_of(AWAY_QUEUE, [JobRequest(name="generic", id="good")])
-    assert await parcels.post(home, AWAY_QUEUE, rows)
-    bad = {"a": "{", "b": "[]", "c": '{"queue":"x","id":"y","due":"soon","ttl":1,"payload":""}'}
-    await home.hset(keys.PARCELS, mapping=bad)
-    with pytest.raises(BadRecord, match=r"3 parcels on queue are not readable, e\.g\. 'a'.*HDEL"):
-        await parcels.carry(connections, "queue")
-    assert await away.zrange(AWAY_QUEUE, 0, -1) == ["good"]
-    assert sorted(await home.hkeys(keys.PARCELS)) == list(bad)
 
 
 async def test_a_queue_that_was_placed_elsewhere_while_jobs_waited_is_told(

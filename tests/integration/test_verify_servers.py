@@ -14,7 +14,7 @@ from app.verify.deployment import Deployment, by_shutdown
 from app.verify.proofs import Proof, Shown
 from app.verify.script import verify
 from tests.conftest import RunningRedis, start_redis, unused_port
-from tests.integration.test_queue_servers import AWAY_QUEUE, HOME_QUEUE, working
+from tests.integration.shards import AWAY_QUEUE, HOME_QUEUE, working
 from tests.serving import start_server, stop
 
 CONFIG = f"[queues.{HOME_QUEUE}]\n[queues.{AWAY_QUEUE}]\n"

@@ -20,7 +20,7 @@ from app.enqueue import JobRequest, enqueue
 from app.errors import SettingsError
 from app.payloads.codec import Codec
 from tests.conftest import RunningRedis, lacking, start_redis, unused_port
-from tests.integration.test_worker import QUEUE, func, linger
+from tests.integration.worker_rig import QUEUE, func, linger
 from tests.waiting import until
 from workers.claims.leases import LeaseKeeper
 from workers.claims.pools import pool_of

@@ -18,7 +18,7 @@ from app.enqueue import JobRequest, enqueue
 from app.errors import InvalidRequest
 from app.payloads.codec import MAX_PAYLOAD_BYTES, Codec
 from tests.conftest import RunningRedis
-from tests.integration.test_worker import (  # noqa: F401 - fixtures
+from tests.integration.worker_rig import (  # noqa: F401 - fixtures
     QUEUE,
     leftovers,
     letter,

@@ -23,7 +23,7 @@ from app.wire.connections import connect
 from tests.conftest import RunningRedis, start_redis
 from tests.faults.proxy import ChaosProxy
 from tests.integration.test_event_processor import STREAM, processing, quick
-from tests.integration.test_worker import QUEUE, func, linger, succeed
+from tests.integration.worker_rig import QUEUE, func, linger, succeed
 from tests.waiting import until
 from workers.claims.leases import LeaseKeeper
 from workers.engine.options import EngineOptions

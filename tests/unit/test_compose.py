@@ -7,6 +7,7 @@ import subprocess
 import time
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -31,9 +32,15 @@ CHECKS = {
 }
 
 
-def load(name: str) -> dict[str, Any]:
-    loaded: dict[str, Any] = yaml.safe_load((COMPOSE / name).read_text(encoding="utf-8"))
+def load(name: str, *, defaults: bool = False) -> dict[str, Any]:
+    text = (COMPOSE / name).read_text(encoding="utf-8")
+    loaded: dict[str, Any] = yaml.safe_load(with_defaults(text) if defaults else text)
     return loaded
+
+
+def with_defaults(text: str) -> str:
+    """With each variable's default in its place."""
+    return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text)
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +146,7 @@ def test_a_second_queue_server_is_the_first_with_data_of_its_own() -> None:
         assert services[name]["depends_on"] == {"redis-queue-2": {"condition": "service_healthy"}}
         assert set(services[name]["environment"]) == {"REDIS_QUEUE_SHARDS"}
         plain = {
-            variable: re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", value)
+            variable: with_defaults(value)
             for variable, value in {
                 **whole[name]["environment"], **services[name]["environment"]
             }.items()
@@ -149,6 +156,100 @@ def test_a_second_queue_server_is_the_first_with_data_of_its_own() -> None:
         assert settings.placement.server_of("event-driven-jobs") == "queue-2"
         home, further = settings.url("queue"), settings.url("queue-2")
         assert further == home.replace("@redis-queue:", "@redis-queue-2:"), name
+
+
+def merged(*names: str) -> dict[str, Any]:
+    """compose files, one over the other as compose does it: lists grow by what has another target."""
+
+    def over(below: Any, above: Any, path: tuple[str, ...] = ()) -> Any:
+        if isinstance(below, dict) and isinstance(above, dict):
+            both = {key: over(below[key], above[key], (*path, key)) for key in below.keys() & above}
+            return {**below, **above, **both}
+        if isinstance(below, list) and path[-1] in ("volumes", "secrets", "ports", "networks"):
+            return [*{target(path[-1], one): one for one in [*below, *above]}.values()]
+        return above
+
+    def target(kind: str, one: Any) -> str:
+        if isinstance(one, dict):
+            return str(one["target"])
+        return one.split(":")[1] if kind == "volumes" else str(one)
+
+    whole: dict[str, Any] = {}
+    for name in names:
+        document = load(name, defaults=True)
+        for service, text in document["services"].items():
+            if "extends" in text:
+                own = {key: value for key, value in text.items() if key != "extends"}
+                base = load(text["extends"]["file"], defaults=True)["services"][
+                    text["extends"]["service"]
+                ]
+                document["services"][service] = over(base, own)
+        whole = over(whole, document)
+    return whole
+
+
+TLS = ("compose.yaml", "compose.tls.yaml")
+
+
+@pytest.mark.parametrize(
+    ("names", "servers"),
+    [
+        (TLS, REDIS),
+        ((*TLS, "compose.sharded.yaml", "compose.sharded.tls.yaml"), REDIS | {"redis-queue-2"}),
+    ],
+    ids=["three", "and-a-second-queue-server"],
+)
+def test_with_tls_nothing_speaks_in_the_clear(
+    names: tuple[str, ...], servers: set[str], tmp_path: Path
+) -> None:
+    """
+    Every server has a certificate of its own name, which tls/make.sh makes; every process the authority, and no other URL.
+    """
+    whole = merged(*names)
+    services = whole["services"]
+    compose = copy_of_compose(tmp_path)
+    subprocess.run([compose / "tls" / "make.sh"], check=True, capture_output=True)
+    assert set(services) == servers | OURS
+
+    for name, service in services.items():
+        sources = {
+            (s, s) if isinstance(s, str) else (s["source"], s["target"]) for s in service["secrets"]
+        }
+        given = {inside: whole["secrets"][source]["file"] for source, inside in sources}
+        assert given["ca.crt"] == "./tls/made/ca.crt", name
+        if name in servers:
+            assert service["command"] == [
+                "/etc/redis/redis.conf",
+                "--include",
+                "/etc/redis/tls.conf",
+            ]
+            assert "./redis/tls.conf:/etc/redis/tls.conf:ro" in service["volumes"], name
+            assert (
+                "redis-cli --tls --cacert /run/secrets/ca.crt" in service["healthcheck"]["test"][1]
+            )
+            assert service["healthcheck"]["retries"] == 8
+            for end in ("crt", "key"):
+                assert given[f"server.{end}"] == f"./tls/made/{name}.{end}"
+                assert (compose / "tls" / "made" / f"{name}.{end}").is_file()
+            told = subprocess.run(
+                ["openssl", "x509", "-in", compose / "tls" / "made" / f"{name}.crt", "-noout",
+                 "-checkhost", name],
+                capture_output=True, text=True, check=True,
+            )  # fmt: skip
+            assert "does match" in told.stdout
+            continue
+        environment = {
+            variable: value
+            for variable, value in service["environment"].items()
+            if "URL" in variable or "SHARDS" in variable
+        }
+        assert service["environment"]["ARQSCOPE_REDIS_CA"] == "/run/secrets/ca.crt", name
+        settings = Settings.load(environment, env_file=None)
+        further = [server.name for server in settings.placement.servers]
+        urls = [settings.url(role) for role in (*ROLES, *further)]
+        assert {urlsplit(url).hostname for url in urls} == servers, name
+        assert {urlsplit(url).scheme for url in urls} == {"rediss"}, name
+        assert len({urlsplit(url).username for url in urls}) == 1, name
 
 
 COMPOSE_STUB = r"""#!/bin/sh

@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 
 from app import keys
 from app.errors import InvalidRequest
-from app.next_jobs import MAX_NEXT, RESULT, NextJob, check_chain, next_id
+from app.next_jobs import MAX_NEXT, RESULT, NextJob, check_chain, next_id, root_of
 from app.payloads.codec import dumps, loads, safe_str
 
 KEPT_S: Final = 7 * 86_400
@@ -69,7 +69,7 @@ class JobHandle:
     @property
     def idempotency_key(self) -> str:
         """The same text for every run of this job: hand it to services that deduplicate."""
-        return self.id.partition("~r")[0]
+        return root_of(self.id)
 
     def should_stop(self) -> bool:
         """Whether the worker is draining: save a checkpoint and ``lay_back``, or end soon."""

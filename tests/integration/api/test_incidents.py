@@ -17,8 +17,8 @@ from app.exports.incident import Bounds, incident
 from app.notebook import connect
 from app.settings import Settings
 from tests.conftest import RunningRedis
+from tests.integration.scope_rig import QUEUE, letter_of, put_letter, put_runs, run_of
 from tests.integration.test_incident import SECRET
-from tests.integration.test_notebook import QUEUE, letter_of, put_letter, put_runs, run_of
 from tests.serving import RunningServer
 
 
