@@ -166,6 +166,20 @@ CAUSE_COLUMNS: Final = Schema(
     owner=text("who looks after it"),
     note=text("what was said about it"),
 )
+TALLY_COLUMNS: Final = Schema(
+    "One row per cause and period (1h, 3h, 24h, 3d, 7d), read when asked for.",
+    fingerprint=text("hash that letters of one cause share"),
+    error_type=text("type of its newest error"),
+    functions=text("functions and event types, comma separated"),
+    period=text("1h, 3h, 24h, 3d or 7d before now"),
+    hours=whole("h", "length of the period"),
+    deaths=number(
+        "deaths", "in the period, the hour or day it begins in spread evenly; NaN: unknown"
+    ),
+    at_least=number("deaths", "that certainly lie in it; NaN: unknown"),
+    at_most=number("deaths", "that may lie in it; NaN: unknown"),
+    note=text("why the number is unknown or no exact count; empty: it is exact"),
+)
 STREAM_COLUMNS: Final = Schema(
     "One row per event stream.",
     stream=text("name of the stream"),
@@ -294,7 +308,10 @@ FRAMES: Final[Mapping[str, Schema]] = {
     "stream_history": STREAM_HISTORY_COLUMNS,
 }
 #: frames that are read when asked for, a page or a range at a time; ``tiers`` and ``past`` have more
-ASKED_FRAMES: Final[Mapping[str, Schema]] = {"jobs": JOB_COLUMNS}
+ASKED_FRAMES: Final[Mapping[str, Schema]] = {
+    "jobs": JOB_COLUMNS,
+    "cause_periods": TALLY_COLUMNS,
+}
 
 
 def empty_frame(columns: Columns) -> pd.DataFrame:

@@ -264,6 +264,10 @@ class Scope:
         """Explain a cause: shared arguments, retry odds, other queues, what changed; NotFound."""
         return self.deployment.explain_cause(fingerprint)
 
+    def cause_periods(self) -> pd.DataFrame:
+        """Return deaths per cause in the last 1h, 3h, 24h, 3d and 7d, with what is not known of them."""
+        return self.deployment.cause_periods()
+
     def backtest(self, metric: str, **rule: Any) -> pd.DataFrame:
         """Say when a rule (as in [[alerts]]) would have fired over the last hour; SettingsError."""
         made = alert_rules([{"metric": metric, **rule}], "the rule")[0]

@@ -94,6 +94,11 @@ class Snapshot:
         }
         return cls(taken_at=taken_at or pd.Timestamp(0, unit="us", tz="UTC"), **empty)
 
+    @property
+    def is_counting(self) -> bool:
+        """Whether a dead-letter processor is alive: it counts deaths."""
+        return bool((self.workers["role"] == "dead-letters").any())
+
     def frame(self, name: str) -> pd.DataFrame:
         """Return the frame called *name*; KeyError with the known names."""
         if name not in frames.FRAMES:

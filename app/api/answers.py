@@ -62,6 +62,7 @@ LetterRow: Any = _row(
     "LetterRow", frames.DEAD_LETTER_COLUMNS, "One dead letter, without its payload."
 )
 CauseRow: Any = _row("CauseRow", frames.CAUSE_COLUMNS, "One cause among the dead letters.")
+TallyRow: Any = _row("TallyRow", frames.TALLY_COLUMNS, "Deaths of one cause in one period.")
 StreamRow: Any = _row("StreamRow", frames.STREAM_COLUMNS, "One stream.")
 GroupRow: Any = _row("GroupRow", frames.GROUP_COLUMNS, "One consumer group.")
 EventRow: Any = _row("EventRow", frames.EVENT_COLUMNS, "One handled event.")

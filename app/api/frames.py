@@ -20,6 +20,7 @@ from app.declarations import NAME_PATTERN
 from app.enqueue import codec_of
 from app.errors import NotFound
 from app.exports.files import parquet, records_json, safe_csv
+from app.letters.tallies import read_tallies, tallies_frame
 from app.plans.ask import WINDOW, Ask
 from app.plans.commands import plan_of, runs_of
 from app.server import Runtime
@@ -74,6 +75,21 @@ async def jobs(
     if page.cursor is not None:
         answer.headers["X-Cursor"] = page.cursor
     return answer
+
+
+@router.get("/frames/cause_periods.{kind}", response_model=answers.many(answers.TallyRow))
+async def cause_periods(
+    kind: Annotated[str, Path(max_length=8)], now: Now, shared: Shared, _: Caller
+) -> Response:
+    """Return deaths per cause in the last 1 h, 3 h, 24 h, 3 d and 7 d, with what is not known of them."""
+    if kind not in KINDS:
+        raise NotFound("format", kind, KINDS)
+    told = await read_tallies(
+        shared.connections.queue,
+        [str(name) for name in now.causes["fingerprint"]],
+        is_counting=now.is_counting,
+    )
+    return _as_file(tallies_frame(now.causes, told), "cause_periods", kind)
 
 
 @router.get("/frames/{name}.{kind}", response_model=list[dict[str, Any]])

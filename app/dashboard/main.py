@@ -15,7 +15,7 @@ from app.pages.address import address_of
 from app.pages.document import TEMPLATE, first_paint
 from app.pages.masthead import DEFAULT_S, REFRESHES
 from app.pages.visit import Visit
-from app.server import page_actor, runtime
+from app.server import page_actor, page_sessions, runtime
 
 log = logging.getLogger("arqscope.page")
 #: Panel's layouts are untyped
@@ -52,6 +52,7 @@ def page() -> Visit:
         recall=shared.recall,
         tails=shared.tails,
         exhibits=shared.exhibits,
+        viewers=page_sessions,
         refresh_s=int(refresh) if is_known else DEFAULT_S,
         theme=theme if theme in ("light", "dark") else "auto",
     )

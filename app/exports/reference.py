@@ -34,6 +34,7 @@ _QUERIES: Final = {
     "dead_letters": "`scope.dead_letters`, `scope.letters(source, state=…)`",
     "jobs": "`scope.jobs(queue, state=…)`",
     "operations": "`scope.operations`",
+    "cause_periods": "`scope.cause_periods()`",
 }
 _PROPERTIES: Final = frozenset({"queues", "workers", "streams", "groups", "events", "causes"})
 
@@ -48,7 +49,8 @@ def page() -> str:
             _section(name, schema, f'{more}`scope.frame("{name}")`, `GET /frames/{name}.json`')
         )
     for name, schema in ASKED_FRAMES.items():
-        parts.append(_section(name, schema, f"{_QUERIES[name]}, `GET /frames/{name}.json?queue=`"))
+        of = "?queue=" if name == "jobs" else ""
+        parts.append(_section(name, schema, f"{_QUERIES[name]}, `GET /frames/{name}.json{of}`"))
     parts += [_section(name, schema, asked) for name, (schema, asked) in _ANSWERS.items()]
     return "\n".join(parts)
 

@@ -37,7 +37,9 @@ PLACES: Final[Mapping[str, Place]] = MappingProxyType(
         "jobs": Place("Jobs", ("queue", "state", "function", "text", "cursor"), key="j"),
         "job": Place("Job", ("queue", "id", "tab", "whole"), under="jobs"),
         "dead-letters": Place(
-            "Dead letters", ("cause", "source", "function", "state", "cursor", "page"), key="d"
+            "Dead letters",
+            ("view", "cause", "source", "function", "died", "state", "cursor", "page"),
+            key="d",
         ),
         "dead-letter": Place("Dead letter", ("source", "id", "tab", "whole"), under="dead-letters"),
         "streams": Place(

@@ -39,7 +39,7 @@ class Matched:
 
 def filter_of(data: Mapping[str, str]) -> dict[str, str]:
     """The letter filter of what a control said."""
-    names = {"cause": "fingerprint", "function": "name"}
+    names = {"cause": "fingerprint", "function": "name", "since": "since"}
     return {field: data[name] for name, field in names.items() if data.get(name)}
 
 
@@ -83,10 +83,11 @@ def fields_of(
 ) -> Html:
     """The filter, the count, and how it shall go; *error* is what the cause says, for people."""
     _, _, done = KINDS[what]
-    words = {"fingerprint": "cause", "name": "function"}
+    words = {"fingerprint": "cause is", "name": "function is", "since": "died since"}
+    conditions = filter_of(data) | ({"source": data["source"]} if data.get("source") else {})
     lines = [
-        tag("div", tag("b", words.get(name, name)), " is ", tag("code", safe_text(value, 120)))
-        for name, value in filter_of(data).items()
+        tag("div", tag("b", words.get(name, f"{name} is")), " ", tag("code", safe_text(value, 120)))
+        for name, value in conditions.items()
     ] or [tag("div", "every open dead letter")]
     if error:
         lines.append(tag("div", "its last error: ", safe_text(error, 200), class_="soft"))

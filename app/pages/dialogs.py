@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from app import palette
-from app.pages import bulk, publication, submission
-from app.pages.address import PLACES
-from app.pages.markup import Html, button, icon, records, tag
+from app.pages import bulk, cause_periods, publication, submission
+from app.pages.address import PLACES, Address
+from app.pages.markup import Html, button, icon, join, records, tag
 from app.pages.scene import Scene
 
 MAX_FIELD: Final = 300
@@ -32,6 +32,8 @@ class Asked:
         if what not in (*QUESTIONS, *bulk.KINDS, *publication.FORMS, "submit") or not scene.may_act:
             return None
         if what in bulk.KINDS:
+            start = cause_periods.since(Address("dead-letters", kept), scene.now)
+            kept |= {} if start is None else {"since": f"{start:%Y-%m-%dT%H:%M:%SZ}"}
             return cls(what, kept, sources=tuple(bulk.sources_of(kept, scene)))
         if what.endswith("-chosen"):
             kept["count"] = str(len(scene.chosen))
@@ -52,6 +54,7 @@ class Question:
     does: str
     danger: bool = False
     asks_delay: bool = False
+    asks_note: bool = False  #: who looks after a cause, and what is said about it
     type_name: str = ""  #: what has to be typed: the name of this value
 
 
@@ -77,6 +80,11 @@ QUESTIONS: Final[Mapping[str, Question]] = {
         "They will not run. What they carried is kept: for 24 h they can be opened again among the "
         "closed dead letters, and retried.",
         "Cancel {count} jobs", danger=True,
+    ),
+    "cause-note": Question(
+        "Owner and note of this cause",
+        "Both stay with the cause, and everybody who opens it sees them.",
+        "Save", asks_note=True,
     ),
     "stop": Question(
         "Stop this worker?",
@@ -117,6 +125,8 @@ def dialog(asked: Asked, scene: Scene) -> Html:
             tag("label", tag("span", "Type ", tag("b", name), " to go on"),
                 tag("input", name="typed", autocomplete="off", spellcheck="false", required=True))
         )  # fmt: skip
+    if question.asks_note:
+        fields.append(_note_fields(asked, scene))
     if question.asks_delay:
         wrong = asked.said is not None and not asked.said.ok
         fields.append(
@@ -132,6 +142,19 @@ def dialog(asked: Asked, scene: Scene) -> Html:
         _filled(question.does, values),
         danger=question.danger,
     )
+
+
+def _note_fields(asked: Asked, scene: Scene) -> Html:
+    """Owner and note as they are now, or as they were typed before it was refused."""
+    known = scene.snapshot.causes
+    now = next(iter(records(known[known["fingerprint"] == asked.get("cause")])), {})
+    given = {name: str(asked.fields.get(name, now.get(name, ""))) for name in ("owner", "note")}
+    return join(
+        tag("label", tag("span", "Owner"),
+            tag("input", name="owner", value=given["owner"], maxlength="100", autocomplete="off")),
+        tag("label", tag("span", "Note"),
+            tag("textarea", given["note"], name="note", maxlength="2000", rows="4")),
+    )  # fmt: skip
 
 
 def framed(

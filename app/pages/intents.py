@@ -18,6 +18,8 @@ from app.pages.address import href
 from app.pages.dialogs import QUESTIONS, Asked
 from app.settings import Settings
 
+#: characters of a cause's note, as the API has it
+NOTE_CHARS: Final = 2_000
 Offer = tuple[str, str, Mapping[str, str]]
 
 
@@ -59,7 +61,8 @@ class Desk:
             if intent not in _DEEDS:
                 return Notice(f"Not done: {intent[:40]!r} is not known here.", ok=False)
             to = (self.connections, self.settings, self.actor)
-            return await _DEEDS[intent](to, {k: str(v)[:400] for k, v in data.items()})
+            said = {k: str(v)[: NOTE_CHARS if k == "note" else 400] for k, v in data.items()}
+            return await _DEEDS[intent](to, said)
         except ArqscopeError as error:
             return Notice(_refused(error), ok=False)
 
@@ -92,7 +95,8 @@ class Desk:
             chosen = [row for row in asked.get("chosen").split("\n") if row]
             return await self.perform_each(asked.what.removesuffix("-chosen"), chosen)
         notice = await self.perform(asked.what, {**asked.data, **fields})
-        return replace(notice, keeps_dialog=question.asks_delay and not notice.ok)
+        is_kept = (question.asks_delay or question.asks_note) and not notice.ok
+        return replace(notice, keeps_dialog=is_kept)
 
     async def count(self, asked: Asked) -> Asked:
         """Count what a group holds; a refusal is said in its dialog."""

@@ -1,20 +1,13 @@
 """Dead letters: causes first, then the letters, a page at a time, with what can be done to them."""
 
-import contextlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 import pandas as pd
 
 from app import palette
-from app.courses import Course, courses
-from app.errors import ArqscopeError, NotFound
-from app.explanation import Explanation, explanation
-from app.letters.filters import LetterFilter
-from app.letters.shelves import letters_of_all
 from app.pages import one_cause
-from app.pages.address import Address, href
+from app.pages.address import href
+from app.pages.findings import PAGE_ROWS, STATES, Found, chosen_state, is_read, load
 from app.pages.markup import (
     Html,
     button,
@@ -28,98 +21,21 @@ from app.pages.markup import (
     records,
     row,
     safe_text,
-    select,
     table,
     tabs,
     tag,
 )
 from app.pages.overview import known, stale, without_type
-from app.pages.scene import Page, Reach, Scene
+from app.pages.scene import Page, Scene
+from app.pages.sieve import matching, page_number, toolbar
 from app.palette import LETTER_LOOK, Look
-from app.records import DeadLetter, LetterState
+from app.records import LetterState
 from app.snapshot import Snapshot
-
-PAGE_ROWS: Final = 25
-#: s the courses of causes are good for
-COURSES_FRESH_S: Final = 4.0
-STATES: Final = {"open": "Open", "retrying": "Retrying", "closed": "Closed"}
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """What the snapshot lacks: closed and older letters, why a cause strikes, the causes' courses."""
-
-    items: list[DeadLetter] = field(default_factory=list)
-    cursor: str | None = None
-    explained: Explanation | None = None
-    window: str = ""  #: what was left out
-    courses: Mapping[str, Course] | None = None  #: None: they cannot be read
-
-
-async def load(reach: Reach, address: Address) -> Found:
-    """What the snapshot lacks is read when asked for; an explanation when one cause is shown, else courses."""
-    explained: Explanation | None = None
-    told: Mapping[str, Course] | None = None
-    if address.get("cause"):
-        with contextlib.suppress(NotFound):
-            explained = await explanation(
-                reach.connections, reach.settings.stream_name, reach.settings.queue_names,
-                address.get("cause"),
-            )  # fmt: skip
-    else:
-        told = await _courses(reach)
-    if not is_read(address):
-        return Found(explained=explained, courses=told)
-    settings = reach.settings
-    wanted = LetterFilter(
-        state=chosen_state(address), name=address.get("function"), fingerprint=address.get("cause")
-    )
-    source, cursor = address.get("source"), address.get("cursor") or None
-    names = ((source,), ()) if source else (settings.queue_names, settings.stream_names)
-    if source in settings.stream_names:
-        names = ((), (source,))
-    page = await letters_of_all(
-        reach.connections, *names, wanted, cursor, PAGE_ROWS, only=bool(source)
-    )
-    return Found(page.items, page.cursor, explained, page.window, told)
-
-
-async def _courses(reach: Reach) -> Mapping[str, Course] | None:
-    """The courses of the causes listed, one look for all viewers; None where they cannot be read."""
-    names = [str(name) for name in one_cause.listed(reach.snapshot)["fingerprint"]]
-    queues = [str(name) for name in reach.snapshot.queues["queue"]]
-
-    async def read() -> Mapping[str, Course]:
-        return await courses(reach.connections, reach.settings.stream_name, queues, names)
-
-    with contextlib.suppress(ArqscopeError):  # the list itself is in the snapshot
-        return await reach.recall.shared(("courses", *names), read, COURSES_FRESH_S)
-    return None
-
-
-def is_read(address: Address) -> bool:
-    """Whether the rows are read for this page: closed letters, and those behind the newest of the snapshot."""
-    return chosen_state(address) == "closed" or bool(address.get("cursor"))
-
-
-def chosen_state(address: Address) -> str:
-    """The state an address asks for."""
-    return address.get("state") if address.get("state") in STATES else "open"
 
 
 def key_of(letter: dict[str, Any]) -> str:
     """``source/id``, what a row is known by in the browser."""
     return f"{letter['source']}/{letter['id']}"
-
-
-def matching(letters: pd.DataFrame, address: Address) -> pd.DataFrame:
-    """The letters the address lets through."""
-    wanted = {"open": "new", "retrying": "retrying"}.get(chosen_state(address))
-    found = letters if wanted is None else letters[letters["state"] == wanted]
-    for name, column in (("cause", "fingerprint"), ("source", "source"), ("function", "name")):
-        if address.get(name):
-            found = found[found[column] == address.get(name)]
-    return found
 
 
 def shown(scene: Scene) -> list[dict[str, Any]]:
@@ -131,16 +47,9 @@ def shown(scene: Scene) -> list[dict[str, Any]]:
             | {"died": pd.Timestamp(letter.changed_ms or letter.died_ms, unit="ms", tz="UTC")}
             for letter in items
         ]
-    found = matching(scene.snapshot.dead_letters, scene.address)
+    found = matching(scene.snapshot.dead_letters, scene.address, scene.now)
     start = page_number(scene.address, len(found)) * PAGE_ROWS
     return records(found.iloc[start : start + PAGE_ROWS])
-
-
-def page_number(address: Address, rows: int) -> int:
-    """The page asked for, from 0, within what there is."""
-    asked = address.get("page")
-    number = int(asked) if asked.isdecimal() and len(asked) < 6 else 0
-    return min(number, max(0, -(-rows // PAGE_ROWS) - 1))
 
 
 def keys_of(scene: Scene) -> list[str]:
@@ -156,11 +65,11 @@ def _above(scene: Scene) -> Html:
     return join(
         tag("div", tag("h1", "Dead letters"),
             tag("span", _window(scene.snapshot), class_="note"), class_="title"),
-        one_cause.opened(scene, found.explained) if scene.address.get("cause")
-        else one_cause.causes(scene, found.courses),
+        one_cause.opened(scene, found.explained, found.tallies) if scene.address.get("cause")
+        else one_cause.causes(scene, found.courses, found.tallies),
         panel(
             _tabs(scene),
-            _toolbar(scene),
+            toolbar(scene),
             listing(scene),
             label="Dead letters", css=stale(scene.snapshot, "queue", "streams"),
         ),
@@ -197,83 +106,6 @@ def _tabs(scene: Scene) -> Html:
     )  # fmt: skip
 
 
-def _toolbar(scene: Scene) -> Html:
-    if scene.chosen:
-        count = len(scene.chosen)
-        controls = [
-            button(
-                f"Retry {count}", "retry-chosen", kind="primary once", mark=palette.ICONS["retry"]
-            ),
-            button(f"Discard {count}", "discard-chosen", kind="quiet once"),
-            button(f"Archive {count}", "archive-chosen", kind="quiet once"),
-            button("Clear", "clear", kind="plain"),
-        ]
-        held = tag("span", "the list is held while rows are selected", class_="note")
-        return tag(
-            "div", tag("b", f"{count} selected"), controls, held, class_="toolbar", data_key="tools"
-        )
-    address, letters = scene.address, scene.snapshot.dead_letters
-    sources = sorted({*map(str, letters["source"]), *map(str, scene.snapshot.queues["queue"]),
-                      *map(str, scene.snapshot.streams["stream"]), address.get("source")} - {""})  # fmt: skip
-    functions = sorted({*map(str, letters["name"]), address.get("function")} - {""})
-    form = tag(
-        "form",
-        tag("input", type="hidden", name="cause", value=address.get("cause")),
-        tag("input", type="hidden", name="state", value=address.get("state")),
-        select("source", [("", "All queues and streams"), *[(s, s) for s in sources]],
-               address.get("source"), label="Show letters of"),
-        select("function", [("", "Any function"), *[(f, f) for f in functions[:200]]],
-               address.get("function"), label="Function"),
-        data_go="dead-letters",
-    )  # fmt: skip
-    return tag("div", form, _paging(scene), class_="toolbar", data_key="tools")
-
-
-def _paging(scene: Scene) -> Html:
-    address = scene.address
-    if is_read(address):
-        found = scene.found
-        left_out = found.window if isinstance(found, Found) else ""
-        following = link(address.but(cursor=found.cursor).href, "Older", class_="button") if (
-            isinstance(found, Found) and found.cursor) else None  # fmt: skip
-        first = (
-            link(address.but().href, "Newest", class_="button") if address.get("cursor") else None
-        )
-        return tag("span", left_out, first, following, class_="end")
-    rows = len(matching(scene.snapshot.dead_letters, address))
-    number = page_number(address, rows)
-    first_row, last_row = number * PAGE_ROWS + 1, min(rows, (number + 1) * PAGE_ROWS)
-    where = f"{first_row}–{last_row} of {palette.count(rows)}" if rows else ""  # noqa: RUF001
-    newer = (
-        link(address.but(page=number - 1 or "").href, "Newer", class_="button") if number else None
-    )
-    older = (
-        link(address.but(page=number + 1).href, "Older", class_="button")
-        if last_row < rows
-        else _behind(scene)
-    )
-    return tag("span", where, newer, older, class_="end")
-
-
-def _behind(scene: Scene) -> Html | None:
-    """The way on behind the newest letters that the snapshot holds; None when it holds all."""
-    state = {"open": "dead_open", "retrying": "dead_retrying"}[chosen_state(scene.address)]
-    held = scene.snapshot.dead_letters
-    held = held[held["state"] == ("new" if state == "dead_open" else "retrying")]
-    frames = ((scene.snapshot.queues, "queue"), (scene.snapshot.streams, "stream"))
-    cut: list[
-        int
-    ] = []  #: of each source of which there are more, the ms of the oldest that is held
-    for frame, column in frames:
-        for name, total in zip(frame[column], frame[state], strict=True):
-            mine = held[held["source"] == name]
-            if total > len(mine) and len(mine) and scene.address.get("source") in ("", name):
-                cut.append(int(mine["died"].min().timestamp() * 1000))
-    if not cut:
-        return None
-    return link(scene.address.but(page="", cursor=str(max(cut))).href, "Older", class_="button")
-
-
 def listing(scene: Scene) -> Html:
     """The table of letters."""
     if scene.trouble:
@@ -301,7 +133,7 @@ def _nothing(scene: Scene) -> str:
     address = scene.address
     if chosen_state(address) == "closed":
         return "No letter was closed here lately."
-    if any(address.get(name) for name in ("cause", "source", "function")):
+    if any(address.get(name) for name in ("cause", "source", "function", "died")):
         return "No dead letter matches the filter."
     if chosen_state(address) == "retrying":
         return "No dead letter is being retried."
@@ -382,4 +214,4 @@ def look_of(word: str) -> tuple[Look, str]:
 PAGE = Page(above=_above, load=load, keys=keys_of)
 
 __all__ = ["PAGE", "Found", "chosen_state", "decision", "key_of", "keys_of", "load", "look_of",
-           "matching", "moment_ms"]  # fmt: skip
+           "moment_ms"]  # fmt: skip

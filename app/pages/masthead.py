@@ -74,8 +74,12 @@ def foot(
     *,
     is_past: bool = False,
     then: pd.Timestamp | None = None,
+    viewers: int | None = None,
 ) -> Html:
-    """What the dashboard itself costs, and how old the page is; *then*: the moment its records reach to."""
+    """What the dashboard itself costs, and how old the page is; *then*: the moment its records reach to.
+
+    *viewers*: page sessions of this process; None: it is no server.
+    """
     if is_past:
         stored = f"Stored at {snapshot.taken_at:%Y-%m-%d %H:%M:%S} UTC." if snapshot.number else (
             "No stored moment is shown.")  # fmt: skip
@@ -100,11 +104,30 @@ def foot(
         "footer",
         tag("span", "Sampled ", markup.moment(now, now), f", every {interval}",
             data_now=f"{now.timestamp() * 1000:.0f}"),
-        tag("span", f"This dashboard costs {snapshot.cost_commands} Redis commands and "
-                    f"{snapshot.cost_ms:.0f} ms a sample, however many look"),
-        tag("span", f"{palette.count(len(snapshot.history))} history rows of the last hour"),
+        *_cost(snapshot, viewers),
         class_="foot-line",
     )  # fmt: skip
+
+
+def _cost(snapshot: Snapshot, viewers: int | None) -> list[Html | None]:
+    """What sampling costs Redis and this process, each with what it is of."""
+    per_s = snapshot.cost_commands / snapshot.interval_s if snapshot.interval_s else 0.0
+    kept = (snapshot.history, snapshot.stream_history)
+    held = sum(int(frame.memory_usage(index=False).sum()) for frame in kept)
+    here = None
+    if viewers is not None:
+        words = "viewer" if viewers == 1 else "viewers"
+        here = tag("span", f"{viewers:,} {words}",
+                   title="page sessions of this server process; more of them send Redis no more commands")  # fmt: skip
+    return [
+        tag("span", f"{palette.count(per_s)} Redis commands/s",
+            title=f"{snapshot.cost_commands} in the last sample, however many look"),
+        tag("span", f"p95 {snapshot.cost_p95_ms:.0f} ms",
+            title="from asking every Redis to having its numbers, 95th percentile of the last minute's samples"),
+        here,
+        tag("span", f"history {palette.size(held)}",
+            title=f"memory of the last hour: {sum(map(len, kept)):,} rows, in this process"),
+    ]  # fmt: skip
 
 
 __all__ = ["DEFAULT_S", "REFRESHES", "foot", "head", "health"]

@@ -8,6 +8,7 @@ import pandas as pd
 from app import palette
 from app.courses import Course
 from app.explanation import Explanation
+from app.pages import cause_periods
 from app.pages.address import href
 from app.pages.markup import (
     Html,
@@ -25,6 +26,7 @@ from app.pages.markup import (
     safe_text,
     sparkline,
     table,
+    tabs,
     tag,
 )
 from app.pages.overview import stale, without_type
@@ -34,9 +36,9 @@ from app.snapshot import Snapshot
 MAX_CAUSES: Final = 12
 
 
-def opened(scene: Scene, found: Explanation | None) -> Html:
-    """One cause, and why it strikes."""
-    return join(_cause(scene, found), _why(found))
+def opened(scene: Scene, found: Explanation | None, tallies: cause_periods.Tallies | None) -> Html:
+    """One cause, how often it struck, and why it strikes."""
+    return join(_cause(scene, found, tallies), _why(found))
 
 
 def listed(snapshot: Snapshot) -> pd.DataFrame:
@@ -48,15 +50,35 @@ def _with_letters(snapshot: Snapshot) -> pd.DataFrame:
     return snapshot.causes[snapshot.causes["count"] > 0]
 
 
-def causes(scene: Scene, found: Mapping[str, Course] | None) -> Html | None:
-    """The causes that have letters now, commonest first; nothing when there is none.
+def causes(
+    scene: Scene, found: Mapping[str, Course] | None, tallies: cause_periods.Tallies | None
+) -> Html | None:
+    """The causes, as a list or by period, whichever the address asks for; nothing when there is none.
 
-    *found*: what is known of their past; None: it is being read, or is not stored.
+    *found*, *tallies*: what is known of their past; None: it is being read, or is not stored.
     """
+    snapshot, address = scene.snapshot, scene.address
+    count, late = len(_with_letters(snapshot)), len(cause_periods.listed(snapshot))
+    if not late:
+        return None
+    is_by_period = address.get("view") == "periods"
+    views = tabs(
+        [(address.but(view="").href, "Causes", palette.count(count), not is_by_period),
+         (address.but(view="periods").href, "Deaths by period", palette.count(late), is_by_period)],
+        label="Views of causes",
+    )  # fmt: skip
+    shown = (
+        join(cause_periods.head(), cause_periods.matrix(scene, tallies))
+        if is_by_period
+        else _list(scene, found)
+    )
+    return panel(views, shown, label="Causes", css=stale(snapshot, "queue", "streams"))
+
+
+def _list(scene: Scene, found: Mapping[str, Course] | None) -> Html:
+    """The causes that have letters now, commonest first."""
     snapshot = scene.snapshot
     causes = _with_letters(snapshot)
-    if causes.empty:
-        return None
     made = []
     for cause in records(listed(snapshot)):
         course = None if found is None else found.get(str(cause["fingerprint"]))
@@ -87,12 +109,12 @@ def causes(scene: Scene, found: Mapping[str, Course] | None) -> Html | None:
             )
         )  # fmt: skip
     rest = len(causes) - len(made)
-    return panel(
-        heading("Causes", "commonest first", f"and {rest} rarer ones" if rest > 0 else ""),
+    return join(
+        tag("p", "commonest first", f", and {rest} rarer ones" if rest > 0 else "", class_="note body"),
         table([("Letters", "num"), ("Cause", ""), ("Status", "opt"), ("Functions", "opt"),
                ("Deaths, 24 h", "trend opt"), ("Retry odds", "num"), ("First", "opt"),
-               ("Last", "opt"), ("", "act")], made, caption="Causes, commonest first", empty=""),
-        label="Causes", css=stale(snapshot, "queue", "streams"),
+               ("Last", "opt"), ("", "act")], made, caption="Causes, commonest first",
+              empty="No cause has letters that wait for a decision."),
     )  # fmt: skip
 
 
@@ -128,7 +150,7 @@ def _odds(course: Course | None, *, is_past: bool) -> Html:
                title=said)  # fmt: skip
 
 
-def _cause(scene: Scene, found: Explanation | None) -> Html:
+def _cause(scene: Scene, found: Explanation | None, tallies: cause_periods.Tallies | None) -> Html:
     """One cause, opened."""
     fingerprint = scene.address.get("cause")
     known_causes = scene.snapshot.causes
@@ -146,6 +168,7 @@ def _cause(scene: Scene, found: Explanation | None) -> Html:
             button("Retry all …", "ask", kind="primary", mark=palette.ICONS["retry"],
                    what="retry-group", **data),
             button("Discard all …", "ask", what="discard-group", **data),
+            button("Archive all …", "ask", what="archive-group", **data),
             class_="end",
         )  # fmt: skip
     return panel(
@@ -161,6 +184,7 @@ def _cause(scene: Scene, found: Explanation | None) -> Html:
             ("Fingerprint", tag("code", fingerprint)),
             *_standing(found),
         ]),
+        cause_periods.of_cause(scene, tallies),
         label="Cause", css=stale(scene.snapshot, "queue", "streams"), data_key="cause",
     )  # fmt: skip
 
@@ -170,7 +194,6 @@ def _standing(found: Explanation | None) -> list[tuple[str, object]]:
         return []
     return [
         ("Deaths ever", palette.count(found.cause.count)),
-        ("In 1 h / 24 h", f"{found.periods.get('1h', 0)} / {found.periods.get('24h', 0)}"),
     ]
 
 
@@ -185,10 +208,16 @@ def _status(scene: Scene, found: Explanation | None) -> Html | None:
         for state, word in (("known", "Mark known"), ("ignored", "Ignore"), ("resolved", "Mark resolved"))
         if state != cause.state
     ]  # fmt: skip
-    return tag(
-        "div", tag("span", str(cause.state), class_="badge c-unknown"),
-        tag("span", safe_text(owner, 100), class_="soft"), acts if scene.may_act else None,
-        class_="toolbar", data_key="status",
+    acts.append(
+        button("Owner and note …", "ask", kind="quiet", what="cause-note", cause=cause.fingerprint)
+    )
+    note = tag("p", tag("b", "Note: "), safe_text(cause.note, 2_000), class_="body break",
+               data_key="note") if cause.note else None  # fmt: skip
+    return join(
+        note,
+        tag("div", tag("span", str(cause.state), class_="badge c-unknown"),
+            tag("span", safe_text(owner, 100), class_="soft"), acts if scene.may_act else None,
+            class_="toolbar", data_key="status"),
     )  # fmt: skip
 
 

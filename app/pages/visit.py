@@ -81,6 +81,7 @@ class Visit(pn.viewable.Viewer):
         recall: Recall | None = None,
         tails: Tails | None = None,
         exhibits: Exhibits | None = None,
+        viewers: Callable[[], int] | None = None,
         **more: Any,
     ) -> None:
         super().__init__(**more)  # type: ignore[no-untyped-call]
@@ -89,6 +90,7 @@ class Visit(pn.viewable.Viewer):
         self._recall = recall or Recall(connections.queue, connections.streams, connections.holding)
         self._tails = tails or Tails(settings)
         self._desk = Desk(connections, settings, actor_of)
+        self._viewers = viewers  #: how many look at pages of this process; None: it is no server
         self.address = address or Address()
         self._refresh_s = refresh_s
         self._chosen: set[str] = set()
@@ -266,7 +268,8 @@ class Visit(pn.viewable.Viewer):
             "below": travel.kept(join(below), address),
             "foot": once(around, ("foot", at, self.page.reads_past),
                           lambda: masthead.foot(around, settings, is_past=is_past, then=scene.then
-                                                if self.page.reads_past else None)),
+                                                if self.page.reads_past else None,
+                                                viewers=max(1, self._viewers()) if self._viewers else None)),
         }  # fmt: skip
 
     def _offer(self, snapshot: Snapshot) -> Html | None:

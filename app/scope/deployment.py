@@ -80,6 +80,9 @@ class Deployment(Protocol):
     def explain_cause(self, fingerprint: str) -> Explanation:
         """Why a cause strikes; NotFound."""
 
+    def cause_periods(self) -> pd.DataFrame:
+        """Deaths per cause and period."""
+
     def forecast(self, queue: str, workers: float | None) -> Forecast:
         """When a queue will be empty; NotFound."""
 

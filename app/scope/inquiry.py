@@ -20,6 +20,7 @@ from app.enqueue import codec_of
 from app.errors import NotFound, RedisUnavailable
 from app.explanation import Explanation, explanation
 from app.letters.causes import known_queues
+from app.letters.tallies import read_tallies, tallies_frame
 from app.operations import Operation, read
 from app.plans.ask import Ask
 from app.plans.commands import plan_of
@@ -123,6 +124,14 @@ class Inquiry(ABC):
             return await explanation(made, settings.stream_name, queues, fingerprint)
 
         return self.ask(ask())
+
+    def cause_periods(self) -> pd.DataFrame:
+        """Deaths per cause in the last hours and days, with what is not known of them."""
+        snapshot = self.snapshot
+        names = [str(name) for name in snapshot.causes["fingerprint"]]
+        counting = snapshot.is_counting
+        told = self.ask(read_tallies(self.connections.queue, names, is_counting=counting))
+        return tallies_frame(snapshot.causes, told)
 
     def forecast(self, queue: str, workers: float | None) -> Forecast:
         """When *queue* will be empty, with *workers* in place of those there are."""

@@ -240,6 +240,10 @@ class Remote(Caller):
         raw = self._get(f"/dead-letters/causes/{quote(fingerprint)}/explain")
         return answers.explanation_of(raw)
 
+    def cause_periods(self) -> pd.DataFrame:
+        """Deaths per cause in the last hours and days, with what is not known of them."""
+        return answers.framed(self._get("/frames/cause_periods.json"), frames.TALLY_COLUMNS)
+
     def forecast(self, queue: str, workers: float | None) -> Forecast:
         """When a queue will be empty."""
         raw = self._get(f"/queues/{quote(queue)}/forecast", workers=workers)

@@ -31,16 +31,17 @@ async def crash(server: RunningRedis) -> None:
     end = time.monotonic() + LIMIT_S
     with redis.Redis.from_url(server.url, socket_timeout=10) as client:
         # asked without the event loop: nothing but the scheduler comes between the answer and the signal
-        while not _is_calm(client):
+        while not is_calm(client):
             if time.monotonic() > end:
                 raise AssertionError(f"an fsync has not ended within {LIMIT_S} s")
             await asyncio.sleep(0.01)
         server.kill()
 
 
-def _is_calm(client: redis.Redis) -> bool:
-    """Whether all is written and nothing can have begun since that was asked."""
+def is_calm(client: redis.Redis, spare_s: float = 0.0) -> bool:
+    """Whether all is written and nothing can have begun since, nor will within *spare_s*."""
     second, part = divmod(time.time(), 1)
-    if not CALM_S[0] < part < CALM_S[1] or not all_written(client.info("persistence")):
+    end = CALM_S[1] - spare_s
+    if not CALM_S[0] < part < end or not all_written(client.info("persistence")):
         return False
-    return time.time() < second + CALM_S[1]
+    return time.time() < second + end

@@ -19,6 +19,7 @@ from typing import Any
 
 import httpx
 import pytest
+import redis
 
 from app.declarations import BUILT_IN_QUEUES
 from app.pages.address import paths
@@ -27,7 +28,7 @@ from tests.conftest import ROOT, unused_port, wait_until
 from tests.deployment import SERVICES, copy_of_compose
 from tests.faults.conftest import Row
 from tests.faults.container_engine import Engine, base, install
-from tests.faults.crash import all_written
+from tests.faults.crash import is_calm
 
 QUEUES = [queue.name for queue in BUILT_IN_QUEUES]
 WORKERS = [f"worker-{name}" for name in QUEUES]
@@ -36,6 +37,8 @@ REDIS = list(SERVICES.values())
 IMAGE = "arqscope:local"
 MOST_BYTES = 350_000_000
 STREAM = "pyairtable-events"
+#: longest time from `docker kill` to the signal
+DOCKER_KILL_S = 0.4
 pytestmark = pytest.mark.timeout(900)
 
 
@@ -120,6 +123,17 @@ class Composed:
             environment={"REDISCLI_AUTH": password},
         )  # fmt: skip
         return str(done.stdout).strip()
+
+    @contextlib.contextmanager
+    def client_of(self, service: str) -> Iterator[redis.Redis]:
+        """A connection to a Redis as admin, from this host, which is the router of every network."""
+        (network,) = self.engine.inspect(self.name(service))["NetworkSettings"]["Networks"].values()
+        password = (self.compose / "secrets" / "redis_admin").read_text()
+        with redis.Redis(
+            host=network["IPAddress"], username="admin", password=password,
+            socket_timeout=10, socket_connect_timeout=10,
+        ) as client:  # fmt: skip
+            yield client
 
     def answers(self, path: str = "/health") -> bool:
         """Whether the dashboard says 200."""
@@ -311,6 +325,7 @@ class Load:
         self.composed = composed
         self.prefix = prefix
         self.jobs: dict[str, str] = {}  #: id of an acknowledged job → its queue
+        self.acknowledged: dict[str, float] = {}  #: id of a job → when, Unix seconds
         self.events: set[str] = set()
         self.unknown = 0
         self._stop = threading.Event()
@@ -359,6 +374,7 @@ class Load:
                 }
                 body = {"name": "data-sync", "data": data, "options": {"jobId": job_id}}
                 if self._until_known(http, f"/jobs/{queue}", body):
+                    self.acknowledged[job_id] = time.time()
                     self.jobs[job_id] = queue
 
     def _publish(self) -> None:
@@ -379,9 +395,16 @@ class Load:
 
 
 def state_of(composed: Composed, queue: str, job_id: str) -> str:
-    """What became of one job."""
-    answer = composed.http.get(f"/jobs/{queue}/{job_id}")
-    return str(answer.json().get("state")) if answer.status_code == 200 else "lost"
+    """What became of one job; lost is what is known to be nowhere, not what could not be asked."""
+    answers: list[httpx.Response] = []
+
+    def is_known() -> bool:
+        with contextlib.suppress(httpx.HTTPError):
+            answers.append(composed.http.get(f"/jobs/{queue}/{job_id}"))
+        return bool(answers) and answers[-1].status_code in (200, 404)
+
+    wait_until(is_known, 30, f"what became of {job_id} can be asked")
+    return str(answers[-1].json()["state"]) if answers[-1].status_code == 200 else "lost"
 
 
 def test_killing_any_service_loses_nothing(composed: Composed) -> None:
@@ -389,46 +412,71 @@ def test_killing_any_service_loses_nothing(composed: Composed) -> None:
     Each service in turn is killed under load, once by `docker kill` and once so that its restart policy
     is asked; afterwards every acknowledged job ended, every event had its effect, and the sum is right.
     """
-    engine = composed.engine
     recovery_s: dict[str, float] = {}
+    kills: list[tuple[float, str]] = []
     with Load(composed) as load:
         wait_until(lambda: len(load.jobs) > 50, 30, "there is load")
         for service in (*OURS, *REDIS):
             enough = len(load.jobs) + 30
-            wait_until(functools.partial(_is_safe_to_kill, composed, service), 30)
-            engine.docker("kill", "--signal", "KILL", composed.name(service))
+            _killed_by_the_engine(composed, service)
+            kills.append((time.time(), service))
             composed("up", "-d", "--no-recreate", service)
-            wait_until(functools.partial(_is_safe_to_kill, composed, service), 60)
-            os.kill(engine.pid_of(composed.name(service)), signal.SIGKILL)
+            _killed(composed, service)
+            kills.append((time.time(), service))
             began = time.monotonic()
             wait_until(functools.partial(load.has, enough), 60, f"jobs go on after {service}")
             wait_until(lambda: composed.answers("/health"), 60, f"healthy after {service}")
             recovery_s[service] = round(time.monotonic() - began, 1)
     wait_until(lambda: settled(composed), 120, "everything ended")
     states: dict[str, int] = {}
+    lost: list[str] = []
     for job_id, queue in load.jobs.items():
         state = state_of(composed, queue, job_id)
         states[state] = states.get(state, 0) + 1
+        if state == "lost":
+            at = load.acknowledged[job_id]
+            lost += [f"{job_id}: {killed - at:+.3f} s to {who}" for killed, who in kills]
     drills = sum(1 for job_id in load.jobs if int(job_id.rpartition("-")[2]) % 50 == 7)
     law = composed.http.get("/analyses/conservation").json()
     print(f"jobs {len(load.jobs)} states {states} events {len(load.events)} "  # noqa: T201
           f"asked again {load.unknown} recovery {recovery_s}")  # fmt: skip
 
-    assert states == {"complete": len(load.jobs) - drills, "dead": drills}
+    assert states == {"complete": len(load.jobs) - drills, "dead": drills}, lost
     assert load.events <= users_of(composed)
     assert [line for line in law if line["difference"] != 0] == []
 
 
-def _is_safe_to_kill(composed: Composed, service: str) -> bool:
-    """Whether *service* is none of Redis, or has written all it acknowledged."""
+def _killed_by_the_engine(composed: Composed, service: str) -> None:
+    """``docker kill`` *service*; a Redis while all it acknowledged is written, and for a while will be."""
+    with _calm(composed, service, DOCKER_KILL_S):
+        composed.engine.docker("kill", "--signal", "KILL", composed.name(service))
+
+
+def _killed(composed: Composed, service: str) -> None:
+    """SIGKILL the process of *service*, a Redis while all it acknowledged is written."""
+    process = composed.engine.pid_of(composed.name(service))
+    with _calm(composed, service):
+        os.kill(process, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def _calm(composed: Composed, service: str, spare_s: float = 0.0) -> Iterator[None]:
+    """Wait until a kill within *spare_s* takes nothing that *service* acknowledged, if it is a Redis."""
     if service not in REDIS:
-        return True
-    try:
-        lines = composed.redis_cli(service, "INFO", "persistence").splitlines()
-    except AssertionError:  # it begins
-        return False
-    facts = dict(line.split(":", 1) for line in lines if ":" in line)
-    return "aof_buffer_length" in facts and all_written(facts)
+        yield
+        return
+    with composed.client_of(service) as client:
+
+        def is_calm_now() -> bool:
+            with contextlib.suppress(redis.ConnectionError, redis.BusyLoadingError):
+                return is_calm(client, spare_s)
+            return False
+
+        end = time.monotonic() + 60
+        while not is_calm_now():  # asked without a pause: the answer is old soon
+            assert time.monotonic() < end, f"{service} has no calm moment"
+            time.sleep(0.01)
+        yield
 
 
 def users_of(composed: Composed) -> set[str]:

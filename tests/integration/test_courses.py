@@ -4,12 +4,15 @@ import math
 import time
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from app import keys
 from app.actions import Connections
 from app.courses import HOURS, courses
+from app.frames import TALLY_COLUMNS, empty_frame
 from app.letters import causes
+from app.letters.tallies import read_tallies, tallies_frame
 from app.records import LetterState
 from tests.letters import QUEUE, bury
 
@@ -69,3 +72,30 @@ async def test_what_nobody_counted_or_retried_is_unknown(connections):
     assert found["f"].retries == 0
     assert math.isnan(found["f"].odds)
     assert await courses(connections, "events", [QUEUE], []) == {}
+
+
+async def test_tallies_are_what_the_counters_say_and_no_more(connections):
+    """
+    Deaths noted by the processor lie in their periods; a cause it never counted has no number at all.
+    """
+    queue = connections.queue
+    now_ms = int(time.time() * 1000)
+    died = [now_ms - 1_000, now_ms - 5 * HOUR_MS, now_ms - 30 * HOUR_MS, now_ms - 100 * HOUR_MS]
+    noted = [await bury(queue, f"t{n}", fingerprint="f", died_ms=ms) for n, ms in enumerate(died)]
+    await causes.note_deaths(queue, noted, now_ms)
+    await bury(queue, "uncounted", fingerprint="g")
+
+    found = await read_tallies(queue, ["f", "g"], is_counting=True)
+    idle = await read_tallies(queue, ["f"], is_counting=False)
+
+    for tally, true in zip(found["f"], (1, 1, 2, 3, 4), strict=True):
+        assert tally.low <= true <= tally.high
+    assert {tally.note for tally in found["g"]} == {"its deaths are not counted yet"}
+    assert {tally.high for tally in idle["f"]} == {None}
+    frame = tallies_frame(
+        pd.DataFrame({"fingerprint": ["f", "g"], "error_type": "E", "functions": ""}), found
+    )
+    assert frame["period"].to_list() == ["1h", "3h", "24h", "3d", "7d"] * 2
+    assert frame.loc[frame["fingerprint"] == "g", "deaths"].isna().all()
+    assert dict(frame.dtypes) == dict(empty_frame(TALLY_COLUMNS).dtypes)
+    assert await read_tallies(queue, [], is_counting=True) == {}

@@ -77,6 +77,9 @@ def test_the_same_object_over_http(scope: Scope, served: str, settings: Settings
             pd.testing.assert_frame_equal(near_frame, far_frame)
             plan = ask(far).explain()
             assert all(step.where == "http" and "GET /" in step.text for step in plan.steps)
+        near_frame, far_frame = scope.cause_periods(), far.cause_periods()
+        pd.testing.assert_frame_equal(near_frame, far_frame)
+        assert near_frame["deaths"].isna().all()  # nobody counts here
         history = far.history("wait_p95", "2h", source=QUEUE).df()
         assert list(history.columns) == ["at", "source", "wait_p95_s"]
         assert far.why(QUEUE, "later").hold == "deferred"

@@ -10,7 +10,7 @@ from app.errors import InvalidRequest, SettingsError
 from app.letters.filters import moment_ms
 from app.pages import bulk, travel
 from app.pages.address import PLACES
-from app.pages.letters import page_number
+from app.pages.sieve import page_number
 from app.pages.visit import Address, _number
 from app.pages.window import moment_of
 from app.plans.ask import moment

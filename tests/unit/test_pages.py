@@ -12,16 +12,16 @@ import pandas as pd
 import pytest
 from bokeh.document import Document
 
-from app import actions, frames
+from app import actions, frames, palette
 from app.actions import ActionReport, Actor, Connections
 from app.enqueue import Enqueued
 from app.errors import ActionRefused, InvalidRequest
 from app.jobs.detail import JobDetail
-from app.pages import markup, one_job, submission
+from app.pages import markup, masthead, one_job, submission
 from app.pages.address import PLACES, Address, address_of
 from app.pages.cards import cards
 from app.pages.dialogs import Asked
-from app.pages.letters import PAGE_ROWS
+from app.pages.findings import PAGE_ROWS
 from app.pages.screen import PARTS
 from app.pages.summary import held, per_minute, verdict
 from app.pages.values import masked, text_of
@@ -679,6 +679,29 @@ def test_a_retry_tells_the_death_it_comes_from_before_its_own_attempts(died_ms, 
 
     timeline = one_job._timeline(job, SimpleNamespace(now=NOW))
     assert re.findall(r"<b>([^<]*)</b>", timeline) == expected
+
+
+def test_the_foot_tells_what_the_dashboard_costs():
+    """
+    Commands per second of the samples, how long they take, who looks, what is held; a notebook has no viewers.
+    """
+    rows = [{"at": NOW_MS + n, "queue": "a", "waiting": 1.0} for n in range(100)]
+    snapshot = make_snapshot(
+        history=rows, cost_commands=44, interval_s=2.0, cost_ms=3.0, cost_p95_ms=7.4
+    )
+
+    served = masthead.foot(snapshot, Settings(), viewers=3)
+    alone = masthead.foot(snapshot, Settings(), viewers=1)
+    notebook = masthead.foot(snapshot, Settings())
+
+    told = re.findall(r"<span title[^>]*>([^<]*)</span>", served)
+    held = sum(
+        f.memory_usage(index=False).sum() for f in (snapshot.history, snapshot.stream_history)
+    )
+    assert told == ["22 Redis commands/s", "p95 7 ms", "3 viewers", f"history {palette.size(held)}"]
+    assert held > 1_000
+    assert ">1 viewer<" in alone
+    assert "viewer" not in notebook
 
 
 @pytest.mark.parametrize(("number", "boxes"), [(1, 1), (0, 0)])

@@ -93,6 +93,11 @@ def test_frames_say_what_their_columns_mean_and_jobs_come_a_page_at_a_time(
     assert [row["state"] for row in first.json()] == ["deferred", "deferred"]
     assert rest.text.startswith("job_id,queue,state")
     assert "X-Cursor" not in rest.headers
+    assert api.get("/frames/cause_periods.json").json() == []
+    assert api.get("/frames/cause_periods.csv").text.startswith(
+        "fingerprint,error_type,functions,period"
+    )
+    assert api.get("/frames/cause_periods.xlsx").status_code == 404
     assert api.get("/frames/jobs.json").status_code == 422
     assert api.get("/frames/jobs.json", params={"queue": "nothing"}).status_code == 404
 
