@@ -195,7 +195,7 @@ def attach(application: BokehTornado, shared: Runtime) -> None:
     """Put the guard before everything *application* answers, and add our routes to it."""
     # FastAPI: not for those who only ask for the runtime
     from app.api import submission
-    from app.api.application import create_api, nouns
+    from app.api.application import create_api, nouns, warmed_up
     from app.api.stats import ready_stats
 
     application.settings["websocket_max_message_size"] = MAX_BODY_BYTES
@@ -219,7 +219,7 @@ def attach(application: BokehTornado, shared: Runtime) -> None:
         (
             f"{prefix}/(?:{'|'.join(map(re.escape, sorted(api_nouns)))})(?:/.*)?",
             AsgiHandler,
-            {"app": create_api(shared)},
+            {"app": warmed_up(create_api(shared))},
         ),
         (f"{prefix}/login", LoginHandler, titled),
         (f"{prefix}/login/oauth", OAuthHandler, {**titled, "provider": provider}),

@@ -10,11 +10,13 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import httpx
 import pytest
 
+from app.api.application import create_api, warmed_up
 from app.verify.deployment import Deployment
 from app.verify.standing import page_opens
 from tests.conftest import ROOT, RunningRedis, start_redis, unused_port, wait_until
@@ -226,3 +228,27 @@ def test_a_taken_port_is_told_in_one_sentence(tmp_path: Path) -> None:
     assert ended.returncode != 0
     assert "PortInUse" in ended.stderr
     assert "is taken" in ended.stderr
+
+
+async def test_the_first_request_finds_the_routes_made() -> None:
+    """
+    FastAPI makes them when the first request comes, which waits half a second then, on a busy machine two.
+    """
+    api: Any = warmed_up(create_api(None))  # type: ignore[arg-type]
+    made: list[object] = []
+
+    def note(frame: FrameType, event: str, _: object) -> None:
+        if event == "call" and frame.f_code.co_name in ("get_dependant", "build_middleware_stack"):
+            made.append(frame.f_code.co_name)
+
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(api, raise_app_exceptions=False), base_url="http://x"
+    ) as client:
+        sys.setprofile(note)
+        try:
+            answer = await client.get("/no/such/path")
+        finally:
+            sys.setprofile(None)
+
+    assert answer.status_code == 404
+    assert made == []
