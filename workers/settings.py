@@ -133,6 +133,7 @@ def worker_settings(queue: str, settings: Settings | None = None) -> dict[str, A
     """Return arq's settings of the worker of *queue*; NotFound names the declared queues."""
     settings = settings or Settings.load()
     policy: QueuePolicy = settings.queue(queue)
+    names = settings.names_of(settings.placement.server_of(queue))
 
     async def startup(ctx: dict[str, Any]) -> None:
         cache = ctx["cache"] = connect(settings.url("cache"))
@@ -173,6 +174,8 @@ def worker_settings(queue: str, settings: Settings | None = None) -> dict[str, A
         "ctx": {
             "arqscope": EngineOptions(
                 url=settings.url_of_queue(queue),
+                setting=names[0],
+                login_setting=names[1],
                 policy=RetryPolicy(
                     attempts=policy.attempts,
                     base_s=policy.backoff_s,

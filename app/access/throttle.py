@@ -3,6 +3,7 @@
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from math import ceil
 from typing import Final
 
 #: wrong keys an address may offer per minute before it has to wait
@@ -26,10 +27,12 @@ class _Window:
         return len(self._failures)
 
     def wait_s(self, name: str, limit: int | None = None) -> int:
+        """Whole seconds after which fewer than *limit* of its failures are of the last minute; 0: now."""
         recent = self._recent(name)
-        if len(recent) < (limit or self._limit):
+        too_many = len(recent) - (limit or self._limit)
+        if too_many < 0:
             return 0
-        return max(1, int(recent[0] + 60 - self._clock()))
+        return max(1, ceil(recent[too_many] + 60 - self._clock()))
 
     def failed(self, name: str) -> None:
         """Note a failure."""
@@ -69,8 +72,14 @@ class Throttle:
         While many addresses guess at one key, each has fewer tries; none has no try, so that a
         guesser does not lock out who comes with the right key from a new address.
         """
-        fewer = self._fewer if self._keys.wait_s(key) else None
-        return self._addresses.wait_s(address, fewer)
+        besieged_s = self._keys.wait_s(key)
+        if not besieged_s:
+            return self._addresses.wait_s(address)
+        # enough of its own are forgotten, or the siege is over and the usual number may be tried
+        return min(
+            self._addresses.wait_s(address, self._fewer),
+            max(besieged_s, self._addresses.wait_s(address)),
+        )
 
     def failed(self, address: str, key: str = "") -> bool:
         """Note a wrong credential from *address*; True when it has to wait from now on."""

@@ -46,7 +46,7 @@ _OTHER_CONTENT: Final[dict[str, tuple[str, ...]]] = {
         "application/vnd.apache.parquet",
     ),
 }
-#: what a placeholder in a path may be, so that the document can be tried as it is
+#: what a request must name may be, so that the document can be tried as it is
 _PLACES: Final = {
     "queue": "async-processing",
     "source": "async-processing",
@@ -58,6 +58,9 @@ _PLACES: Final = {
     "channel": "user:123",
     "name": "queues",
     "kind": "json",
+    "start": "2026-11-26T03:00:00Z",
+    "end": "2026-11-26T03:40:00Z",
+    "at": "2026-11-26T03:00:00Z",
 }
 _TEXT: Final = {"schema": {"type": "string"}}
 _HEADERS: Final[dict[str, Any]] = {
@@ -156,7 +159,7 @@ def _add_headers(answer: dict[str, Any], names: tuple[str, ...]) -> None:
 
 
 def _add_example(place: dict[str, Any]) -> None:
-    if place["in"] != "path" or place["name"] not in _PLACES:
+    if not place["required"] or place["name"] not in _PLACES:
         return
     if not {"enum", "examples"} & set(place["schema"]):
         place["example"] = _PLACES[place["name"]]

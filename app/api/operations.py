@@ -8,11 +8,13 @@ from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from app import actions, operations
+from app.api import answers
 from app.api.access import Caller, Shared
-from app.api.encoded import encoded
+from app.api.encoded import encoded, paged
 from app.api.reports import Report, report
 from app.api.strict_json import StrictRoute
 from app.operations import Operation
+from app.operations.listing import page
 
 router = APIRouter(tags=["operations"], route_class=StrictRoute)
 
@@ -63,20 +65,17 @@ async def start(wanted: NewOperation, shared: Shared, caller: Caller) -> Report:
     return report(await actions.start_operation(*where, kind, source, asked.pop("filter"), **asked))
 
 
-@router.get("/operations", response_model=list[Operation])
+@router.get("/operations", response_model=answers.PageOf[Operation])
 async def listed(
     shared: Shared,
     _: Caller,
     state: Annotated[Literal["open", "all"], Query()] = "all",
-    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    cursor: Annotated[str | None, Query(max_length=256)] = None,
+    limit: Annotated[int, Query(ge=1, le=500)] = 100,
 ) -> Response:
-    """List operations: all, newest first, or those that are open."""
+    """List operations a page at a time, newest first: all, or those that are open."""
     redis = shared.connections.queue
-    if state == "open":
-        found = await operations.still_open(redis)
-    else:
-        found = await operations.recent(redis, limit)
-    return encoded([asdict(operation) for operation in found[:limit]])
+    return paged(await page(redis, cursor, limit, open_only=state == "open"))
 
 
 @router.get("/operations/{operation_id}", response_model=Operation)

@@ -13,7 +13,7 @@ from redis.exceptions import RedisError
 
 from app import __version__
 from app.child import die_with_parent
-from app.cli.terminal import say
+from app.cli.terminal import reachable_settings, say
 from app.errors import ArqscopeError
 from app.liveness import living
 from app.placement import HOME
@@ -132,7 +132,7 @@ def alive(
 
 
 async def _living(role: str, source: str) -> list[WorkerInfo]:
-    settings = Settings.load()
+    settings = reachable_settings()
     names: Sequence[str] = (HOME,)  # events and dead-letters beat at home
     if role == Role.WORKER.value:
         placement = settings.placement

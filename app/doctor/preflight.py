@@ -16,6 +16,7 @@ from app.doctor.findings import Finding, Severity, together, worst_first
 from app.errors import SettingsError, UnsafeRedis
 from app.settings import Settings
 from app.wire.connections import connect
+from app.wire.misfits import Misfit, misfit_of
 
 _T = TypeVar("_T")
 log = logging.getLogger("arqscope.preflight")
@@ -38,6 +39,7 @@ class Preflight:
     told: tuple[Finding, ...]
     refused: tuple[Finding, ...]
     unknown: tuple[str, ...]
+    misfits: tuple[Misfit, ...] = ()
 
 
 async def look(settings: Settings, roles: Iterable[str] = ()) -> Preflight:
@@ -47,7 +49,9 @@ async def look(settings: Settings, roles: Iterable[str] = ()) -> Preflight:
         raise SettingsError(
             f"ARQSCOPE_ACCEPT_HAZARDS: {hazard!r} is none of {', '.join(sorted(REFUSED))}"
         )
-    seen = await asyncio.gather(*(_look_at(role, settings.url(role)) for role in roles))
+    *seen, cache = await asyncio.gather(
+        *(_look_at(role, settings.url(role)) for role in (*roles, "cache"))
+    )
     found = [
         finding
         for server in seen
@@ -66,7 +70,15 @@ async def look(settings: Settings, roles: Iterable[str] = ()) -> Preflight:
         told=together(worst_first(f for f in found if f not in refused)),
         refused=together(worst_first(refused)),
         unknown=tuple(f"redis {s.role}: {text}" for s in seen for text in servers.unknown_of(s)),
+        misfits=tuple(filter(None, (_misfit(settings, server) for server in (*seen, cache)))),
     )
+
+
+def _misfit(settings: Settings, server: servers.Server) -> Misfit | None:
+    if server.error is None:
+        return None
+    address, password = settings.names_of(server.role)
+    return misfit_of(server.error, server.url, address=address, password=password)
 
 
 async def _look_at(role: str, url: str) -> servers.Server:
@@ -81,8 +93,14 @@ async def _look_at(role: str, url: str) -> servers.Server:
 
 
 async def check(settings: Settings, roles: Iterable[str] = ()) -> None:
-    """Log what is wrong with the servers of *roles*; UnsafeRedis when nobody should start on one."""
+    """Log what is wrong with the servers of *roles* and the cache; UnsafeRedis when nobody should start on one.
+
+    A login that is refused stops nobody: it may be a rotation, and whoever waits goes on when it is over.
+    """
     seen = await look(settings, roles)
+    for misfit in seen.misfits:
+        fields = {"setting": misfit.setting, "url": misfit.url, "error": misfit.said}
+        log.error("Redis refuses us", extra=fields | {"remedy": misfit.remedy})
     for finding in seen.told:
         fields = {"hazard": finding.hazard, "where": finding.where, "evidence": finding.evidence}
         log.warning(finding.sentence, extra=fields | {"remedy": finding.remedy})

@@ -46,6 +46,7 @@ class Server:
     skew_s: float = 0.0  #: Redis' clock minus ours, as far as the round trip can tell
     free_bytes: int | None = None  #: on its disk, where that is a disk of this machine
     problem: str = ""  #: why it told nothing
+    error: Exception | None = field(default=None, repr=False)  #: the same, as it was raised
 
     @property
     def is_of_queues(self) -> bool:
@@ -85,7 +86,7 @@ async def look_at(
         problem = f"Redis at {masked_url(url)} does not answer within {patience_s:g} s"
         return Server(role=role, url=url, problem=problem)
     except (RedisError, OSError) as error:
-        return Server(role=role, url=url, problem=str(explained(error, url)))
+        return Server(role=role, url=url, problem=str(explained(error, url)), error=error)
     told_s = int(seconds) + int(micros) / 1e6
     skew_s = told_s - ended if told_s > ended else min(0.0, told_s - began)
     config, user, replay_lacks = None, "", ""
@@ -163,7 +164,7 @@ def _free_bytes(url: str, info: Mapping[str, Any], config: Mapping[str, str] | N
 def unknown_of(server: Server) -> Iterator[str]:
     """What one server did not tell, and why."""
     if server.problem:
-        yield "it told nothing"
+        yield f"it told nothing: {server.problem}"
         return
     if server.config is None:
         yield "its configuration is not for us to ask (CONFIG GET): fsync, save, keyspace events"

@@ -3,12 +3,16 @@
 It bounds what is read, asks the guard, answers refusals, and hands the visit on with the request.
 """
 
+import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, cast
 
 from bokeh.server.tornado import BokehTornado
+from tornado.escape import json_encode
 from tornado.httputil import HTTPServerRequest
+from tornado.iostream import StreamClosedError
 from tornado.web import RequestHandler, stream_request_body
 
 from app.actions import Actor
@@ -31,6 +35,9 @@ _MAX_READ_BYTES: Final = 16 * MAX_BODY_BYTES
 _MAX_FORM_BYTES: Final = 16_384
 #: refused before the body is read
 _EARLY: Final = (411, 413)
+#: s, and bytes, that are dropped after such an answer before the connection is closed over what still comes
+LINGER_S: Final = 2.0
+LINGER_BYTES: Final = 64_000_000
 _KNOWN_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"})
 #: what would let a request choose the page session it joins
 _CHOOSERS: Final = ("bokeh-token", "bokeh-session-id")
@@ -215,7 +222,28 @@ class RefusalHandler(RequestHandler):
         if self._refusal.status in _EARLY or self.request.method not in _KNOWN_METHODS:
             # what is answered before it is read ends its connection: told, so that nobody asks on it again
             self.set_header("Connection", "close")
-            self._answer()
+            said = put_refusal(self, self._refusal, self._prefix)
+            self.set_header("Content-Length", len(said))
+            self.write(said)
+            with contextlib.suppress(StreamClosedError, TimeoutError):
+                async with asyncio.timeout(LINGER_S):
+                    await self.flush()
+                    await self._drop_the_rest()
+            self.finish()
+
+    async def _drop_the_rest(self) -> None:
+        """Read what is still coming and keep none of it, for a while: whoever sends would meet a reset."""
+        headers = self.request.headers
+        declared = headers.get("Content-Length", "0")
+        left = int(declared[:12]) if declared.isdecimal() else 0
+        if "Transfer-Encoding" in headers:
+            left = LINGER_BYTES
+        if "Expect" in headers:  # it waits for our word, and this is it
+            left = 0
+        left = min(left, LINGER_BYTES)
+        stream = cast(Any, self.request.connection).stream
+        while left > 0:
+            left -= len(await stream.read_bytes(min(left, 65_536), partial=True))
 
     def _answer(self) -> None:
         answer_refusal(self, self._refusal, self._prefix)
@@ -225,6 +253,11 @@ class RefusalHandler(RequestHandler):
 
 def answer_refusal(handler: RequestHandler, refusal: Refusal, prefix: str = "") -> None:
     """Answer *handler*'s request with *refusal* and log it; ends the request."""
+    handler.finish(put_refusal(handler, refusal, prefix))
+
+
+def put_refusal(handler: RequestHandler, refusal: Refusal, prefix: str = "") -> bytes:
+    """Set status and headers of *refusal*, log it, and return the body that tells it."""
     handler.is_refused = True  # type: ignore[attr-defined]
     handler.set_status(refusal.status)
     for name, value in refusal.headers.items():
@@ -243,17 +276,17 @@ def answer_refusal(handler: RequestHandler, refusal: Refusal, prefix: str = "") 
             "requestId": request_id,
         },
     )
-    handler.finish(
-        {
-            "error": {
-                "code": refusal.code,
-                "message": refusal.message,
-                "field": None,
-                "hint": refusal.hint or None,
-            },
-            "requestId": request_id,
-        }
-    )
+    handler.set_header("Content-Type", "application/json; charset=UTF-8")
+    told = {
+        "error": {
+            "code": refusal.code,
+            "message": refusal.message,
+            "field": None,
+            "hint": refusal.hint or None,
+        },
+        "requestId": request_id,
+    }
+    return json_encode(told).encode()
 
 
 def page_visit(session_context: Any) -> Visit | None:

@@ -218,7 +218,8 @@ class OAuthHandler(DoorHandler):
         wait_s = self._guard.throttle.wait_s(peer, "")
         if wait_s:
             again = {"Retry-After": str(wait_s)}
-            self._fail(Refusal(429, "too_many_failures", "too many logins failed", "", again))
+            hint = f"wait {wait_s} s"
+            self._fail(Refusal(429, "too_many_failures", "too many logins failed", hint, again))
             return
         state = self.get_query_argument("state", "")
         if not _is_ours(flow, state):

@@ -267,18 +267,18 @@ async def read(redis: Redis, operation_id: str) -> Operation:
 
 async def recent(redis: Redis, limit: int = 100) -> list[Operation]:
     """Return the newest operations, newest first."""
-    return await _several(redis, await _asked(redis.zrevrange(keys.OPERATIONS, 0, limit - 1)))
+    return await several(redis, await _asked(redis.zrevrange(keys.OPERATIONS, 0, limit - 1)))
 
 
 async def before(redis: Redis, at_ms: float, limit: int = 100) -> list[Operation]:
     """Return the operations that were asked for by then, newest first."""
     found = redis.zrevrangebyscore(keys.OPERATIONS, at_ms, "-inf", start=0, num=limit)
-    return await _several(redis, await _asked(found))
+    return await several(redis, await _asked(found))
 
 
 async def still_open(redis: Redis) -> list[Operation]:
     """Return the operations that may still do something, oldest first."""
-    found = await _several(redis, await _asked(redis.hvals(keys.OPEN_OPERATIONS)))
+    found = await several(redis, await _asked(redis.hvals(keys.OPEN_OPERATIONS)))
     return sorted((o for o in found if o.state.is_open), key=lambda o: (o.created_at, o.id))
 
 
@@ -373,7 +373,8 @@ CANARY_PASSED: Final = "the canaries ended well"
 CANARY_OVERRULED: Final = "the canary rule was overruled"
 
 
-async def _several(redis: Redis, ids: Sequence[str]) -> list[Operation]:
+async def several(redis: Redis, ids: Sequence[str]) -> list[Operation]:
+    """The operations of *ids* that are still kept, in that order."""
     if not ids:
         return []
     pipe = redis.pipeline(transaction=False)

@@ -143,7 +143,7 @@ class Remote(Caller):
         steps = []
         for path, query in self._requests(ask):
             said = {k: v for k, v in query.items() if v not in (None, "")}
-            times = 1 if ask.what in ("history", "operations") else -(-ask.reads // PAGE)
+            times = 1 if ask.what == "history" else -(-ask.reads // PAGE)
             text = f"GET {path}" + (f"?{urlencode(said)}" if said else "")
             rows = ask.reads if ask.what != "history" else 1_000
             steps.append(Step(where="http", command=(text,), times=times, rows=rows))
@@ -183,7 +183,7 @@ class Remote(Caller):
                         {"start": answers.iso(start), "end": answers.iso(end)},
                     )
             case "operations":
-                yield "/operations", {"limit": ask.reads}
+                yield "/operations", {"limit": limit}
 
     def read(self, ask: Ask) -> pd.DataFrame:
         """Send the requests of *ask* and make its frame."""
@@ -197,8 +197,6 @@ class Remote(Caller):
                 parts.append(answers.table(body, self.where))
             elif ask.what == "history":
                 parts.append(answers.framed(self._get(path, **query), TIER_COLUMNS))
-            elif ask.what == "operations":
-                rows += self._get(path, **query)
             else:
                 rows += self._pages(path, query, ask.reads)
         match ask.what:

@@ -183,12 +183,23 @@ class Settings(Web, Work, RedisServers):
 
     def url(self, role: str) -> str:
         """URL of a *role* (``cache``, ``streams``, ``queue``, ``queue-2`` …): password filled in, TLS checked."""
+        return self.complete(self._given(role))
+
+    def names_of(self, role: str) -> tuple[str, str]:
+        """The variables that say where the server of *role* is, and what its password is."""
+        own = {"cache": "REDIS_URL", "streams": "REDIS_STREAMS_URL", HOME: "REDIS_QUEUE_URL"}
+        address = own.get(role, "REDIS_QUEUE_SHARDS")
+        parts = urlsplit(self._given(role))
+        says_itself = parts.password is not None or parts.scheme == "unix"
+        return address, address if says_itself else "REDIS_PASSWORD"
+
+    def _given(self, role: str) -> str:
         own = {
             "cache": self.redis_url,
             "streams": self.redis_streams_url,
             HOME: self.redis_queue_url,
         }
-        return self.complete(own[role] if role in own else self.placement.url_of(role))
+        return own[role] if role in own else self.placement.url_of(role)
 
 
 def secret_names() -> tuple[str, ...]:

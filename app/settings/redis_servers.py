@@ -82,10 +82,10 @@ class RedisServers(BaseModel):
 
 
 def masked_url(url: str) -> str:
-    """Return *url* with its password replaced by ``***``."""
+    """Return *url* with its passwords replaced by ``***``."""
     parts = urlsplit(url)
-    if "sentinel_password=" in parts.query:
-        query = re.sub(r"(sentinel_password=)[^&]*", r"\1***", parts.query)
+    if "password=" in parts.query:
+        query = re.sub(r"(password=)[^&]*", r"\1***", parts.query)
         parts = parts._replace(query=query)
         url = urlunsplit(parts)
     if parts.password is None:

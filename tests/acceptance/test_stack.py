@@ -166,6 +166,12 @@ def test_a_worker_that_crashes_is_started_again(directory: Path):
             lambda: pid_file.exists() and pid_file.read_text().split("\0")[0] not in ("", first), 20
         )
         assert "worker-async-processing ended (signal SIGKILL)" in up.text
+
+        def alive() -> bool:  # asks the embedded Redis, as the other commands do
+            told = arqscope("alive", "worker", "async-processing", directory=directory)
+            return told.returncode == 0 and "worker async-processing running" in told.stdout
+
+        wait_until(alive, 60, "arqscope alive finds the worker of this stack")
     finally:
         up.end()
 

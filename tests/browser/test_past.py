@@ -292,12 +292,14 @@ def test_one_job_is_shown_as_of_then(window: Window, walker: dict[str, int]) -> 
     page.get_by_text("It did not exist yet.").wait_for()
     window.go(where + moment(walker["retrying"]))
     page.get_by_role("region", name="Life of the job").get_by_text("none yet").wait_for()
-    assert page.locator(".title .state").inner_text() == "retrying"
-    assert page.get_by_role("table", name="Attempts up to then").locator("tbody tr").count() == 1
+    page.locator(".title .state").get_by_text("retrying", exact=True).wait_for()
+    attempts = page.get_by_role("table", name="Attempts up to then").locator("tbody tr")
+    attempts.first.wait_for()
+    assert attempts.count() == 1
     assert page.locator("dd .state.c-unknown").first.get_attribute("title")
     window.go(where + moment(walker["dead"]))
     page.get_by_role("link", name="walker").wait_for()
-    assert page.locator(".title .state").inner_text() == "dead"
+    page.locator(".title .state").get_by_text("dead", exact=True).wait_for()
     assert page.get_by_role("button", name="Retry").count() == 0
 
 

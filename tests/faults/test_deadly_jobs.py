@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import pytest
 
@@ -54,8 +54,8 @@ async def test_a_job_that_kills_its_worker_is_buried_alone(make_rig: MakeRig, ro
     assert verdict.holds, describe(verdict)
     assert {b.decode() for b in buried} == {request.id for request in poison}
     assert set(crash_runs.values()) == {3}
-    record = await cast(Any, rig.client.hgetall(keys.dead_record(rig.queue, "poison0")))
-    assert record[b"reason"] == b"crash"
+    record = await rig.letter("poison0")
+    assert record["reason"] == "crash"
 
 
 @pytest.mark.row("W8")
@@ -146,7 +146,7 @@ async def test_a_job_that_runs_its_worker_out_of_memory_is_buried_alone(
     await rig.stop()
 
     verdict = await rig.verdict()
-    record = await cast(Any, rig.client.hgetall(keys.dead_record(rig.queue, "glutton")))
+    record = await rig.letter("glutton")
     row.figure(
         fault="the kernel" if group else "a watcher",
         oom_kills=len(rig.workers) - 1,
@@ -157,4 +157,4 @@ async def test_a_job_that_runs_its_worker_out_of_memory_is_buried_alone(
         group.rmdir()
     assert verdict.holds, describe(verdict)
     assert (verdict.dead, verdict.complete) == (1, innocents)
-    assert record[b"reason"] == b"crash"
+    assert record["reason"] == "crash"

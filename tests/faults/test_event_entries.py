@@ -246,7 +246,6 @@ async def test_pending_entries_that_were_deleted_are_counted_and_reported(
     for one in deleted:
         del rig.acked[one]
     rig.start()
-    await asyncio.sleep(0.5)
     await rig.settled()
 
     async def is_reported() -> list[str]:

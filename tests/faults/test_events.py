@@ -46,6 +46,11 @@ async def _outlast(rig: EventRig, limit_s: float = 90) -> float:
     return time.monotonic() - began
 
 
+async def _is_taken_over(rig: EventRig, held: set[str], pid: int) -> bool:
+    """Whether another process than *pid* began one of the events it holds; so too when it holds none."""
+    return not held or any(e.id in held and e.pid != pid for e in rig.entries("start"))
+
+
 def _overlaps(rig: EventRig, pauses: dict[int, list[tuple[float, float]]]) -> tuple[int, int]:
     """Events that two processes began, and those both worked on while neither was frozen."""
     spans: dict[str, dict[int, list[float]]] = defaultdict(dict)
@@ -328,12 +333,15 @@ async def test_no_two_processors_handle_an_event_at_the_same_time(
         await rig.started(one)
     pauses: dict[int, list[tuple[float, float]]] = defaultdict(list)
     for number in range(sized(15, 1)):
-        await rig.work(sized(100, 30), seconds=0.02)
+        await rig.work(sized(100, 30), seconds=sized(0.02, 0.3))
         begun = await rig.has("start", sized(100, 30) * number + 10)
         paused = next(one for one in fleet if one.pid == begun[-1].pid)
         paused.send(signal.SIGSTOP)
         since = time.time()
+        held = {e.id for e in rig.entries("start") if e.pid == paused.pid}
+        held -= {e.id for e in rig.entries("done")}
         await asyncio.sleep(3 * rig.lease_s)
+        await rig.holds(lambda held=held, pid=paused.pid: _is_taken_over(rig, held, pid))
         pauses[paused.pid].append((since, time.time()))
         paused.send(signal.SIGCONT)
     await rig.settled()

@@ -259,10 +259,10 @@ async def test_a_wrong_password_is_said_clearly_and_patiently_and_never_shown(
         await boss.config_set("requirepass", secret)
         recovered.append(await _works(rig, boss, "rotated"))
 
+        seen = len(worker.said())
         await boss.execute_command("ACL", "SETUSER", "default", "off")
         await boss.execute_command("CLIENT", "KILL", "USER", "default")
-        await until(lambda: asyncio.sleep(0, proxy.open_connections == 0))
-        await asyncio.sleep(0.5)
+        await _heard(worker, "invalid username-password", "WRONGPASS", since=seen)
         switched = await _attempts(proxy, watch_s)
         await boss.execute_command("ACL", "SETUSER", "default", "on")
         recovered.append(await _works(rig, boss, "switched"))
@@ -433,7 +433,6 @@ async def test_a_claim_whose_reply_was_lost_costs_its_jobs_neither_time_nor_a_cr
     async with ChaosProxy(rig.server.port) as proxy:
         worker = rig.start(more=_through(rig, proxy))
         await rig.has_started(worker)
-        await asyncio.sleep(0.3)
         proxy.lose_reply_with = b'"f":"work"'
         submitted_at = time.time()
         await rig.work(5, 0.1)

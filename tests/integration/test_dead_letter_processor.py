@@ -282,7 +282,7 @@ async def test_killing_the_processor_loses_and_doubles_no_letter(tmp_path: Path,
     for round_number in range(5):
         before = await moved()
         process = start_processor(server)
-        await until(lambda n=before: has_moved(min(n + 1, 1_500)))
+        await until(lambda n=before: has_moved(min(n + 1, 1_500)), timeout_s=60)
         process.send_signal(signal.SIGKILL)
         process.wait()
         left.append(await undecided())
@@ -291,7 +291,7 @@ async def test_killing_the_processor_loses_and_doubles_no_letter(tmp_path: Path,
             server.restart()
     process = start_processor(server)
     await until(lambda: has_moved(1_500), timeout_s=60)
-    await until(lambda: _is_none(undecided))
+    await until(lambda: _is_none(undecided), timeout_s=60)
     server.restart()
     await bury(redis, "last", error_type="ConnectionError")
     await until(lambda: _is_decided(redis, "last"), timeout_s=30)

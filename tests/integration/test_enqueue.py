@@ -14,6 +14,7 @@ from app.errors import InvalidRequest, RedisRefused, RedisUnavailable
 from app.payloads.codec import Codec
 from app.wire.connections import connect
 from tests.conftest import RunningRedis, start_redis
+from tests.waiting import within
 
 QUEUE = "async-processing"
 both = pytest.mark.parametrize("redis_server", ["system", "bundled"], indirect=True)
@@ -113,7 +114,7 @@ async def test_a_redis_that_is_away_is_told_in_two_seconds(tmp_path: Path):
     client = connect(server.url)
     server.kill()
 
-    async with asyncio.timeout(2):
+    async with within(2):
         with pytest.raises(RedisUnavailable):
             await enqueue(client, QUEUE, JobRequest(name="generic"))
     await client.aclose()
@@ -133,7 +134,7 @@ async def test_a_redis_that_is_silent_is_told_in_two_seconds_and_the_job_is_made
     server.process.send_signal(signal.SIGSTOP)
 
     for client in (warm, cold):
-        async with asyncio.timeout(2):
+        async with within(2):
             with pytest.raises(RedisUnavailable, match=r"does not answer|no answer"):
                 await enqueue(client, QUEUE, JobRequest(name="generic", id="j1"))
     server.process.send_signal(signal.SIGCONT)

@@ -92,7 +92,9 @@ async def test_an_operators_day(api: httpx.AsyncClient, connections: Connections
     started = (await api.post("/operations", json=wanted | {"rate_per_s": 500})).json()
     operation_id = started["detail"]["operation"]
     assert (await api.post(f"/operations/{operation_id}/pause")).json()["changed"]
-    assert [o["state"] for o in (await api.get("/operations?state=open")).json()] == ["paused"]
+    assert [o["state"] for o in (await api.get("/operations?state=open")).json()["items"]] == [
+        "paused"
+    ]
     assert (await api.post(f"/operations/{operation_id}/resume")).json()["changed"]
     await drive(connections, operation_id)
 
@@ -100,7 +102,7 @@ async def test_an_operators_day(api: httpx.AsyncClient, connections: Connections
     assert (told["state"], told["done"], told["filter"]) == ("done", 8, wanted["filter"])
     assert (await api.post(f"/operations/{operation_id}/abort")).status_code == 409
     assert (await api.get("/operations/op-nowhere")).status_code == 404
-    assert [o["id"] for o in (await api.get("/operations")).json()] == [operation_id]
+    assert [o["id"] for o in (await api.get("/operations")).json()["items"]] == [operation_id]
     lines = [line.action for line in await audit.recent(redis)]
     assert lines.count("start_operation") == 1
 

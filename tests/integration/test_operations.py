@@ -17,6 +17,7 @@ from app.letters.redrive import Shelf
 from app.operations import OperationState
 from app.operations.drive import Bucket, advance, drive
 from app.operations.kinds import kind_of
+from app.operations.listing import page
 from tests.letters import (
     ANN,
     BOB,
@@ -493,3 +494,66 @@ async def test_no_error_ends_the_runner_of_operations(connections, monkeypatch, 
     assert len(driven) >= 2  # it was taken up again
     assert sum("operations in trouble" in r.message for r in caplog.records) >= 4
     assert runner.trouble == ""
+
+
+async def _walk(redis: Redis, size: int, **more: Any) -> list[list[str]]:
+    pages, cursor = [], None
+    while True:
+        found = await page(redis, cursor, size, **more)
+        pages.append([one.id for one in found.items])
+        cursor = found.cursor
+        if cursor is None:
+            return pages
+
+
+@pytest.mark.parametrize("open_only", [False, True], ids=["all", "open"])
+async def test_pages_of_operations_leave_nothing_out_while_others_come_and_end(
+    connections, settings, open_only
+):
+    """
+    Some lie in one millisecond: those are told apart by their names.
+    """
+    redis = connections.queue
+    await bury_some(redis, 1)
+    ids = [
+        await start(connections, settings, filter={"text": f"no such {n}"}, reason="x")
+        for n in range(7)
+    ]
+    newest = [one.id for one in (await page(redis, None, 7, open_only=open_only)).items]
+
+    first = await page(redis, None, 3, open_only=open_only)
+    later = await start(connections, settings, filter={"text": "later"})
+    await operations.abort(redis, first.items[-1].id, "the one the cursor names")
+    second = await page(redis, first.cursor, 3, open_only=open_only)
+    third = await page(redis, second.cursor, 3, open_only=open_only)
+
+    seen = [one.id for found in (first, second, third) for one in found.items]
+    assert sorted(newest) == sorted(ids)
+    assert seen == newest
+    assert third.cursor is None
+    assert later not in seen
+    assert (await page(redis, None, 1, open_only=open_only)).items[0].id in (later, newest[0])
+    assert [len(found) for found in await _walk(redis, 500, open_only=open_only)] == [8 - open_only]
+
+
+async def test_operations_of_one_millisecond_have_an_order_of_their_own(connections, settings):
+    """
+    By their names, which are random: a page that ends among them goes on behind the right one.
+    """
+    redis = connections.queue
+    await bury_some(redis, 1)
+    ids = [await start(connections, settings, filter={"text": f"no such {n}"}) for n in range(5)]
+    for one in ids:
+        await redis.hset(keys.operation(one), "created_at", "1700000000000")
+        await redis.zadd(keys.OPERATIONS, {one: 1700000000000})
+
+    for open_only in (False, True):
+        walked = await _walk(redis, 2, open_only=open_only)
+        assert walked == [sorted(ids, reverse=True)[n : n + 2] for n in (0, 2, 4)]
+
+
+@pytest.mark.parametrize("open_only", [False, True], ids=["all", "open"])
+@pytest.mark.parametrize("cursor", ["x", "", "1:2:3", "nan x", "1 \n"])
+async def test_a_cursor_that_is_none_of_ours_is_refused(connections, cursor, open_only):
+    with pytest.raises(InvalidRequest, match="cursor"):
+        await page(connections.queue, cursor, open_only=open_only)

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -93,6 +94,60 @@ def test_the_server_keeps_to_its_own_description(keyed: RunningServer, tmp_path:
     assert ended.returncode == 0, ended.stdout[-6000:] + ended.stderr[-2000:]
     assert tried is not None
     assert int(tried[1]) > 300
+
+
+def test_every_example_of_the_description_is_a_valid_request(keyed: RunningServer) -> None:
+    """
+    Whoever copies one from /docs may meet that something is not there (404) or does not apply (409), never that
+    what the description itself proposes is malformed (400) or invalid (422).
+    """
+    made: Any = create_api(None)  # type: ignore[arg-type]
+    schema = made.openapi()
+    refused, lacking, asked = [], [], 0
+    with keyed.client(X_API_Key=KEY) as client:
+        for path, operations in schema["paths"].items():
+            for method, operation in operations.items():
+                where, query = path, {}
+                for place in operation.get("parameters", ()):
+                    if place["in"] == "header" or not place["required"]:
+                        continue
+                    example = _example_of(place)
+                    if example is None:
+                        lacking.append(f"{method} {path}: {place['name']}")
+                    where = where.replace("{" + place["name"] + "}", quote(str(example), safe=""))
+                    if place["in"] == "query":
+                        query[place["name"]] = example
+                for body in _bodies(schema, operation):
+                    more: Any = {} if body is None else {"json": body}
+                    with client.stream(method, where, params=query, **more) as answer:
+                        asked += 1
+                        if answer.status_code in (400, 405, 415, 422) or answer.is_server_error:
+                            answer.read()
+                            refused.append(f"{method} {where} {body}: {answer.text}")
+
+    assert lacking == []
+    assert refused == []
+    assert asked > 70
+
+
+def _example_of(place: Any) -> Any:
+    said = place["schema"]
+    many = [place.get("example"), *said.get("examples", ()), *said.get("enum", ())]
+    return next((one for one in many if one is not None), None)
+
+
+def _bodies(schema: Any, operation: Any) -> list[Any]:
+    """The examples of a request's JSON body; None: it takes none."""
+    said = operation.get("requestBody")
+    if said is None:
+        return [None]
+    found = []
+    for value in _resolved(schema, said["content"]["application/json"]):
+        named = value.get("examples", [])
+        found += [one["value"] for one in named.values()] if isinstance(named, dict) else named
+        found += [value["example"]] if "example" in value else []
+    assert found, operation["operationId"]
+    return found
 
 
 def test_a_client_can_be_generated_from_the_description() -> None:

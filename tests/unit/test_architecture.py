@@ -101,7 +101,7 @@ SHARED = {
     "letters.causes", "letters.fingerprint", "letters.redrive", "letters.spill", "logs",
     "next_jobs", "operations", "operations.drive", "parcels", "payloads.arguments", "payloads.codec", "placement",
     "publisher", "records", "schedules", "sentinels", "settings", "streams.events",
-    "streams.notifications", "streams.triggers", "wire.connections", "wire.scripts",
+    "streams.notifications", "streams.triggers", "wire.connections", "wire.misfits", "wire.scripts",
 }  # fmt: skip
 
 

@@ -1,8 +1,11 @@
 """The guard, asked directly: who gets in, who does not, and what an attacker hears."""
 
 from dataclasses import replace
+from itertools import product
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from app.access.permissions import Access, policies_of
 from app.access.sessions import SESSION_COOKIE, SESSION_S
@@ -268,6 +271,70 @@ def test_the_throttle_forgets_after_a_minute_and_never_grows_without_bound() -> 
     for n in range(10_050):
         throttle.failed(f"address-{n}")
     assert len(throttle) == 10_000
+
+
+@pytest.mark.parametrize("door", ["header", "login"])
+def test_who_waits_what_429_says_is_looked_at_again_and_who_waits_less_is_not(
+    keyed: Guard, door: str
+) -> None:
+    """
+    The failures lie apart by no whole seconds: a Retry-After cut to whole ones would be too short.
+    """
+    now = [1000.0]
+    keyed.throttle = Throttle(clock=lambda: now[0])
+
+    def offer(key: str) -> Refusal | None:
+        if door == "login":
+            answer: object = keyed.login(key, "ada", "10.0.0.4")
+        else:
+            answer = keyed.decide(ask(x_api_key=key, peer="10.0.0.4"))
+        return answer if isinstance(answer, Refusal) else None
+
+    for n in range(FAILURES_PER_MINUTE):
+        offer(f"guess{n}")
+        now[0] += 0.7
+    refused = offer(KEY)
+    assert refused is not None
+    assert refused.status == 429
+    again_s = int(refused.headers["Retry-After"])
+
+    now[0] += again_s - 1
+    too_early = offer(KEY)
+    now[0] += 1
+    in_time = offer(KEY)
+
+    assert too_early is not None
+    assert too_early.status == 429
+    assert in_time is None
+
+
+@given(
+    failures=st.lists(
+        st.tuples(st.integers(0, 8 * 90), st.sampled_from("abc"), st.sampled_from("kl")),
+        max_size=60,
+    )
+)
+def test_the_wait_told_is_the_shortest_that_is_enough(
+    failures: list[tuple[int, str, str]],
+) -> None:
+    """
+    From any address, for any key, besieged or not. Times are eighths of a second, so that sums are exact.
+    """
+    now = [0.0]
+    throttle = Throttle(limit=6, clock=lambda: now[0], guesses=9)
+    for eighths, address, key in sorted(failures):
+        now[0] = eighths / 8
+        throttle.failed(address, key)
+    ended = now[0]
+
+    for address, key in product("abc", "kl"):
+        now[0] = ended
+        told = throttle.wait_s(address, key)
+        now[0] = ended + told
+        assert throttle.wait_s(address, key) == 0
+        if told:
+            now[0] = ended + told - 1
+            assert throttle.wait_s(address, key) > 0
 
 
 def test_the_key_is_in_no_attribute_of_the_guard(keyed: Guard) -> None:

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
-from app.payloads.codec import safe_str
 from app.wire.connections import is_refusal
 from workers.claims import pools
 from workers.claims.claimer import Claimer
@@ -44,12 +44,14 @@ class Claiming:
             crashes=worker.options.policy.crashes,
         )
         pause_s = 0.05
+        patience = worker.patience
         redis = self._redis = pools.for_claims(worker.pool.connection_pool)
         unsure_until = next_look = 0.0  # a claim that failed may still have been carried out, or be
         while not worker.draining:
             wanted = worker.admission.claimable()
             if wanted <= 0:
                 worker.slot_free.clear()
+                patience.at_rest(worker.leases.silent_s)
                 if not worker.burst:
                     await worker.wakeups.hang_up()
                 if worker.admission.claimable() <= 0 and not worker.draining:
@@ -71,7 +73,8 @@ class Claiming:
                 )
             except Exception as error:  # redis-py also raises AttributeError, RuntimeError …
                 unsure_until = time.monotonic() + worker.options.lease_s
-                on_trouble(f"cannot claim jobs: {safe_str(error, 200)}")
+                on_trouble(f"cannot claim jobs: {patience.told(error)}")
+                patience.at_work(error)
                 if is_refusal(error):
                     with contextlib.suppress(Exception):  # closing what is broken ends no work
                         await redis.connection_pool.disconnect(inuse_connections=False)
@@ -79,6 +82,7 @@ class Claiming:
                 pause_s = min(1.0, pause_s * 2)
                 continue
             pause_s = 0.05
+            patience.renew()
             worker.trouble = ""
             worker.admission.make_room(waits=found.quarantined_waits)
             worker.wakeups.clock_offset_ms = found.now_ms - time.time() * 1000
@@ -110,10 +114,17 @@ class Claiming:
 
     async def _burst_queue_is_empty(self) -> bool:
         worker = self._worker
-        if worker.tasks or len(worker.outbox):
-            await until_set(worker.slot_free, ROUND_S)
-            await worker.outbox.drained()
-        return not worker.tasks and await worker.pool.zcard(worker.queue_name) == 0
+        try:
+            if worker.tasks or len(worker.outbox):
+                await until_set(worker.slot_free, ROUND_S)
+                async with asyncio.timeout(worker.options.lease_s):
+                    await worker.outbox.drained()
+            return not worker.tasks and await worker.pool.zcard(worker.queue_name) == 0
+        except (
+            RedisError,
+            OSError,
+        ):  # a TimeoutError among them; the next claim meets and tells it
+            return False
 
 
 async def until_set(event: asyncio.Event, limit_s: float) -> None:

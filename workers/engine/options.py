@@ -13,6 +13,8 @@ class EngineOptions:
     """What arq's settings have no word for; passed as ``ctx={"arqscope": EngineOptions(...)}``."""
 
     url: str = ""  #: Redis URL; empty: arq's redis_settings or redis_pool
+    setting: str = "redis_settings"  #: what says where that Redis is …
+    login_setting: str = "redis_settings"  #: … and its password
     policy: RetryPolicy = field(default_factory=lambda: RetryPolicy(retry_errors=False))
     codec: Codec | None = None  #: None: arq's own serializers (pickle)
     lease_s: float = 30.0

@@ -31,6 +31,7 @@ from workers.claims.leases import LeaseKeeper, renewal_timeout_s
 from workers.claims.wakeups import Wakeups
 from workers.engine.claiming import ROUND_S, Claiming, until_set
 from workers.engine.options import EngineOptions
+from workers.engine.patience import Patience
 from workers.engine.schedules import Schedules
 from workers.engine.supervision import fence, supervise
 from workers.heartbeat import GOODBYE_S, Heartbeat, sources_alive
@@ -79,8 +80,10 @@ class Worker(arq.worker.Worker):
         self.stop_wanted = asyncio.Event()
         self._side_tasks: list[asyncio.Task[Any]] = []
         self._wakeups: Wakeups | None = None
+        self._patience: Patience | None = None
         self.claiming = Claiming(self)
         self._main: asyncio.Task[Any] | None = None  #: what runs ``main``
+        self._connected = False  #: whether Redis ever answered: hooks run then alone
 
     # -- life ----------------------------------------------------------------------------------
 
@@ -94,7 +97,8 @@ class Worker(arq.worker.Worker):
             self._main = None
 
     async def _main_until_stopped(self) -> None:
-        await self._connect()
+        if not await self._connect():
+            return
         if self.job_serializer is None and self.options.codec is not None:
             self.pool.job_serializer = self.options.codec.encode
             self.pool.job_deserializer = self.options.codec.decode
@@ -172,8 +176,9 @@ class Worker(arq.worker.Worker):
             await asyncio.wait([self._main])
         if not self._pool:
             return
-        await self._withdraw_health()
-        if self.on_shutdown:
+        if self._connected:
+            await self._withdraw_health()
+        if self.on_shutdown and self._connected:
             try:
                 await self.on_shutdown(self.ctx)
             except Exception:
@@ -296,6 +301,11 @@ class Worker(arq.worker.Worker):
         return cast(LeaseKeeper, self._leases)
 
     @property
+    def patience(self) -> Patience:
+        """How long this worker waits for Redis."""
+        return cast(Patience, self._patience)
+
+    @property
     def runner(self) -> Runner:
         """Runs claimed jobs."""
         return cast(Runner, self._runner)
@@ -342,20 +352,27 @@ class Worker(arq.worker.Worker):
     def _spawn(self, coroutine: Any) -> None:
         self._side_tasks.append(asyncio.get_running_loop().create_task(coroutine))
 
-    async def _connect(self) -> None:
+    async def _connect(self) -> bool:
+        """Wait for Redis; False: told to stop before. A burst gives up with RedisRefused or RedisUnavailable."""
         if self._pool is None:
             self._pool = await pools.pool_of(self)
+        pool = self._pool.connection_pool
+        patience = self._patience = Patience(self.options, pool, burst=self.burst)
         pause_s = 0.1
         while not self._draining:
             try:
                 await self._pool.ping()
             except (RedisError, OSError) as error:
-                self._on_trouble(f"cannot reach Redis: {safe_str(error, 200)}")
+                patience.at_start(error)
+                self._on_trouble(f"cannot reach Redis: {patience.told(error)}")
                 await until_set(self.stop_wanted, pause_s * (0.5 + random.random()))  # noqa: S311
                 pause_s = min(1.0, pause_s * 2)
             else:
                 self.trouble = ""
-                return
+                self._connected = True
+                patience.renew()
+                return True
+        return False
 
     def _leases_lost(self, ids: list[str]) -> None:
         self.loop.call_soon_threadsafe(self.runner.lost, ids)

@@ -60,6 +60,25 @@ def test_an_answer_that_ends_its_connection_says_so(
     assert b"\r\nConnection: close\r\n" in told
 
 
+@pytest.mark.parametrize("size", [2_000_000, 20_000_000])
+def test_who_sends_too_much_reads_why_and_meets_no_reset(keyed: RunningServer, size: int) -> None:
+    """
+    Most clients send all they have before they read: closed at once, the kernel would drop the answer.
+    """
+    head = f"POST /events HTTP/1.1\r\nHost: localhost\r\nX-API-Key: {KEY}\r\nContent-Length: {size}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", keyed.port), timeout=10) as connection:
+        connection.sendall(head.encode())
+        for _ in range(size // 500_000):
+            connection.sendall(b" " * 500_000)
+        told = b""
+        while piece := connection.recv(65_536):
+            told += piece
+
+    head_told, _, body = told.partition(b"\r\n\r\n")
+    assert head_told.startswith(b"HTTP/1.1 413 ")
+    assert json.loads(body)["error"]["code"] == "too_large"
+
+
 _POST = b"POST /events HTTP/1.1\r\nHost: localhost\r\n"
 
 
