@@ -161,6 +161,7 @@ class Stack:
         environment["PYTHONUNBUFFERED"] = "1"
         if self._demo:
             environment["GENERIC_JOBS"] = "true"
+            environment["ARQSCOPE_DEMO"] = "true"
         return environment
 
     def _add(

@@ -8,7 +8,7 @@ from app import palette
 from app.pages import markup
 from app.pages.address import HOME
 from app.pages.markup import Html, icon, link, tag
-from app.pages.summary import firing, verdict
+from app.pages.summary import DEMO, firing, verdict
 from app.palette import Look
 from app.settings import Settings
 from app.snapshot import Snapshot
@@ -32,7 +32,7 @@ def head(snapshot: Snapshot, settings: Settings, refresh_s: int) -> Html:
             data_menu=True, aria_label="Show the pages"),
         link(HOME, icon(palette.ICONS["mark"], 18), "arqscope", class_="brand"),
         tag("span", settings.environment, class_=f"badge env c-{tone}"),
-        health(snapshot),
+        health(snapshot, is_demo=settings.demo),
         tag(
             "div",
             tag("select", options, data_intent="refresh", aria_label="Refresh the page"),
@@ -46,7 +46,7 @@ def head(snapshot: Snapshot, settings: Settings, refresh_s: int) -> Html:
     )  # fmt: skip
 
 
-def health(snapshot: Snapshot) -> Html:
+def health(snapshot: Snapshot, *, is_demo: bool = False) -> Html:
     """The verdict in one word; opened, its reasons."""
     state, reasons = verdict(snapshot)
     look: Look = palette.VERDICT_LOOK[state]
@@ -63,7 +63,13 @@ def health(snapshot: Snapshot) -> Html:
     return tag(
         "details",
         badge,
-        tag("ul", listed, tag("li", to_alerts) if to_alerts else None, class_="reasons"),
+        tag(
+            "ul",
+            tag("li", DEMO, class_="soft") if is_demo and reasons else None,
+            listed,
+            tag("li", to_alerts) if to_alerts else None,
+            class_="reasons",
+        ),
         class_="pop",
     )
 

@@ -21,7 +21,7 @@ from app.pages.markup import (
     tag,
 )
 from app.pages.scene import Page, Scene
-from app.pages.summary import verdict
+from app.pages.summary import DEMO, firing, verdict
 from app.palette import JOB_LOOK, VERDICT_LOOK, Verdict
 from app.records import JobState, Outcome
 from app.snapshot import Snapshot
@@ -33,7 +33,7 @@ ROWS = 8
 def _above(scene: Scene) -> Html:
     return join(
         tag("div", tag("h1", "Overview"), _actions(scene), class_="title"),
-        _trouble(scene.snapshot),
+        _trouble(scene.snapshot, is_demo=scene.settings.demo),
         cards.cards(scene.snapshot, may_act=scene.may_act),
     )
 
@@ -45,17 +45,20 @@ def _actions(scene: Scene) -> Html | None:
     return tag("span", submit, class_="end")
 
 
-def _trouble(snapshot: Snapshot) -> Html | None:
-    """The verdict's reasons, where the eye falls first."""
-    state, reasons = verdict(snapshot)
+def _trouble(snapshot: Snapshot, *, is_demo: bool = False) -> Html | None:
+    """The verdict's reasons, where the eye falls first; of a demo also that it fails on purpose."""
+    state, reasons = verdict(snapshot, most=3)
     if state is not Verdict.DEGRADED or not reasons:
         return None
-    rest = f"and {len(reasons) - 3} more" if len(reasons) > 3 else None
-    listed = [tag("p", reason) for reason in reasons[:3]]
+    to_alerts = (
+        link("alerts", "Show the alerts", class_="button") if len(firing(snapshot)) else None
+    )
+    listed = [tag("p", reason) for reason in ([DEMO, *reasons] if is_demo else reasons)]
     return tag(
         "div",
         icon(VERDICT_LOOK[state].icon, 15),
-        tag("div", listed, tag("p", rest) if rest else None),
+        tag("div", listed),
+        tag("span", to_alerts, class_="end") if to_alerts else None,
         class_="banner c-verdict-degraded",
         role="status",
         data_key="trouble",

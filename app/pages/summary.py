@@ -218,10 +218,26 @@ def _summarise(snapshot: Snapshot) -> Summary:
     )
 
 
-def verdict(snapshot: Snapshot) -> tuple[Verdict, list[str]]:
-    """Whether all is well, and why not, gravest first."""
-    state, reasons = once(snapshot, ("verdict",), lambda: _verdict(snapshot))
-    return state, list(reasons)
+def verdict(snapshot: Snapshot, most: int | None = None) -> tuple[Verdict, list[str]]:
+    """Whether all is well, and why not, gravest first: *most* reasons, then how many more there are.
+
+    Without *most* five alerts and every other reason are named.
+    """
+    state, others, alerts = once(snapshot, ("verdict",), lambda: _verdict(snapshot))
+    if most is None:
+        named, rest = alerts[:ALERTS_NAMED], len(alerts) - ALERTS_NAMED
+        more = f"{rest} more {'alerts fire' if rest > 1 else 'alert fires'}."
+        return state, [*others, *named, *([more] if rest > 0 else [])]
+    every = [*others, *alerts]
+    left = len(every) - most
+    return state, every if left <= 0 else [*every[:most], f"and {left} more"]
+
+
+#: why a demo is never well for long
+DEMO: Final = (
+    "This is the demo: some of its jobs fail on purpose, so that there is something to find. "
+    "Their causes raise alerts until somebody acknowledges them."
+)
 
 
 def firing(snapshot: Snapshot) -> pd.DataFrame:
@@ -238,25 +254,21 @@ def _calling(snapshot: Snapshot) -> pd.DataFrame:
 
 
 def _alert_reasons(snapshot: Snapshot) -> list[str]:
-    heard = _calling(snapshot)
     said = []
-    for row in _rows(heard.head(ALERTS_NAMED)):
+    for row in _rows(_calling(snapshot)):
         where = f" on {row.source}" if row.source and row.source not in row.title else ""
         said.append(f"An alert fires{where}: {row.title.rstrip('.')}.")
-    rest = len(heard) - len(said)
-    return [
-        *said,
-        *([f"{rest} more {'alerts fire' if rest > 1 else 'alert fires'}."] if rest else []),
-    ]
+    return said
 
 
 #: what a process is called in a sentence, by its role
 _PROCESS: Final = {"events": "Event processor", "dead-letters": "Dead-letter processor"}
 
 
-def _verdict(snapshot: Snapshot) -> tuple[Verdict, list[str]]:
+def _verdict(snapshot: Snapshot) -> tuple[Verdict, list[str], list[str]]:
+    """The verdict, its reasons but for alerts, and the alerts."""
     if snapshot.number == 0:
-        return Verdict.UNKNOWN, ["The first sample has not been taken yet."]
+        return Verdict.UNKNOWN, ["The first sample has not been taken yet."], []
     reasons = [
         f"The {source_words(source)} does not answer: {text}"
         for source, text in snapshot.problems.items()
@@ -286,10 +298,10 @@ def _verdict(snapshot: Snapshot) -> tuple[Verdict, list[str]]:
         for row in _rows(snapshot.redis)
         if row.problem and row.role not in snapshot.problems
     ]
-    reasons += _alert_reasons(snapshot)
+    alerts = _alert_reasons(snapshot)
     if is_down:
-        return Verdict.DOWN, reasons
-    return (Verdict.DEGRADED, reasons) if reasons else (Verdict.OK, [])
+        return Verdict.DOWN, reasons, alerts
+    return Verdict.DEGRADED if reasons or alerts else Verdict.OK, reasons, alerts
 
 
 def _rows(frame: pd.DataFrame) -> Iterator[Any]:

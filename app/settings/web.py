@@ -23,6 +23,11 @@ class Web(BaseModel):
         validation_alias=AliasChoices("ARQSCOPE_READ_ONLY", "read_only"),
         description="refuse every action, show everything",
     )
+    demo: bool = Field(
+        default=False,
+        validation_alias=AliasChoices("ARQSCOPE_DEMO", "demo"),
+        description="say on the pages that some jobs fail on purpose; `arqscope up --demo` sets it",
+    )
     prefix: str = Field(
         default="",
         validation_alias=AliasChoices("ARQSCOPE_PREFIX", "prefix"),

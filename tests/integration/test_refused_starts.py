@@ -20,7 +20,7 @@ from app.enqueue import JobRequest, enqueue
 from app.errors import RedisRefused, RedisUnavailable
 from app.settings import Settings
 from tests.conftest import ROOT, RunningRedis, start_redis, unused_port
-from tests.integration.test_worker import QUEUE, linger
+from tests.integration.worker_rig import QUEUE, linger
 from tests.waiting import until
 from workers.engine import patience
 from workers.engine.options import EngineOptions

@@ -71,6 +71,6 @@ def test_every_page_opens_with_odd_digits_in_its_address(page: str, odd: str):
     query = dict.fromkeys(PLACES[page].takes, odd)
 
     visit, _ = make_visit(make_snapshot(queues=[make_queue()]), page=page, query=query)
-    visit._set_refresh(odd)
+    visit._pulse.set(odd)
 
     assert shown(visit)

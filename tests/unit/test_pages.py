@@ -106,7 +106,7 @@ def make_visit(snapshot, *, role="operator", settings=None, page="queues", query
         collector, settings or Settings(), lambda: Actor(name="ann", role=role), nowhere,
         address=Address(page, {**(query or {}), **more}), refresh_s=1,
     )  # fmt: skip
-    visit._shown_number = 0  # the first snapshots are shown whenever they come
+    visit._pulse.shown_number = 0  # the first snapshots are shown whenever they come
     return visit, collector
 
 
@@ -117,8 +117,8 @@ def shown(visit):
 
 def publish(collector, visit, snapshot):
     """A snapshot that comes after the refresh interval."""
-    visit._shown_at = 0.0
-    collector.publish(dataclasses.replace(snapshot, number=visit._shown_number + 1))
+    visit._pulse.shown_at = 0.0
+    collector.publish(dataclasses.replace(snapshot, number=visit._pulse.shown_number + 1))
 
 
 def words(html):
@@ -261,7 +261,7 @@ def test_a_selection_survives_refreshes_and_holds_the_list():
     publish(collector, visit, make_snapshot(letters=[make_letter(0), *letters]))
 
     html = visit.screen.above
-    assert visit._chosen == {key}
+    assert visit._selection.rows == {key}
     assert re.findall(r'<tr data-key="async-processing/(job-\d)"', html) == [
         "job-1",
         "job-2",
@@ -294,7 +294,7 @@ def test_a_row_that_is_not_shown_cannot_be_selected():
 
     visit._handle({"intent": "choose", "row": "async-processing/other", "checked": True})
 
-    assert visit._chosen == set()
+    assert visit._selection.rows == set()
 
 
 def test_letters_come_in_pages_and_by_cause():
@@ -398,7 +398,7 @@ def test_a_dangerous_thing_is_asked_about_first(monkeypatch):
         visit._handle({**message, "queue": "async-processing", "status": "waiting"})
 
     assert asked == []
-    assert not visit._tasks
+    assert not visit._errands.under_way
 
 
 async def test_a_purge_needs_the_name_of_the_queue(monkeypatch):
@@ -419,7 +419,7 @@ async def test_a_purge_needs_the_name_of_the_queue(monkeypatch):
 
     for typed in ("async", "async-processing"):
         visit._handle({"intent": "confirm", "fields": {"typed": typed}})
-        for task in list(visit._tasks):
+        for task in list(visit._errands.under_way):
             await task
         if typed == "async":
             assert "another one" in words(visit.screen.dialog)
@@ -443,7 +443,7 @@ async def test_retry_calls_the_action_with_the_actor(monkeypatch):
     visit, _ = make_visit(make_snapshot(letters=[make_letter(1)]))
 
     visit._handle({"intent": "retry", "row": "async-processing/job-1"})
-    for task in list(visit._tasks):
+    for task in list(visit._errands.under_way):
         await task
 
     assert asked == [("ann", "async-processing", "job-1")]
@@ -461,7 +461,7 @@ async def test_a_refused_action_is_said(monkeypatch):
     monkeypatch.setattr(actions, "discard_letter", refuse)
     visit, _ = make_visit(make_snapshot(letters=[make_letter(1)]))
 
-    await visit._perform("discard", {"row": "async-processing/job-1"})
+    await visit._counter._perform("discard", {"row": "async-processing/job-1"})
 
     assert "Not done: its payload is gone" in words(visit.screen.notices)
 
@@ -477,7 +477,7 @@ async def test_discarding_offers_undo(monkeypatch):
     monkeypatch.setattr(actions, "discard_letter", discard)
     visit, _ = make_visit(make_snapshot(letters=[make_letter(1)]))
 
-    await visit._perform("discard", {"row": "async-processing/job-1"})
+    await visit._counter._perform("discard", {"row": "async-processing/job-1"})
 
     assert 'data-intent="undo-discard"' in visit.screen.notices
     assert 'data-row="async-processing/job-1"' in visit.screen.notices
@@ -523,7 +523,7 @@ async def test_a_submitted_job_is_answered_with_a_way_to_watch_it(monkeypatch):
     visit, _ = make_visit(make_snapshot(queues=[make_queue()]))
     fields = {"queue": "async-processing", "name": "data-sync", "data": '{"n": 1}'}
 
-    await visit._confirm(Asked("submit"), fields)
+    await visit._counter._confirm(Asked("submit"), fields)
 
     assert "Accepted data-sync as j1 on async-processing" in words(visit.screen.notices)
     assert 'href="job?queue=async-processing&amp;id=j1"' in visit.screen.notices

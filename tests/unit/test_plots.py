@@ -79,8 +79,8 @@ def visit_of(page, recall, snapshot=None, **query):
 
 async def settled(visit):
     """Let what was begun end, and show it."""
-    while visit._tasks:
-        await asyncio.gather(*visit._tasks)
+    while visit._errands.under_way:
+        await asyncio.gather(*visit._errands.under_way)
     visit.refresh()
 
 

@@ -8,8 +8,11 @@ import pandas as pd
 from app import frames
 from app.pages import masthead, rail
 from app.pages.address import Address
-from app.pages.summary import verdict
+from app.pages.overview import PAGE
+from app.pages.scene import Scene
+from app.pages.summary import DEMO, verdict
 from app.palette import Verdict
+from app.settings import Settings
 from app.snapshot import Snapshot
 
 NOW = pd.Timestamp("2026-11-23T12:00:00Z").as_unit("us")
@@ -72,3 +75,29 @@ def test_no_alert_is_no_number_in_the_rail():
     Where nothing fires there is nothing to count.
     """
     assert 'class="n alarm"' not in rail.rail(seen(), Address())
+
+
+def test_the_overview_counts_every_reason_it_does_not_name():
+    """
+    Three of ten are named: seven more, not what is left of those the head names.
+    """
+    storm = seen(*(alert(f"a{n}") for n in range(10)))
+    scene = Scene(snapshot=storm, address=Address(), settings=Settings())
+
+    assert verdict(storm, most=3)[1][-1] == "and 7 more"
+    assert "<p>and 7 more</p>" in str(PAGE.above(scene))
+    assert len(verdict(seen(alert("a"), alert("b"), alert("c")), most=3)[1]) == 3
+
+
+def test_a_demo_says_that_it_fails_on_purpose_where_it_is_not_well():
+    """
+    In the head and on the overview; a demo that is well, and what is no demo, say nothing of it.
+    """
+    ill, well = seen(alert("a")), seen()
+    demo = Settings(demo=True)
+
+    assert DEMO in masthead.head(ill, demo, 2)
+    assert DEMO in str(PAGE.above(Scene(snapshot=ill, address=Address(), settings=demo)))
+    assert DEMO not in masthead.head(well, demo, 2)
+    assert DEMO not in masthead.head(ill, Settings(), 2)
+    assert DEMO not in str(PAGE.above(Scene(snapshot=ill, address=Address(), settings=Settings())))
