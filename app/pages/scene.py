@@ -13,7 +13,7 @@ from app.pages.address import Address
 from app.pages.markup import Html
 from app.settings import Settings
 from app.snapshot import Snapshot
-from app.streams.tails import Tails
+from app.streams.tails import Ear
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +50,7 @@ class Reach:
     settings: Settings
     snapshot: Snapshot
     recall: Recall
-    tails: Tails
+    ear: Ear
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

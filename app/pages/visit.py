@@ -39,7 +39,7 @@ from app.pages.wire import Wire
 from app.palette import Theme
 from app.settings import Settings
 from app.snapshot import Snapshot
-from app.streams.tails import Tails
+from app.streams.tails import Ear, Tails
 
 #: s a page may take to read before it is shown without what it reads
 PATIENCE_S: Final = 0.2
@@ -70,7 +70,7 @@ class Visit(pn.viewable.Viewer):
         self._collector, self._settings = collector, settings
         self._present, self._connections = Present(collector), connections
         self._recall = recall or Recall(connections.queue, connections.streams, connections.holding)
-        self._tails = tails or Tails(settings)
+        self._ear = Ear(tails or Tails(settings))
         self._desk = Desk(connections, settings, actor_of)
         self.address = address or Address()
         doc = pn.state.curdoc
@@ -112,6 +112,7 @@ class Visit(pn.viewable.Viewer):
         self._pulse.is_over = True
         self._collector.unsubscribe(self._key)
         self._wall.leave()
+        self._ear.leave()
         if self.screen.wire is not None:
             self.screen.wire.close()
         self._errands.stop()
@@ -218,7 +219,7 @@ class Visit(pn.viewable.Viewer):
         """What its page may read now."""
         return Reach(
             connections=self._connections, settings=self._settings,
-            snapshot=self._present.snapshot, recall=self._recall, tails=self._tails,
+            snapshot=self._present.snapshot, recall=self._recall, ear=self._ear,
         )  # fmt: skip
 
     def visit(self, address: Address) -> None:
@@ -226,6 +227,8 @@ class Visit(pn.viewable.Viewer):
         if address == self.address:
             return
         same_page = address.page == self.address.page
+        if not same_page:
+            self._ear.leave()
         self.address = address
         is_elsewhen = self.journey.go(address)
         self._selection.let_go()

@@ -71,7 +71,7 @@ def pattern_of(address: Address) -> str:
 async def load(reach: Reach, address: Address) -> Found:
     """What the tail heard; of one channel also what it remembers from before."""
     pattern, text = pattern_of(address), address.get("text").lower()
-    tail = replace(reach.tails.look(pattern))  # the numbers of this moment, as the list is
+    tail = replace(reach.ear.look(pattern))  # the numbers of this moment, as the list is
     cache = reach.connections.cache
     messages = [Shown(f"n{m.number}", m.at_ms, m.channel, m.text) for m in reversed(tail.messages)]
     if not _WILD.search(pattern):

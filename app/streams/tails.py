@@ -1,7 +1,7 @@
 """Tails: what was published lately on channels of a pattern, while somebody looks. One subscription per process.
 
-Redis is asked for a pattern from the first look until ten seconds after the last; nothing is kept longer,
-and of a flood only the newest messages.
+Redis is asked for a pattern from the first look until ten seconds after nobody follows it any more, whoever
+looks how seldom; nothing is kept longer, and of a flood only the newest messages.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ MAX_CHARS: Final = 16_384
 #: patterns one process follows, and characters of one
 MAX_PATTERNS: Final = 20
 MAX_PATTERN_CHARS: Final = 128
-#: s after the last look that a pattern is given up
+#: s after which a pattern nobody follows is given up
 PATIENCE_S: Final = 10.0
 ROUND_S: Final = 0.25
 #: channels on which Redis tells of its own keys: our workers listen to them, people hardly ever do
@@ -59,6 +59,7 @@ class Tail:
     trouble: str = ""
     messages: deque[Message] = field(default_factory=lambda: deque(maxlen=KEPT))
     looked_at: float = 0.0  #: monotonic s
+    followers: int = 0  #: that look when they like
 
 
 def names_keys(pattern: str) -> bool:
@@ -75,7 +76,7 @@ class Tails:
         self._task: asyncio.Task[None] | None = None
 
     def look(self, pattern: str) -> Tail:
-        """What was heard of *pattern*; the first look begins to follow it.
+        """What was heard of *pattern*; the first look begins to hear it.
 
         Raises InvalidRequest for what is no pattern, Overloaded when too many are followed.
         """
@@ -162,11 +163,36 @@ class Tails:
             )  # fmt: skip
 
     def _forget(self) -> bool:
-        """Give up what nobody looks at; whether anything is left."""
+        """Give up what nobody follows or looks at; whether anything is left."""
         end = time.monotonic() - PATIENCE_S
-        for pattern in [p for p, tail in self._tails.items() if tail.looked_at < end]:
-            del self._tails[pattern]
+        for pattern, tail in list(self._tails.items()):
+            if not tail.followers and tail.looked_at < end:
+                del self._tails[pattern]
         return bool(self._tails)
 
 
-__all__ = ["Message", "Tail", "Tails", "names_keys"]
+class Ear:
+    """What one viewer follows, a pattern at a time: kept although the viewer looks once a minute, or when told to."""
+
+    def __init__(self, tails: Tails) -> None:
+        self._tails = tails
+        self._followed: Tail | None = None
+
+    def look(self, pattern: str) -> Tail:
+        """What was heard of *pattern*, followed from now on in place of another. Raises as ``Tails.look``."""
+        tail = self._tails.look(pattern)
+        if tail is not self._followed:
+            self.leave()
+            tail.followers += 1
+            self._followed = tail
+        return tail
+
+    def leave(self) -> None:
+        """Follow nothing."""
+        tail, self._followed = self._followed, None
+        if tail is not None:
+            tail.followers -= 1
+            tail.looked_at = time.monotonic()
+
+
+__all__ = ["Ear", "Message", "Tail", "Tails", "names_keys"]

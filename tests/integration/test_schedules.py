@@ -19,7 +19,7 @@ from app.pages.timetable import Kept, kept, load
 from app.payloads.codec import Codec
 from app.schedules import Tick
 from app.settings import Settings
-from app.streams.tails import Tails
+from app.streams.tails import Ear, Tails
 from tests.conftest import RunningRedis
 from tests.waiting import until
 from workers.engine.options import EngineOptions
@@ -75,7 +75,7 @@ async def test_a_page_knows_what_a_worker_keeps_and_how_it_ended(
         await until(lambda: queue_redis.hget(keys.ticks(QUEUE), "broken"))
         reach = Reach(
             connections=connections, settings=settings, snapshot=collector.snapshot,
-            recall=Recall(queue_redis, streams_redis), tails=Tails(settings),
+            recall=Recall(queue_redis, streams_redis), ear=Ear(Tails(settings)),
         )  # fmt: skip
 
         found = {one.schedule.name: one for one in kept(collector.snapshot)}

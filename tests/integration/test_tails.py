@@ -1,5 +1,6 @@
 """Tails of channels: heard while somebody looks, bounded under a flood, given up afterwards."""
 
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -9,7 +10,7 @@ from redis.asyncio import Redis
 from app.errors import InvalidRequest, Overloaded
 from app.settings import Settings
 from app.streams import tails as module
-from app.streams.tails import KEPT, MAX_CHARS, MAX_PATTERNS, Tails
+from app.streams.tails import KEPT, MAX_CHARS, MAX_PATTERNS, Ear, Tails
 from app.wire.connections import connect
 from tests.waiting import until
 
@@ -141,3 +142,53 @@ async def test_what_redis_tells_of_its_keys_is_heard_by_name_only(
     assert everything.hidden == 2
     assert of_keys.messages[-1].channel == "__keyspace@0__:async-processing"
     assert of_keys.hidden == 0
+
+
+async def test_who_follows_loses_nothing_however_seldom_they_look(
+    cache: Redis, tails: Tails
+) -> None:
+    """
+    A page that refreshes once a minute, or when told to: the patience of a look is over long before.
+    """
+    ear = Ear(tails)
+    await followed(tails, "user:*")
+    tail = ear.look("user:*")
+
+    for heard in (1, 2):  # between the two it is asked whether anybody is left
+        tail.looked_at = time.monotonic() - 3_600
+        await cache.publish("user:ann", f"message {heard}")
+        await until(_has_heard(tail, heard))
+
+    assert ear.look("user:*") is tail
+    assert [m.text for m in tail.messages] == ["message 1", "message 2"]
+
+
+async def test_who_leaves_follows_nothing(cache: Redis, tails: Tails) -> None:
+    """
+    Another pattern takes the place of the one before; who leaves twice takes nobody else's place.
+    """
+    ear, other = Ear(tails), Ear(tails)
+    users = await followed(tails, "user:*")
+    ear.look("user:*")
+    other.look("user:*")
+
+    workspaces = ear.look("workspace:*")
+    followers = users.followers, workspaces.followers
+    other.leave()
+    other.leave()
+    ear.look("workspace:*")
+    users.looked_at = time.monotonic() - 3_600
+
+    async def only_workspaces() -> bool:
+        return len(tails) == 1 and await cache.pubsub_numpat() == 1
+
+    await until(only_workspaces)
+    assert followers == (1, 1)
+    assert (users.followers, workspaces.followers) == (0, 1)
+
+
+def _has_heard(tail: Any, count: int) -> Any:
+    async def has() -> bool:
+        return bool(tail.heard == count)
+
+    return has
