@@ -20,10 +20,11 @@ _LOADED = (
 )
 #: the page's component, whose script says hello
 _SCREEN = re.compile(r'"name":"panel\.models\.esm\.ReactiveESM","id":"([^"]+)"')
+_EDITION = re.compile(r'"edition":(\d+)')
 _HELLO = (
     '{"events":[{"kind":"MessageSent","msg_type":"bokeh_event","msg_data":'
     '{"type":"event","name":"data_event","values":{"type":"map","entries":[["model",{"id":"%s"}],'
-    '["data",{"type":"map","entries":[["intent","hello"],["theme","light"],["refresh","%s"]]}]]}}}]}'
+    '["data",{"type":"map","entries":[["intent","hello"],["theme","light"],["refresh","%s"],["edition",%s]]}]]}}}]}'
 )
 
 
@@ -40,6 +41,7 @@ class Viewer:
     largest: int = 0
     opened_s: float = 0.0  #: from asking for the page to having the document
     _screen: str = ""
+    _edition: str = "null"
     _reading: asyncio.Task[None] | None = None
     _ready: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -66,7 +68,7 @@ class Viewer:
         self.opened_s = time.monotonic() - began
         await self._say("PATCH-DOC", _LOADED)  # Panel sends nothing before
         refresh = self.cookies.get("arqscope_refresh", "")
-        await self._say("PATCH-DOC", _HELLO % (self._screen, refresh))
+        await self._say("PATCH-DOC", _HELLO % (self._screen, refresh, self._edition))
         if not read:
             self._reading.cancel()
         return self
@@ -88,6 +90,8 @@ class Viewer:
                 if found is None:
                     raise AssertionError("the document holds no screen")
                 self._screen = found[1]
+                edition = _EDITION.search(message)
+                self._edition = edition[1] if edition else "null"
                 self._ready.set()
                 continue
             for taken in _TAKEN.findall(message) if isinstance(message, str) else ():

@@ -415,9 +415,11 @@ export function render({model}) {
   const beat = setInterval(tick, 1000)
   model.on("remove", () => clearInterval(beat))
   const scheme = matchMedia("(prefers-color-scheme: dark)")
-  const hello = () => send("hello", null, {theme: remembered("theme") || hostTheme(), refresh: remembered("refresh") || ""})
-  hello()
-  scheme.addEventListener("change", () => { if (!remembered("theme")) hello() })
+  // what is set while hello is under way never comes: the server is told which edition this is, and tells the rest
+  const hello = (edition) => send("hello", null, {theme: remembered("theme") || hostTheme(), refresh: remembered("refresh") || "", edition})
+  if (model.served) for (const name of [...PARTS, "title", "place"]) told[name] = model[name]
+  hello(model.edition)
+  scheme.addEventListener("change", () => { if (!remembered("theme")) hello(null) })
   const seen = () => send("seen", null, {value: !document.hidden})
   if (model.served) document.addEventListener("visibilitychange", seen)
   const ready = () => document.getElementById("first")?.remove()

@@ -19,7 +19,8 @@ Intent = Mapping[str, Any]
 
 #: the parts of a screen, in the order they stand
 PARTS: Final = ("head", "rail", "strip", "above", "below", "foot", "dialog", "notices")
-
+#: stands for what a browser shows where that is not known; no part is made of it
+UNKNOWN: Final = "\0"
 
 #: its exports are not declared
 _custom: Any = pn.custom
@@ -41,6 +42,7 @@ class Screen(pn.custom.JSComponent):
     place = param.String(default="", doc="Which page is shown: set together with its content.")
     title = param.String(default="", doc="The title of the browser's tab.")
     served = param.Boolean(default=False, doc="Whether the page has an address of its own.")
+    edition = param.Integer(default=0, doc="Counts how often the parts were set; hello tells it.")
     boxes = param.Integer(default=0, doc="How many charts a served page is about to be given.")
 
     _esm: ClassVar[Path] = Path(__file__).parent / "screen.js"
@@ -69,7 +71,8 @@ class Screen(pn.custom.JSComponent):
         if self._told is None or self.wire is None:
             changed = {name: text for name, text in made.items() if getattr(self, name) != text}
             if changed:
-                self.param.update(**{name: str(text) for name, text in changed.items()})
+                texts = {name: str(text) for name, text in changed.items()}
+                self.param.update(edition=self.edition + 1, **texts)
             return True
         if self.wire.is_busy:
             return False
@@ -80,10 +83,16 @@ class Screen(pn.custom.JSComponent):
             self.wire.send({**changed, **(charts or {})})
         return True
 
-    def greet(self) -> None:
-        """The browser shows what the document held: from now on it is told what is different."""
+    def greet(self, edition: object = None) -> None:
+        """The browser shows the parts of *edition*: from now on it is told what is different.
+
+        What the document is given while the browser says hello does not reach it: of an edition that is not
+        the last, or not told, it is told everything.
+        """
         if self.wire is not None:
-            self._told = {name: getattr(self, name) for name in (*PARTS, "title", "place")}
+            is_last = edition == self.edition
+            names = (*PARTS, "title", "place")
+            self._told = {name: getattr(self, name) if is_last else UNKNOWN for name in names}
 
     @property
     def is_greeted(self) -> bool:

@@ -268,7 +268,7 @@ class Visit(pn.viewable.Viewer):
                     self.theme = data["theme"]
                 self._pulse.set(data.get("refresh"))
                 self._wall.forget()
-                self.screen.greet()
+                self.screen.greet(data.get("edition"))
             case "turn-theme":
                 self.theme = "light" if self.theme == "dark" else "dark"
                 self.screen.tell(theme=self.theme)

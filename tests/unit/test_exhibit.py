@@ -5,6 +5,7 @@ import json
 from types import SimpleNamespace
 
 import pandas as pd
+import pytest
 from bokeh.document import Document
 from bokeh.models import ColumnDataSource
 
@@ -192,7 +193,7 @@ async def test_a_browser_is_told_what_is_different_from_what_it_has():
     """
     socket = Socket()
     screen, model_id, _ = served_screen(socket, head="<b>", above="same")
-    screen.greet()
+    screen.greet(screen.edition)
 
     screen.put(title="two", place="queues", head="<i>", above="same", charts={"changes": "[]"})
     await let_go()
@@ -203,13 +204,31 @@ async def test_a_browser_is_told_what_is_different_from_what_it_has():
     assert socket.told == [(model_id, said)]
 
 
+@pytest.mark.parametrize("edition", [1, None, "2", 99])
+async def test_a_browser_that_missed_an_edition_is_told_everything(edition):
+    """
+    What is set between the document's departure and hello never arrives; a hello that is repeated says nothing.
+    """
+    socket = Socket()
+    screen, _, _ = served_screen(socket, head="b", above="listening")
+    screen.put(title="t", place="pubsub", head="b", above="heard")
+    screen.greet(edition)
+
+    screen.put(title="t", place="pubsub", head="b", above="heard", dialog="")
+    await let_go()
+
+    ((_, said),) = socket.told
+    assert said == {"title": "t", "place": "pubsub", "head": "b", "above": "heard", "dialog": ""}
+    assert screen.edition == 2
+
+
 async def test_who_does_not_take_what_they_were_told_is_told_no_more_until_then():
     """
     One message waits for a browser that has stopped reading, not one a second; then it gets the newest.
     """
     socket = Socket()
     screen, _, taken = served_screen(socket, head="0")
-    screen.greet()
+    screen.greet(screen.edition)
     socket.free.clear()
 
     assert screen.put(title="one", place="queues", head="1")
