@@ -1,7 +1,7 @@
 """The second view of causes: how many letters each made in the last hours and days, and how sure that is."""
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
 import pandas as pd
 
@@ -50,20 +50,26 @@ def matrix(scene: Scene, found: Tallies | None) -> Html:
     for cause in causes:
         kind = str(cause["error_type"] or "Error")
         fingerprint = str(cause["fingerprint"])
-        said = tag("span", tag("b", safe_text(kind, 60)), " ", safe_text(without_type(cause), 240), class_="clip",
-                   title=str(cause["error"])[:300])  # fmt: skip
         where = _letters(cause, "")
         cells = [
             (_cell(cause, kind, tally, top), "num heat")
             for tally, top in zip(told[fingerprint], most, strict=True)
         ]
         made.append(
-            row(fingerprint, (link(where, said), "wide"),
+            row(fingerprint, (link(where, named(cause)), "wide"),
                 (clipped(cause["functions"], 80, kind="soft"), "opt"), *cells)
         )  # fmt: skip
     periods = [(WORDS[period], "num heat") for period in PERIODS]
     return table([("Cause", ""), ("Functions", "opt"), *periods], made, caption="Deaths by cause and period",
                  empty=known(scene.snapshot, "No cause has struck in the last 7 d."))  # fmt: skip
+
+
+def named(cause: dict[str, Any]) -> Html:
+    """A cause on one line: type and message, and its functions where their column gives way."""
+    kind = str(cause["error_type"] or "Error")
+    functions = tag("span", " in ", safe_text(cause["functions"], 80), class_="narrow")
+    return tag("span", tag("b", safe_text(kind, 60)), functions, " ", safe_text(without_type(cause), 240),
+               class_="clip", title=str(cause["error"])[:300])  # fmt: skip
 
 
 def head() -> Html:

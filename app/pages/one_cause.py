@@ -84,9 +84,6 @@ def _list(scene: Scene, found: Mapping[str, Course] | None) -> Html:
         course = None if found is None else found.get(str(cause["fingerprint"]))
         where = href("dead-letters", cause=cause["fingerprint"])
         kind = str(cause["error_type"] or "Error")
-        said = tag("span", tag("b", safe_text(kind, 60)),
-                   tag("span", " in ", safe_text(cause["functions"], 80), class_="narrow"), " ",
-                   safe_text(without_type(cause), 240), class_="clip", title=str(cause["error"])[:300])  # fmt: skip
         act = None
         if scene.may_act:
             act = button(
@@ -98,7 +95,7 @@ def _list(scene: Scene, found: Mapping[str, Course] | None) -> Html:
                 str(cause["fingerprint"]),
                 (link(where, palette.count(cause["count"]), class_="strong",
                       aria_label=f"Show the {cause['count']} letters of {kind[:60]}"), "num"),
-                (link(where, said), "wide"),
+                (link(where, cause_periods.named(cause)), "wide"),
                 (_standing_word(str(cause["state"])), "opt"),
                 (clipped(cause["functions"], 80, kind="soft"), "opt"),
                 (_deaths(course, is_past=scene.is_past), "trend opt"),

@@ -20,6 +20,7 @@ PAGES = {
     "jobs": "jobs?queue=async-processing&state=complete",
     "job": "jobs?queue=async-processing&state=failed#first",
     "dead-letters": "dead-letters",
+    "periods": "dead-letters?view=periods",
     "cause": "dead-letters#cause",
     "dead-letter": "dead-letters#last",
     "retry": "dead-letters#retry",
