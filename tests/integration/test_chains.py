@@ -56,7 +56,7 @@ class Doors:
         snapshot = Snapshot.empty()
         nothing: Any = None
         reach = Reach(connections=self.connections, settings=self.settings, snapshot=snapshot,
-                      recall=nothing, tails=nothing)  # fmt: skip
+                      recall=nothing, ear=nothing)  # fmt: skip
         found = await one_job.load(reach, address)
         return str(one_job.PAGE.above(
             Scene(snapshot=snapshot, address=address, settings=self.settings, found=found)

@@ -29,7 +29,7 @@ async def test_a_stream_nobody_declared_is_not_read(
     monkeypatch.setattr(entry_browser, "entries_page", page)
     reach = Reach(
         connections=cast(Any, Nothing()), settings=Settings(), snapshot=cast(Any, None),
-        recall=cast(Any, None), tails=cast(Any, None),
+        recall=cast(Any, None), ear=cast(Any, None),
     )  # fmt: skip
 
     with pytest.raises(NotFound):
