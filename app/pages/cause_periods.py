@@ -133,4 +133,14 @@ def figure_of(tally: Tally) -> str:
     return palette.count(tally.low) if tally.is_exact else f"≈ {palette.count(round(tally.likely))}"
 
 
-__all__ = ["Tallies", "figure_of", "head", "listed", "matrix", "of_cause", "period_of", "since"]
+__all__ = [
+    "Tallies",
+    "figure_of",
+    "head",
+    "listed",
+    "matrix",
+    "named",
+    "of_cause",
+    "period_of",
+    "since",
+]

@@ -45,7 +45,7 @@ def test_what_would_be_built_is_named_instead(protocol: int) -> None:
     value = {
         "at": datetime.datetime(2026, 11, 23, tzinfo=datetime.UTC),
         "price": decimal.Decimal("1.5"),
-        "path": Path("/tmp/x"),
+        "path": Path("data/x"),
         "many": deque([1, 2]),
         "ordered": OrderedDict(a=1),
         "items": {1, 2},
